@@ -1,0 +1,1 @@
+//! Data sharded by rank.

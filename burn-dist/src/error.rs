@@ -1,0 +1,295 @@
+//! The one error type of the crate: what failed, where (rank, peer, operation, sequence number), and
+//! what to do about it.
+//!
+//! Errors are cheap to clone, because the first fatal error of a group is kept and handed to every
+//! rank that waits in it and to every later call: all ranks tell the same story.
+//!
+//! Callers: every module of the crate returns [`Result`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The result of everything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong in a distributed operation.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two ranks made different calls where the same one was due.
+    #[error(
+        "rank {rank} called {call} while rank {peer} called {peer_call}; every rank of a group must \
+         make the same calls in the same order, with the same shapes and types"
+    )]
+    Mismatch {
+        /// The rank whose call differs.
+        rank: usize,
+        /// What it called.
+        call: Call,
+        /// The rank it was compared with (the lowest that had called).
+        peer: usize,
+        /// What that one called.
+        peer_call: Call,
+    },
+
+    /// Some ranks did not come to an operation before its deadline.
+    #[error(
+        "rank {rank} waited {:.1} s in {call}: {} did not come; look at what they do instead, or \
+         give the group a longer timeout",
+        after.as_secs_f64(), Ranks(missing)
+    )]
+    Timeout {
+        /// The rank that gave up first.
+        rank: usize,
+        /// Where it waited.
+        call: Call,
+        /// Whom it waited for.
+        missing: Vec<usize>,
+        /// How long it waited.
+        after: Duration,
+    },
+
+    /// A rank ended (its worker panicked, failed or returned) while others still needed it.
+    #[error("rank {peer} {reason}; the other ranks stop in {}", Place(call.as_ref()))]
+    PeerLeft {
+        /// The rank that ended.
+        peer: usize,
+        /// How it ended.
+        reason: Departure,
+        /// The operation that needed it, where one was under way.
+        call: Option<Call>,
+    },
+
+    /// Somebody called `abort` on the group.
+    #[error("rank {rank} aborted the group: {message}")]
+    Aborted {
+        /// Who called it.
+        rank: usize,
+        /// The reason given.
+        message: Arc<str>,
+    },
+
+    /// A call that can't be right on its own, before any other rank is looked at.
+    #[error("rank {rank}: {call}: {message}")]
+    InvalidArgument {
+        /// The rank that made the call.
+        rank: usize,
+        /// The call.
+        call: &'static str,
+        /// What is wrong with it, and what would be right.
+        message: String,
+    },
+
+    /// The ranks attached models that are not the same.
+    #[error(
+        "the model of rank {rank} differs from that of rank {peer}: {difference}; build it from the \
+         same configuration on every rank"
+    )]
+    ModelMismatch {
+        /// The rank whose model differs.
+        rank: usize,
+        /// The rank it was compared with.
+        peer: usize,
+        /// The first parameter that differs, and how.
+        difference: String,
+    },
+
+    /// Parameters that must be equal on all ranks are not.
+    #[error(
+        "{} hold other parameters than rank {reference}; they stepped with other gradients, another \
+         optimizer or another learning rate",
+        Ranks(ranks)
+    )]
+    ReplicasDiffer {
+        /// The rank compared with: the lowest of the largest group of equal replicas.
+        reference: usize,
+        /// The ranks whose parameters differ from it.
+        ranks: Vec<usize>,
+    },
+
+    /// Backward and `synchronize` were called in an order that would lose gradients.
+    #[error("rank {rank}: {message}")]
+    Order {
+        /// The rank that made the calls.
+        rank: usize,
+        /// Which calls, and what to do.
+        message: String,
+    },
+
+    /// The data module was given something it can't serve.
+    #[error("data: {message}")]
+    Data {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+
+    /// A tensor could not be read from or written to its device, or has a type that can't travel.
+    #[error("rank {rank}: {operation}: {message}")]
+    Tensor {
+        /// The rank whose tensor it is.
+        rank: usize,
+        /// What was done with it.
+        operation: &'static str,
+        /// What the backend said.
+        message: String,
+    },
+
+    /// A control message could not be encoded or decoded.
+    #[error("rank {rank}: control message of rank {peer}: {message}; do all ranks run one version?")]
+    Control {
+        /// The rank that read it.
+        rank: usize,
+        /// The rank that wrote it.
+        peer: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// The operating system refused something the crate needs (a thread, a pool).
+    #[error("rank {rank}: {what}: {message}")]
+    System {
+        /// The rank that asked.
+        rank: usize,
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        message: String,
+    },
+
+    /// A rank's own code failed: the error its worker returned, or the message it panicked with.
+    #[error("rank {rank} {reason}")]
+    Worker {
+        /// The rank.
+        rank: usize,
+        /// How it ended.
+        reason: Departure,
+    },
+}
+
+/// One call on a group, as error messages name it: `all_reduce #17 f32[128, 10] sum`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The operation's name, as in the API.
+    pub operation: &'static str,
+    /// Its number in the group's order, from 0.
+    pub sequence: u64,
+    /// The element type, as Rust writes it; empty where no elements travel.
+    pub dtype: &'static str,
+    /// The shape, `[length]` for a slice.
+    pub shape: Vec<usize>,
+    /// What else must agree: a reduction, a root, a peer and tag.
+    pub detail: Detail,
+}
+
+/// The part of a [`Call`] that only some operations have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// How elements are combined (`sum`, `mean`, ...).
+    pub reduction: Option<&'static str>,
+    /// The root of a rooted collective.
+    pub root: Option<usize>,
+    /// The tag of a point-to-point message.
+    pub tag: Option<u64>,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.operation, self.sequence)?;
+        if !self.dtype.is_empty() {
+            let sizes: Vec<String> = self.shape.iter().map(usize::to_string).collect();
+            write!(f, " {}[{}]", self.dtype, sizes.join(","))?;
+        }
+        if let Some(reduction) = self.detail.reduction {
+            write!(f, " {reduction}")?;
+        }
+        if let Some(root) = self.detail.root {
+            write!(f, " root {root}")?;
+        }
+        if let Some(tag) = self.detail.tag {
+            write!(f, " tag {tag}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a rank ended while others needed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Its worker panicked, with this message.
+    Panicked(Arc<str>),
+    /// Its worker returned this error.
+    Failed(Arc<str>),
+    /// Its worker returned, or dropped its last handle of the group.
+    Returned,
+}
+
+impl fmt::Display for Departure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+            Self::Failed(message) => write!(f, "failed: {message}"),
+            Self::Returned => f.write_str("left the group before the others were done"),
+        }
+    }
+}
+
+/// Writes `rank 3`, `ranks 3 and 5` or `ranks 1, 3 and 5`.
+struct Ranks<'a>(&'a [usize]);
+
+impl fmt::Display for Ranks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("no rank"),
+            [one] => write!(f, "rank {one}"),
+            [first @ .., last] => {
+                let first: Vec<String> = first.iter().map(usize::to_string).collect();
+                write!(f, "ranks {} and {last}", first.join(", "))
+            }
+        }
+    }
+}
+
+/// Writes the operation that was interrupted, or says that there was none.
+struct Place<'a>(Option<&'a Call>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(call) => call.fmt(f),
+            None => f.write_str("their next operation"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mismatch_names_both_sides() {
+        let call = |operation, shape: &[usize]| Call {
+            operation,
+            sequence: 17,
+            dtype: "f32",
+            shape: shape.to_vec(),
+            detail: Detail::default(),
+        };
+        let error = Error::Mismatch {
+            rank: 2,
+            call: call("broadcast", &[128]),
+            peer: 0,
+            peer_call: call("all_reduce", &[128, 10]),
+        };
+        assert!(error.to_string().starts_with(
+            "rank 2 called broadcast #17 f32[128] while rank 0 called all_reduce #17 f32[128,10]"
+        ));
+    }
+
+    #[test]
+    fn ranks_are_listed_as_a_person_would() {
+        assert_eq!(Ranks(&[3]).to_string(), "rank 3");
+        assert_eq!(Ranks(&[3, 5]).to_string(), "ranks 3 and 5");
+        assert_eq!(Ranks(&[1, 3, 5]).to_string(), "ranks 1, 3 and 5");
+    }
+}
