@@ -1,0 +1,180 @@
+//! Starts cargo with a list of arguments.
+//!
+//! Callers: `train_mnist`, which hands the terminal over for good, and `ci`, which goes on afterwards.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::process::{Command, ExitCode, ExitStatus};
+
+/// Cargo could not be started at all. What cargo itself reports is told by its exit code.
+#[derive(Debug)]
+pub(crate) struct Error {
+    program: OsString,
+    cause: io::Error,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot start `{}`: {}; install Rust with its cargo, or put cargo on the PATH",
+            self.program.display(),
+            self.cause
+        )
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One call of cargo: its arguments, and environment variables to set for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Call {
+    args: Vec<OsString>,
+    variable: Option<(&'static str, &'static str)>,
+}
+
+impl Call {
+    pub(crate) fn new(args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            args: args.into_iter().map(Into::into).collect(),
+            variable: None,
+        }
+    }
+
+    pub(crate) fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variable = Some((name, value));
+        self
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl Into<OsString>) -> &mut Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn args(&self) -> &[OsString] {
+        &self.args
+    }
+
+    /// Runs cargo and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    pub(crate) fn run(&self) -> Result<ExitStatus, Error> {
+        let program = program();
+        self.command(&program)
+            .status()
+            .map_err(|cause| Error { program, cause })
+    }
+
+    /// Lets cargo take this program's place, so that its exit code and every signal are its own:
+    /// Ctrl-C, a termination or a hang-up reach the program that can end cleanly, with nothing in
+    /// between that could die first. `cargo run` does the same with the program it built.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    #[cfg(unix)]
+    pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
+        use std::os::unix::process::CommandExt;
+        let program = program();
+        let cause = self.command(&program).exec();
+        Err(Error { program, cause })
+    }
+
+    /// Runs cargo and returns its exit code. Ctrl-C goes to every program of the console; this one
+    /// ignores it, to wait for the program that can end cleanly.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    #[cfg(not(unix))]
+    pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
+        let ignored = ctrlc::set_handler(|| {});
+        if let Err(cause) = ignored {
+            eprintln!("warning: Ctrl-C will not wait for the training to end: {cause}");
+        }
+        self.run().map(exit_code)
+    }
+
+    fn command(&self, program: &OsStr) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.args).envs(self.variable);
+        command
+    }
+}
+
+/// As one would type it, with quotes where a shell needs them.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, value)) = self.variable {
+            write!(f, "{name}=\"{value}\" ")?;
+        }
+        write!(f, "cargo")?;
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            let plain = |c: char| c.is_alphanumeric() || "-_=.,/\\:+@".contains(c);
+            if !arg.is_empty() && arg.chars().all(plain) {
+                write!(f, " {arg}")?;
+            } else {
+                write!(f, " '{}'", arg.replace('\'', r"'\''"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The exit code to end with after a program that ended with `status`; a program that a signal ended
+/// has none, and counts as failed.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    match code {
+        Some(code) => ExitCode::from(code),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Cargo tells the programs it runs which cargo it is, so that a toolchain chosen with `+` is kept.
+fn program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_reads_as_typed() {
+        let mut call = Call::new(["doc", "--no-deps"]).with_variable("RUSTDOCFLAGS", "-D warnings");
+        call.arg("it's here").arg("");
+        assert_eq!(
+            call.to_string(),
+            r#"RUSTDOCFLAGS="-D warnings" cargo doc --no-deps 'it'\''s here' ''"#
+        );
+    }
+
+    #[test]
+    fn a_missing_cargo_says_what_to_do() {
+        let error = Error {
+            program: "cargo".into(),
+            cause: io::Error::from(io::ErrorKind::NotFound),
+        };
+        let text = error.to_string();
+        assert!(text.contains("`cargo`") && text.contains("PATH"), "{text}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn exit_codes_are_passed_on() {
+        use std::os::unix::process::ExitStatusExt;
+        // A wait status holds the exit code in its second byte and a signal in its first.
+        assert_eq!(exit_code(ExitStatus::from_raw(0)), ExitCode::from(0));
+        assert_eq!(
+            exit_code(ExitStatus::from_raw(101 << 8)),
+            ExitCode::from(101)
+        );
+        assert_eq!(exit_code(ExitStatus::from_raw(2)), ExitCode::FAILURE);
+    }
+}

@@ -1,0 +1,148 @@
+use super::*;
+use crate::machine::System;
+use clap::{CommandFactory, Parser};
+
+#[derive(Parser, Debug)]
+struct Program {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
+    let flags = std::iter::once("train-mnist").chain(flags.iter().copied());
+    Program::try_parse_from(flags).map(|program| program.args)
+}
+
+fn words(flags: &[&str], backend: Backend) -> Vec<String> {
+    let call = call(&parse(flags).unwrap(), backend);
+    call.args()
+        .iter()
+        .map(|arg| arg.to_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn defaults() {
+    let expected = "run --release --package examples --bin mnist --no-default-features --features flex \
+                    -- --backend auto --gpus 1 --epochs 6 --batch-size 16 --lr 0.01 --seed 42 \
+                    --output runs/mnist";
+    assert_eq!(words(&[], Backend::Cpu).join(" "), expected);
+}
+
+#[test]
+fn every_flag_reaches_the_program() {
+    let flags = "--gpus 4 --backend wgpu --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --data-dir d/m \
+                 --output o --report r.json --oversubscribe";
+    let flags: Vec<_> = flags.split_whitespace().collect();
+    let words = words(&flags, Backend::Wgpu);
+    let split = words.iter().position(|word| word == "--").unwrap();
+    let passed = words[split + 1..].join(" ");
+    assert_eq!(
+        passed,
+        "--backend wgpu --gpus 4 --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --output o \
+         --data-dir d/m --report r.json --oversubscribe"
+    );
+    // What the program gets are flags that xtask knows too, with the same meaning.
+    let again = parse(
+        &words[split + 1..]
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
+    assert_eq!(
+        call(&again, Backend::Wgpu),
+        call(&parse(&flags).unwrap(), Backend::Wgpu)
+    );
+}
+
+#[test]
+fn features_follow_the_backend() {
+    let features = |flags: &[&str], backend| {
+        let words = words(flags, backend);
+        let at = words.iter().position(|word| word == "--features").unwrap();
+        words[at + 1].clone()
+    };
+    assert_eq!(features(&[], Backend::Cpu), "flex");
+    assert_eq!(features(&[], Backend::Wgpu), "flex,wgpu");
+    assert_eq!(features(&[], Backend::Cuda), "flex,cuda");
+    assert_eq!(features(&["--download"], Backend::Cpu), "flex,download");
+    assert_eq!(
+        features(&["--download"], Backend::Cuda),
+        "flex,cuda,download"
+    );
+    assert!(words(&["--download"], Backend::Cpu).ends_with(&["--download".to_owned()]));
+}
+
+#[test]
+fn only_auto_looks_at_the_machine() {
+    let with_nvidia = || Machine {
+        system: System::Linux,
+        cuda_library: true,
+        nvidia_device: true,
+        render_drivers: Vec::new(),
+        vulkan_loader: false,
+    };
+    assert_eq!(Choice::Auto.to_build(with_nvidia), Backend::Cuda);
+    let never = || panic!("looked at the machine");
+    assert_eq!(Choice::Cuda.to_build(never), Backend::Cuda);
+    assert_eq!(Choice::Wgpu.to_build(never), Backend::Wgpu);
+    assert_eq!(Choice::Cpu.to_build(never), Backend::Cpu);
+}
+
+#[test]
+fn backend_names_are_those_of_the_command_line() {
+    for choice in Choice::value_variants() {
+        assert_eq!(
+            choice.to_possible_value().unwrap().get_name(),
+            choice.name()
+        );
+    }
+}
+
+#[test]
+fn wrong_values_are_usage_errors() {
+    for wrong in [
+        &["--gpus", "0"][..],
+        &["--gpus", "-1"],
+        &["--gpus", "many"],
+        &["--epochs", "0"],
+        &["--batch-size", "0"],
+        &["--lr", "0"],
+        &["--lr", "-0.1"],
+        &["--lr", "NaN"],
+        &["--lr", "inf"],
+        &["--seed", "-1"],
+        &["--backend", "tpu"],
+        &["--data-dir", "d", "--download"],
+        &["--unknown"],
+        &["stray"],
+    ] {
+        let error = parse(wrong).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn help_explains_every_flag_with_its_default() {
+    let command = Program::command();
+    for arg in command
+        .get_arguments()
+        .filter(|arg| arg.get_long() != Some("help"))
+    {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.len() > 10, "{arg}: no explanation");
+        let default = !arg.get_default_values().is_empty() && arg.get_action().takes_values();
+        assert!(default || help.contains("[default: "), "{arg}: no default");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_need_not_be_utf_8() {
+    use std::os::unix::ffi::OsStringExt;
+    let path = std::ffi::OsString::from_vec(vec![b'a', 0xFF]);
+    let flags = ["train-mnist".into(), "--report".into(), path.clone()];
+    let args = Program::try_parse_from(flags).unwrap().args;
+    assert!(call(&args, Backend::Cpu).args().contains(&path));
+}
