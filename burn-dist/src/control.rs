@@ -1,0 +1,73 @@
+//! Control messages: the small typed values that ranks tell one another (parameter lists, bucket
+//! orders), as bytes and back. Tensor bytes never come through here.
+//!
+//! Invariant: a decode never takes more memory than [`LIMIT`], whatever the bytes claim, and every
+//! byte must be used. The format is this module's own business, so it can be replaced here alone.
+//!
+//! Callers: `ddp`.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The most bytes that one control message may take, encoded or decoded.
+const LIMIT: usize = 256 << 20;
+
+const FORMAT: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<LIMIT>,
+> = bincode::config::standard().with_limit::<LIMIT>();
+
+/// Writes a message as bytes; the error says why it can't be.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
+    bincode::serde::encode_to_vec(message, FORMAT).map_err(|error| error.to_string())
+}
+
+/// Reads a message that [`encode`] wrote; the error says what is wrong with the bytes.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (message, used) =
+        bincode::serde::decode_from_slice(bytes, FORMAT).map_err(|error| error.to_string())?;
+    if used == bytes.len() {
+        Ok(message)
+    } else {
+        Err(format!("{} bytes follow its end", bytes.len() - used))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_come_back_as_they_went(message: Vec<(String, Vec<u64>)>) {
+            let bytes = encode(&message).unwrap();
+            prop_assert_eq!(decode::<Vec<(String, Vec<u64>)>>(&bytes).unwrap(), message);
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>) {
+            // It must return; what it returns depends on the bytes.
+            let _ = decode::<Vec<(String, Vec<u64>)>>(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_costs_nothing() {
+        // A vector that claims 2^60 elements: refused before memory is taken.
+        let mut bytes = vec![253];
+        bytes.extend_from_slice(&(1_u64 << 60).to_le_bytes());
+        assert!(decode::<Vec<u64>>(&bytes).is_err());
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_an_error() {
+        let mut bytes = encode(&7_u32).unwrap();
+        bytes.push(0);
+        assert!(
+            decode::<u32>(&bytes)
+                .unwrap_err()
+                .contains("1 bytes follow")
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Randomness that does not depend on timing.
+//!
+//! Burn's generators are one per process and backend, so with several replica threads the numbers
+//! that a replica draws depend on who came first. Two things that training needs are made
+//! reproducible here, whatever the layout of ranks over threads and processes:
+//!
+//! - [`init`] builds a module from a seed, alone on the process's generator;
+//! - [`seed`] gives the calling thread a stream of its own, from which [`Dropout`] draws its masks.
+//!
+//! Callers: the launcher's workers, networks that use [`Dropout`].
+
+mod dropout;
+mod stream;
+
+pub use dropout::{Dropout, DropoutConfig};
+pub use stream::seed;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Device, Int, Tensor};
+use std::sync::{Mutex, PoisonError};
+
+/// Builds a module whose initial parameters depend on `seed` alone.
+///
+/// Seeds the device's generator, runs `build`, and makes every parameter (Burn creates them at first
+/// use otherwise), all under a lock that the whole process shares: replicas that build at the same
+/// time get the same parameters.
+///
+/// ```
+/// # use burn::{nn::LinearConfig, tensor::Device};
+/// let device = Device::flex();
+/// let one = burn_dist::random::init(7, &device, |device| LinearConfig::new(3, 2).init(device));
+/// let two = burn_dist::random::init(7, &device, |device| LinearConfig::new(3, 2).init(device));
+/// one.weight.val().into_data().assert_eq(&two.weight.val().into_data(), true);
+/// ```
+pub fn init<M: Module>(seed: u64, device: &Device, build: impl FnOnce(&Device) -> M) -> M {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    // A builder that panicked leaves nothing half-done in `()`.
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(seed);
+    let module = build(device);
+    module.visit(&mut Materialise);
+    module
+}
+
+/// Makes parameters that are still to be initialised.
+struct Materialise;
+
+impl ModuleVisitor for Materialise {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let _ = param.base();
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let _ = param.base();
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let _ = param.base();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+
+    fn build(seed: u64) -> Vec<f32> {
+        let linear: Linear = init(seed, &Device::flex(), |device| {
+            LinearConfig::new(16, 16).init(device)
+        });
+        linear.weight.val().into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn replicas_that_build_at_once_get_the_same_parameters() {
+        let alone = build(3);
+        let together: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| build(3))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(together.iter().all(|weights| *weights == alone));
+        assert_ne!(build(4), alone);
+    }
+}

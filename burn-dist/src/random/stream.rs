@@ -1,0 +1,68 @@
+//! A generator per thread: xoshiro256++ (Blackman and Vigna, 2019), seeded from (seed, rank).
+//!
+//! Invariant: what a thread draws depends on its last [`seed`] and on how much it drew since, never on
+//! other threads.
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use std::cell::RefCell;
+
+thread_local! {
+    static STREAM: RefCell<Xoshiro256PlusPlus> = RefCell::new(Xoshiro256PlusPlus::seed_from_u64(0));
+}
+
+/// Seeds the calling thread's stream for a replica: equal seeds and ranks give equal draws.
+///
+/// Call it at the start of a worker, and again after a resume, with the job's seed and the worker's
+/// global rank. A thread that was never seeded draws as after `seed(0, 0)`.
+pub fn seed(seed: u64, rank: usize) {
+    // Seeding spreads each input over the whole state (SplitMix64), so that neighbouring seeds and
+    // ranks give unrelated streams; the odd factor keeps (1, 0) and (0, 1) apart.
+    let mixed = seed.wrapping_add((rank as u64).wrapping_mul(0xD1B5_4A32_D192_ED03));
+    STREAM.with_borrow_mut(|stream| *stream = Xoshiro256PlusPlus::seed_from_u64(mixed));
+}
+
+/// Fills `values` with `kept` at probability `keep / 2^32` and with zero otherwise.
+pub(crate) fn fill_bernoulli(values: &mut [f32], keep: u64, kept: f32) {
+    STREAM.with_borrow_mut(|stream| {
+        for pair in values.chunks_mut(2) {
+            let draw = stream.next_u64();
+            for (value, half) in pair.iter_mut().zip([draw & 0xFFFF_FFFF, draw >> 32]) {
+                *value = if half < keep { kept } else { 0.0 };
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws(seed_: u64, rank: usize) -> Vec<f32> {
+        std::thread::spawn(move || {
+            seed(seed_, rank);
+            let mut values = vec![0.0; 101];
+            fill_bernoulli(&mut values, 1 << 31, 1.0);
+            values
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn a_stream_depends_on_seed_and_rank_alone() {
+        assert_eq!(draws(1, 2), draws(1, 2));
+        assert_ne!(draws(1, 2), draws(1, 3));
+        assert_ne!(draws(1, 0), draws(0, 1));
+    }
+
+    #[test]
+    fn the_share_of_ones_is_the_probability() {
+        seed(9, 0);
+        let mut values = vec![0.0; 100_000];
+        fill_bernoulli(&mut values, (0.75 * 4_294_967_296.0) as u64, 1.0);
+        let share = f64::from(values.iter().sum::<f32>()) / 100_000.0;
+        // Five standard deviations of a binomial share: 5 * sqrt(0.75 * 0.25 / 1e5) = 0.0068.
+        assert!((share - 0.75).abs() < 0.0068, "{share}");
+    }
+}
