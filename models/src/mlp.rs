@@ -70,13 +70,13 @@ impl Mlp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Step, device, uniform};
+    use crate::testing::{Step, device, numbers};
 
     #[test]
     fn shapes_and_parameters() {
         let device = device();
         let model = MlpConfig::new(vec![5, 7, 3]).init(&device);
-        assert_eq!(model.forward(uniform([2, 5], &device)).dims(), [2, 3]);
+        assert_eq!(model.forward(numbers([2, 5], &device)).dims(), [2, 3]);
         assert_eq!(model.num_params(), 5 * 7 + 7 + 7 * 3 + 3);
 
         let plain = MlpConfig::new(vec![5, 7, 3]).with_bias(false).init(&device);
@@ -96,15 +96,15 @@ mod tests {
         };
         let output = model.forward(Tensor::from_data([[3.0], [-3.0]], &device));
         // 3 becomes -3, which ReLU stops; -3 becomes 3, and -6 leaves as it is.
-        assert_eq!(output.into_data().to_vec::<f32>().unwrap(), [0.0, -6.0]);
+        assert_eq!(output.into_data().try_to_vec::<f32>().unwrap(), [0.0, -6.0]);
     }
 
     #[test]
     fn a_step_lowers_the_loss() {
         let device = device().autodiff();
-        let model = MlpConfig::new(vec![5, 7, 3]).init(&device);
-        let input = uniform([6, 5], &device);
-        Step::new(&device, 3).check(model, |model| model.forward(input.clone()));
+        let config = MlpConfig::new(vec![5, 7, 3]);
+        let input = numbers([6, 5], &device);
+        Step::new(&device, 3).check(|d| config.init(d), |model| model.forward(input.clone()));
     }
 
     #[test]
