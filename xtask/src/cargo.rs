@@ -155,16 +155,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_missing_cargo_says_what_to_do() {
-        let error = Error {
-            program: "cargo".into(),
-            cause: io::Error::from(io::ErrorKind::NotFound),
-        };
-        let text = error.to_string();
-        assert!(text.contains("`cargo`") && text.contains("PATH"), "{text}");
-    }
-
     #[cfg(unix)]
     #[test]
     fn exit_codes_are_passed_on() {
