@@ -29,14 +29,14 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Train a CNN on handwritten digits, data-parallel over the devices of this machine
-    TrainMnist(train_mnist::Args),
+    TrainMnist(train_mnist::Options),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
     Ci,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::TrainMnist(args) => train_mnist::run(&args),
+        Command::TrainMnist(options) => train_mnist::run(&options),
         Command::Ci => ci::run(),
     };
     outcome.unwrap_or_else(|error| {

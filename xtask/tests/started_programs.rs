@@ -2,6 +2,7 @@
 //!
 //! A shell stands for cargo: `sh run …` runs the file `run` of the current folder.
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

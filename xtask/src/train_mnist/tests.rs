@@ -1,16 +1,16 @@
 use super::*;
 use crate::machine::System;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 
 #[derive(Parser, Debug)]
 struct Program {
     #[command(flatten)]
-    args: Args,
+    options: Options,
 }
 
-fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
+fn parse(flags: &[&str]) -> Result<Options, clap::Error> {
     let flags = std::iter::once("train-mnist").chain(flags.iter().copied());
-    Program::try_parse_from(flags).map(|program| program.args)
+    Program::try_parse_from(flags).map(|program| program.options)
 }
 
 fn words(flags: &[&str], backend: Backend) -> Vec<String> {
@@ -23,8 +23,8 @@ fn words(flags: &[&str], backend: Backend) -> Vec<String> {
 
 #[test]
 fn defaults() {
-    let expected = "run --release --package examples --bin mnist --no-default-features --features flex \
-                    -- --backend auto --gpus 1 --epochs 6 --batch-size 16 --lr 0.01 --seed 42 \
+    let expected = "run --release --package examples --example mnist --no-default-features --features flex \
+                    -- --backend auto --gpus 1 --epochs 6 --batch-size 16 --lr 0.03 --seed 42 \
                     --output runs/mnist";
     assert_eq!(words(&[], Backend::Cpu).join(" "), expected);
 }
@@ -83,19 +83,19 @@ fn only_auto_looks_at_the_machine() {
         render_drivers: Vec::new(),
         vulkan_loader: false,
     };
-    assert_eq!(Choice::Auto.to_build(with_nvidia), Backend::Cuda);
+    assert_eq!(to_build(options::Backend::Auto, with_nvidia), Backend::Cuda);
     let never = || panic!("looked at the machine");
-    assert_eq!(Choice::Cuda.to_build(never), Backend::Cuda);
-    assert_eq!(Choice::Wgpu.to_build(never), Backend::Wgpu);
-    assert_eq!(Choice::Cpu.to_build(never), Backend::Cpu);
+    assert_eq!(to_build(options::Backend::Cuda, never), Backend::Cuda);
+    assert_eq!(to_build(options::Backend::Wgpu, never), Backend::Wgpu);
+    assert_eq!(to_build(options::Backend::Cpu, never), Backend::Cpu);
 }
 
 #[test]
 fn backend_names_are_those_of_the_command_line() {
-    for choice in Choice::value_variants() {
+    for backend in options::Backend::value_variants() {
         assert_eq!(
-            choice.to_possible_value().unwrap().get_name(),
-            choice.name()
+            backend.to_possible_value().unwrap().get_name(),
+            name(*backend)
         );
     }
 }
@@ -143,6 +143,6 @@ fn paths_need_not_be_utf_8() {
     use std::os::unix::ffi::OsStringExt;
     let path = std::ffi::OsString::from_vec(vec![b'a', 0xFF]);
     let flags = ["train-mnist".into(), "--report".into(), path.clone()];
-    let args = Program::try_parse_from(flags).unwrap().args;
-    assert!(call(&args, Backend::Cpu).args().contains(&path));
+    let options = Program::try_parse_from(flags).unwrap().options;
+    assert!(call(&options, Backend::Cpu).args().contains(&path));
 }

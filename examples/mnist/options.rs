@@ -1,0 +1,74 @@
+//! The flags of `mnist`, and of `cargo xtask train-mnist`, which shares this file: it needs clap alone.
+
+use clap::{Args, ValueEnum, value_parser};
+use std::path::PathBuf;
+
+/// What to train, on what, and what to write.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Replicas to train, each on a device of its own (with the CPU backend: on its share of the cores)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1024))]
+    pub(crate) gpus: u32,
+
+    /// What to train on; `auto` takes NVIDIA GPUs if there are any, else other GPUs, else the CPU
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    pub(crate) backend: Backend,
+
+    /// Passes over the training digits
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = value_parser!(u32).range(1..))]
+    pub(crate) epochs: u32,
+
+    /// Samples per replica and step; a step trains on this times the replicas
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..=65536))]
+    pub(crate) batch_size: u32,
+
+    /// Learning rate at the start; it falls to zero along a cosine
+    #[arg(long, value_name = "RATE", default_value_t = 0.03, value_parser = learning_rate)]
+    pub(crate) lr: f64,
+
+    /// Seed of the initial parameters, the order of samples, and dropout
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub(crate) seed: u64,
+
+    /// Folder with the four files of MNIST or a set in its format, plain or gzipped [default: the
+    /// 10,000 digits that the program holds]
+    #[arg(long, value_name = "DIR", conflicts_with = "download")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Train on the full MNIST: download it once into the user's cache folder [default: off]
+    #[arg(long)]
+    pub(crate) download: bool,
+
+    /// Folder for the model, metrics.csv and the plot; made if missing
+    #[arg(long, value_name = "DIR", default_value = "runs/mnist")]
+    pub(crate) output: PathBuf,
+
+    /// Write a JSON report of the run to this file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Let replicas share a GPU where there are fewer GPUs than replicas [default: off]
+    #[arg(long)]
+    pub(crate) oversubscribe: bool,
+}
+
+/// What replicas train on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// The best that this machine has
+    Auto,
+    /// NVIDIA GPUs
+    Cuda,
+    /// GPUs through Vulkan, Metal or Direct3D
+    Wgpu,
+    /// The CPU, each replica with its share of the cores
+    Cpu,
+}
+
+fn learning_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        Ok(rate) => Err(format!("{rate} is not a number above 0")),
+        Err(cause) => Err(cause.to_string()),
+    }
+}
