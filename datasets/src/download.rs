@@ -60,7 +60,7 @@ const FILE_TIMEOUT: Duration = Duration::from_mins(5);
 /// How often the list of mirrors is gone through.
 const ROUNDS: usize = 2;
 
-/// What the temporary files end with.
+/// What the names of temporary files end with.
 const TEMPORARY: &str = ".part";
 /// A temporary file this old was left by a process that was killed: a live one gives up much earlier.
 const STALE: Duration = Duration::from_hours(24);
@@ -178,7 +178,7 @@ fn agent([connect, read, whole]: [Duration; 3], proxy: Option<Proxy>) -> Agent {
 impl Client {
     fn fetch_all(&self, directory: &Path, files: &[RemoteFile]) -> Result<()> {
         fs::create_dir_all(directory).map_err(not_written(directory))?;
-        sweep(directory, SystemTime::now());
+        sweep(directory, files, SystemTime::now());
         files
             .iter()
             .try_for_each(|file| self.fetch(directory, file))
@@ -199,7 +199,7 @@ impl Client {
                 }
                 let url = format!("{mirror}/{}", file.name);
                 let mut copy = tempfile::Builder::new()
-                    .prefix(&format!(".{}-", file.name))
+                    .prefix(&temporary_prefix(file))
                     .suffix(TEMPORARY)
                     .tempfile_in(directory)
                     .map_err(not_written(directory))?;
@@ -301,9 +301,14 @@ fn keep(copy: NamedTempFile, path: &Path, file: &RemoteFile) -> Result<()> {
     }
 }
 
+/// What the names of a file's temporary copies begin with.
+fn temporary_prefix(file: &RemoteFile) -> String {
+    format!(".{}-", file.name)
+}
+
 /// Removes what killed downloads left. Files that can't be looked at or removed stay: they do no harm
 /// but take room.
-fn sweep(directory: &Path, now: SystemTime) {
+fn sweep(directory: &Path, files: &[RemoteFile], now: SystemTime) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name();
@@ -312,7 +317,10 @@ fn sweep(directory: &Path, now: SystemTime) {
         let age = age
             .ok()
             .and_then(|modified| now.duration_since(modified).ok());
-        let ours = name.starts_with('.') && name.ends_with(TEMPORARY);
+        let ours = files
+            .iter()
+            .any(|file| name.starts_with(&temporary_prefix(file)))
+            && name.ends_with(TEMPORARY);
         if ours && age.is_some_and(|age| age > STALE) {
             let _ = fs::remove_file(entry.path());
         }
@@ -328,5 +336,4 @@ fn not_written(path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "download_tests.rs"]
 mod tests;

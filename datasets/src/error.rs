@@ -15,7 +15,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file is not what MNIST's format says.
-    #[error("{}: {fault}; replace this file by a good copy", path.display())]
+    #[error("{}: {fault}; a good file in MNIST's format is needed (28x28 grey \
+         images, labels 0 to 9)", path.display())]
     BadFile {
         /// The file.
         path: PathBuf,

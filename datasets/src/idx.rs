@@ -98,7 +98,7 @@ impl<'a> Stream<'a> {
         // Two zeros, the element type (8: unsigned byte), the number of dimensions.
         let expected = [0, 0, 8, N as u8];
         let length = expected.len() + 4 * N;
-        let header = self.take(length as u64)?;
+        let header = self.read_up_to(length as u64)?;
         let magic = &header[..header.len().min(expected.len())];
         if !expected.starts_with(magic) {
             return Err(Fault::WrongMagic {
@@ -135,19 +135,21 @@ impl<'a> Stream<'a> {
             }
             .into());
         }
-        let data = self.take(declared)?;
+        let mut data = self.read_up_to(declared)?;
         let found = data.len() as u64;
         if found < declared {
             return Err(Fault::Truncated { found, declared }.into());
         }
-        if !self.take(1)?.is_empty() {
+        if !self.read_up_to(1)?.is_empty() {
             return Err(Fault::TrailingBytes { declared }.into());
         }
+        // It grew by doubling, and is kept for as long as the data set.
+        data.shrink_to_fit();
         Ok(data)
     }
 
     /// Reads at most `limit` bytes, fewer only at the end. The buffer grows as they come.
-    fn take(&mut self, limit: u64) -> Result<Vec<u8>> {
+    fn read_up_to(&mut self, limit: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         match self.reader.by_ref().take(limit).read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
@@ -166,5 +168,4 @@ fn is_about_content(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "idx_tests.rs"]
 mod tests;

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn classes_can_be_told_apart() {
         let data = SyntheticMnist::new(1_000, 1);
-        let mut means = [[0.0f64; PIXELS]; CLASSES];
+        let mut means = vec![[0.0f64; PIXELS]; CLASSES];
         for item in data.iter().take(500).map(Result::unwrap) {
             for (mean, &pixel) in means[usize::from(item.label)].iter_mut().zip(&item.image) {
                 *mean += f64::from(pixel) / 50.0;

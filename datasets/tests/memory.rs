@@ -2,6 +2,8 @@
 //!
 //! One test in a binary of its own, because the allocator counts for the whole process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::fs;
 use std::io::Write;
 

@@ -1,5 +1,7 @@
 //! The data set as its users meet it: the embedded digits, and directories good and bad.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::fs;
 use std::path::Path;
 

@@ -312,17 +312,20 @@ fn what_killed_downloads_left_is_removed() {
     let now = SystemTime::now();
     for (name, age) in [
         (".digits.gz-old.part", STALE * 2),
-        (".digits.gz-live.part", Duration::from_secs(60)),
-        ("mine.part", STALE * 2),
+        (".digits.gz-live.part", Duration::from_mins(1)),
+        (".another-old.part", STALE * 2),
         (FILE.name, STALE * 2),
     ] {
         let file = File::create(directory.path().join(name)).unwrap();
         file.set_modified(now - age).unwrap();
     }
-    sweep(directory.path(), now);
+    sweep(directory.path(), &[FILE], now);
     let mut names = names_in(&directory);
     names.sort();
-    assert_eq!(names, [".digits.gz-live.part", FILE.name, "mine.part"]);
+    assert_eq!(
+        names,
+        [".another-old.part", ".digits.gz-live.part", FILE.name]
+    );
 }
 
 #[test]
