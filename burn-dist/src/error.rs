@@ -136,9 +136,7 @@ pub enum Error {
     },
 
     /// A control message could not be encoded or decoded.
-    #[error(
-        "rank {rank}: control message of rank {peer}: {message}; do all ranks run one version?"
-    )]
+    #[error("rank {rank}: control message of rank {peer}: {message}; do all ranks run one version?")]
     Control {
         /// The rank that read it.
         rank: usize,

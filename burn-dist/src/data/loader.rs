@@ -8,10 +8,11 @@
 //! Callers: users, and `burn-train` through Burn's trait.
 
 use super::batches::{BurnBatches, ShardedBatches, Stream};
+use super::plan::{Remainder, SamplerState};
 use super::position::{Place, Position};
 use super::prefetch::{Job, Prefetch, Source};
-use super::sampler::{DistributedSampler, DistributedSamplerConfig, Remainder, SamplerState};
-use crate::error::{Error, Result};
+use super::sampler::{DistributedSampler, DistributedSamplerConfig, invalid};
+use crate::error::Result;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::data::dataset::Dataset;
@@ -150,7 +151,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
     /// Builds the loader. Give every rank the same dataset, the whole of it.
     ///
     /// # Errors
-    /// [`Error::Data`] if no shard was given, if the rank, world size or batch size can't be (see
+    /// [`Error::Data`](crate::Error::Data) if no shard was given, if the rank, world size or batch size can't be (see
     /// [`DistributedSamplerConfig::init`]), or if the numbers of workers and of prefetched batches are
     /// out of range.
     pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Result<Arc<ShardedLoader<O>>> {
@@ -195,12 +196,6 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
             window: None,
             position: Arc::default(),
         }))
-    }
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::Data {
-        message: message.into(),
     }
 }
 
@@ -274,7 +269,7 @@ impl<O: Send + 'static> ShardedLoader<O> {
     /// ranks, the batch size and the remainder policy may have changed since.
     ///
     /// # Errors
-    /// [`Error::Data`] if the state belongs to another dataset length or seed, or is damaged.
+    /// [`Error::Data`](crate::Error::Data) if the state belongs to another dataset length or seed, or is damaged.
     pub fn resume(&self, state: &SamplerState) -> Result<()> {
         let consumed = self.sampler.check(state)?;
         self.position.set(Place {

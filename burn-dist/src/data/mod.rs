@@ -10,17 +10,17 @@
 //! Nothing here communicates. Ranks agree because each computes the same permutation from the same
 //! seed and epoch, and takes its own part of it.
 //!
-//! Imports point one way: loader > batches > prefetch, position > sampler > permutation.
+//! Imports point one way: loader > batches > prefetch, position > sampler > plan > permutation.
 
 mod batches;
 mod loader;
 mod permutation;
+mod plan;
 mod position;
 mod prefetch;
 mod sampler;
 
 pub use batches::{ShardedBatch, ShardedBatches};
 pub use loader::{ShardedLoader, ShardedLoaderBuilder};
-pub use sampler::{
-    DistributedSampler, DistributedSamplerConfig, EpochPlan, IndexBatch, Remainder, SamplerState,
-};
+pub use plan::{EpochPlan, IndexBatch, Remainder, SamplerState};
+pub use sampler::{DistributedSampler, DistributedSamplerConfig};

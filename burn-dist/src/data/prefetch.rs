@@ -14,7 +14,7 @@
 //!
 //! Callers: `batches`.
 
-use super::sampler::EpochPlan;
+use super::plan::EpochPlan;
 use crate::error::{Error, Result};
 use burn::tensor::Device;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
