@@ -8,6 +8,7 @@ use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
 use burn::tensor::Device;
 use burn_dist::data::{Remainder, ShardedBatch, ShardedLoader, ShardedLoaderBuilder};
 use proptest::prelude::*;
+use std::cell::OnceCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -336,17 +337,35 @@ fn a_dataset_that_returns_too_few_items_is_an_error() {
     assert!(message.contains("2 items where 3"), "{message}");
 }
 
-/// Counts the calls that are under way, and makes each last a while, so that a thread left behind by
-/// a wrong implementation is seen in one.
+/// Counts the threads that have read from it and have not ended. Reading and ending last a while, so
+/// that a thread that an implementation does not wait for is seen.
 struct Slow {
-    inside: Arc<AtomicUsize>,
+    threads: Arc<AtomicUsize>,
+}
+
+/// Dropped when its thread ends, after all else that the thread does.
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+thread_local! {
+    static LEAVING: OnceCell<Leaving> = const { OnceCell::new() };
 }
 
 impl Dataset<usize> for Slow {
     fn get(&self, index: usize) -> Result<usize, DatasetError> {
-        self.inside.fetch_add(1, Ordering::SeqCst);
+        LEAVING.with(|leaving| {
+            leaving.get_or_init(|| {
+                self.threads.fetch_add(1, Ordering::SeqCst);
+                Leaving(Arc::clone(&self.threads))
+            });
+        });
         std::thread::sleep(Duration::from_millis(20));
-        self.inside.fetch_sub(1, Ordering::SeqCst);
         Ok(index)
     }
 
@@ -357,9 +376,9 @@ impl Dataset<usize> for Slow {
 
 #[test]
 fn an_iterator_dropped_early_leaves_no_thread() {
-    let inside = Arc::new(AtomicUsize::new(0));
+    let threads = Arc::new(AtomicUsize::new(0));
     let dataset = Slow {
-        inside: Arc::clone(&inside),
+        threads: Arc::clone(&threads),
     };
     let loader = builder()
         .num_workers(3)
@@ -372,12 +391,33 @@ fn an_iterator_dropped_early_leaves_no_thread() {
             batches.by_ref().take(taken).map(Result::unwrap).count(),
             taken
         );
-        wait_until(|| inside.load(Ordering::SeqCst) > 0);
+        wait_until(|| threads.load(Ordering::SeqCst) == 3);
         drop(batches);
-        assert_eq!(inside.load(Ordering::SeqCst), 0);
+        assert_eq!(threads.load(Ordering::SeqCst), 0);
     }
     drop(loader);
-    assert_eq!(Arc::strong_count(&inside), 1);
+    assert_eq!(Arc::strong_count(&threads), 1);
+}
+
+#[test]
+fn an_error_leaves_no_thread_either() {
+    let threads = Arc::new(AtomicUsize::new(0));
+    let dataset = Slow {
+        threads: Arc::clone(&threads),
+    };
+    let loader = ShardedLoaderBuilder::new(Stumbles)
+        .shard(0, 1)
+        .batch_size(4);
+    let loader = loader.num_workers(3).prefetch(9).build(dataset).unwrap();
+    let mut batches = loader.batches();
+    assert!(batches.next().unwrap().is_ok());
+    assert!(batches.next().unwrap().is_err());
+    assert_eq!(
+        threads.load(Ordering::SeqCst),
+        0,
+        "the iterator is still there, its threads are not"
+    );
+    drop(batches);
 }
 
 /// Hangs at one sample until it is let go.
@@ -404,7 +444,7 @@ fn a_dataset_that_hangs_is_an_error_at_the_deadline() {
     let (release, gate) = mpsc::channel();
     let loader = builder()
         .num_workers(2)
-        .timeout(Duration::from_millis(200))
+        .timeout(Duration::from_secs(1))
         .build(Hangs {
             gate: Mutex::new(gate),
         })
@@ -413,7 +453,7 @@ fn a_dataset_that_hangs_is_an_error_at_the_deadline() {
     assert_eq!(batches.len(), 4);
     let message = batches[3].as_ref().unwrap_err().to_string();
     assert!(
-        message.contains("batch 3") && message.contains("within 0.2 s"),
+        message.contains("batch 3") && message.contains("within 1 s"),
         "{message}"
     );
     drop(release);

@@ -36,7 +36,8 @@ pub enum Remainder {
 
 /// Where a run stands in its data: the same on every rank, so one rank's copy serves all.
 ///
-/// Save it with the model (it is [`Serialize`]), and give it to [`DistributedSampler::resume`](super::DistributedSampler::resume) or
+/// Save it with the model (it is [`Serialize`]), and give it to
+/// [`DistributedSampler::resume`](super::DistributedSampler::resume) or
 /// [`ShardedLoader::resume`](super::ShardedLoader::resume), on any number of ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplerState {
