@@ -1,1 +1,26 @@
-//! Data sharded by rank.
+//! Data sharded by rank: which samples each rank sees at each step, and a loader that feeds them.
+//!
+//! Three layers, each of use on its own:
+//!
+//! - [`DistributedSampler`]: arithmetic on positions. A plain value, with no threads and no group.
+//! - [`ShardedLoader`]: the sampler, a Burn dataset and a Burn batcher, with prefetching workers. It
+//!   implements Burn's [`DataLoader`](burn::data::dataloader::DataLoader).
+//! - [`ShardedBatches`]: one epoch of that loader, with the number of items that count in each batch.
+//!
+//! Nothing here communicates. Ranks agree because each computes the same permutation from the same
+//! seed and epoch, and takes its own part of it.
+//!
+//! Imports point one way: loader > batches > prefetch, position > sampler > plan > permutation.
+
+mod batches;
+mod loader;
+mod permutation;
+mod plan;
+mod position;
+mod prefetch;
+mod sampler;
+
+pub use batches::{ShardedBatch, ShardedBatches};
+pub use loader::{ShardedLoader, ShardedLoaderBuilder};
+pub use plan::{EpochPlan, IndexBatch, Remainder, SamplerState};
+pub use sampler::{DistributedSampler, DistributedSamplerConfig};

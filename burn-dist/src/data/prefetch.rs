@@ -1,0 +1,213 @@
+//! Loads the batches of one epoch ahead of their consumer.
+//!
+//! Threads: worker `k` of `W` loads the batches `k`, `k + W`, `k + 2W`, ... in that order and puts
+//! them into a queue of its own; the consumer takes batch `s` from queue `s mod W`. So batches come in
+//! order whatever the number of workers and their speeds, without a buffer to reorder them. A worker
+//! holds at most `depth` finished batches: `depth - 1` in its queue, one in its hands.
+//!
+//! Ownership: [`Workers`] owns the receiving ends and the thread handles. Dropping it closes the
+//! queues, at which every worker stops after the batch it is at, and joins the threads.
+//!
+//! A worker runs code of the user (dataset and batcher). Its errors and its panics travel through the
+//! queue, at the place of the batch. Code that never returns is the one thing that can't be stopped:
+//! waits for it end at the deadline, and the thread is then left behind with a warning.
+//!
+//! Callers: `batches`.
+
+use super::plan::EpochPlan;
+use crate::error::{Error, Result};
+use burn::tensor::Device;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::any::Any;
+use std::convert::Infallible;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A dataset together with its batcher. Hides the type of the items.
+pub(super) trait Source<O>: Send + Sync {
+    /// Reads the items at `indices` and makes a batch of them on `device`; an error is a message.
+    fn load(&self, indices: Vec<usize>, device: &Device) -> Result<O, String>;
+}
+
+/// The batches to load: those of `items`, a run of the items that this rank has in an epoch.
+pub(super) struct Job<O> {
+    pub(super) source: Arc<dyn Source<O>>,
+    pub(super) device: Device,
+    pub(super) plan: EpochPlan,
+    pub(super) rank: usize,
+    pub(super) batch_size: usize,
+    pub(super) items: Range<usize>,
+}
+
+/// A batch and its sizes.
+pub(super) struct Loaded<O> {
+    pub(super) batch: O,
+    /// Items of the batch, padding included.
+    pub(super) items: usize,
+    /// Items of the batch, padding aside.
+    pub(super) real: usize,
+}
+
+impl<O> Job<O> {
+    pub(super) fn num_batches(&self) -> usize {
+        self.items.len().div_ceil(self.batch_size)
+    }
+
+    /// Loads the batch at `step`. A panic of the dataset or the batcher is an error as well.
+    pub(super) fn load(&self, step: usize) -> Result<Loaded<O>> {
+        let start = self.items.start + step * self.batch_size;
+        let end = start.saturating_add(self.batch_size).min(self.items.end);
+        let (indices, real) = self.plan.indices(start..end);
+        // After a panic nothing of this call is used again, and the shared dataset and batcher were
+        // written by the user to be called from several threads.
+        let load = AssertUnwindSafe(|| self.source.load(indices, &self.device));
+        match catch_unwind(load) {
+            Ok(Ok(batch)) => Ok(Loaded {
+                batch,
+                items: end - start,
+                real,
+            }),
+            Ok(Err(message)) => Err(self.error(step, &message)),
+            Err(panic) => {
+                let message = format!("the dataset or the batcher panicked: {}", text(&*panic));
+                Err(self.error(step, &message))
+            }
+        }
+    }
+
+    fn error(&self, step: usize, message: &str) -> Error {
+        let (rank, epoch) = (self.rank, self.plan.epoch());
+        Error::Data {
+            message: format!("rank {rank}, epoch {epoch}, batch {step}: {message}"),
+        }
+    }
+}
+
+/// What a panic says.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// How to load ahead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prefetch {
+    /// Threads; 0 loads on the consumer's thread.
+    pub(super) workers: usize,
+    /// Finished batches that each thread may hold, at least 1.
+    pub(super) depth: usize,
+    /// How long to wait for a batch, and at the end for the threads.
+    pub(super) timeout: Duration,
+}
+
+/// The threads that load the batches of one job.
+pub(super) struct Workers<O> {
+    job: Arc<Job<O>>,
+    queues: Vec<Receiver<Result<Loaded<O>>>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Nothing is ever sent: it closes when the last worker has ended.
+    running: Receiver<Infallible>,
+    timeout: Duration,
+}
+
+impl<O: Send + 'static> Workers<O> {
+    /// Starts the threads, no more than there are batches.
+    ///
+    /// # Errors
+    /// [`Error::System`] if a thread can't be started; those that were have ended by then.
+    pub(super) fn start(job: Arc<Job<O>>, prefetch: Prefetch) -> Result<Self> {
+        let count = prefetch.workers.min(job.num_batches());
+        let (alive, running) = bounded(0);
+        let (queues, threads) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut workers = Self {
+            job,
+            queues,
+            threads,
+            running,
+            timeout: prefetch.timeout,
+        };
+        for first in 0..count {
+            let (sender, queue) = bounded(prefetch.depth.saturating_sub(1));
+            let (job, alive) = (Arc::clone(&workers.job), alive.clone());
+            let rank = job.rank;
+            let thread = thread::Builder::new()
+                .name(format!("data-{rank}-{first}"))
+                .spawn(move || work(&job, first, count, &sender, &alive))
+                .map_err(|error| Error::System {
+                    rank,
+                    what: "starting a data worker",
+                    message: error.to_string(),
+                })?;
+            workers.queues.push(queue);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// The batch at `step`. Batches must be taken in order, each once, and none after an error.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with what the dataset or the batcher did, or if neither returned in time.
+    pub(super) fn take(&mut self, step: usize) -> Result<Loaded<O>> {
+        let received = match self.queues.get(step % self.queues.len().max(1)) {
+            Some(queue) => queue.recv_timeout(self.timeout),
+            None => Err(RecvTimeoutError::Disconnected),
+        };
+        received.unwrap_or_else(|reason| {
+            Err(match reason {
+                RecvTimeoutError::Disconnected => self.job.error(step, "its worker is gone"),
+                RecvTimeoutError::Timeout => {
+                    let waited = std::mem::take(&mut self.timeout).as_secs_f64();
+                    let message = format!(
+                        "the dataset and the batcher did not return within {waited} s; see what \
+                         they wait for, or give the loader a longer timeout"
+                    );
+                    self.job.error(step, &message)
+                }
+            })
+        })
+    }
+}
+
+/// What a worker does: every `stride`-th batch from `first` on, until one fails or nobody listens.
+fn work<O>(
+    job: &Job<O>,
+    first: usize,
+    stride: usize,
+    queue: &Sender<Result<Loaded<O>>>,
+    _alive: &Sender<Infallible>,
+) {
+    for step in (first..job.num_batches()).step_by(stride) {
+        let loaded = job.load(step);
+        let failed = loaded.is_err();
+        if queue.send(loaded).is_err() || failed {
+            return;
+        }
+    }
+}
+
+impl<O> Drop for Workers<O> {
+    fn drop(&mut self) {
+        // Wakes the workers that wait for room.
+        self.queues.clear();
+        // The `alive` of the last worker closes this, so it ends early unless a worker is stuck.
+        let stuck = self.running.recv_timeout(self.timeout) == Err(RecvTimeoutError::Timeout);
+        for thread in self.threads.drain(..) {
+            if stuck && !thread.is_finished() {
+                tracing::warn!(
+                    thread = thread.thread().name(),
+                    "a data worker is left behind: the dataset or the batcher did not return"
+                );
+            } else if thread.join().is_err() {
+                // Loading can't panic past `Job::load`; dropping a batch that nobody takes can.
+                tracing::warn!("a data worker panicked while it dropped a batch");
+            }
+        }
+    }
+}

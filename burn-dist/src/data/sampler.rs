@@ -1,0 +1,268 @@
+//! The sampler: checks one rank's place in the world and plans its epochs.
+//!
+//! A sampler is a plain value. What it promises about batches is kept, and explained, in `plan`.
+//!
+//! Callers: the loader; users with a loop or a data source of their own.
+
+use super::plan::{EpochPlan, Remainder, SamplerState, Share};
+use crate::error::{Error, Result};
+use burn::config::Config;
+
+/// Configuration of a [`DistributedSampler`].
+#[derive(Config, Debug)]
+pub struct DistributedSamplerConfig {
+    /// The number of samples in the dataset.
+    pub dataset_len: usize,
+    /// This rank, below the world size.
+    pub rank: usize,
+    /// The number of ranks that share the dataset.
+    pub world_size: usize,
+    /// The number of samples of a batch on each rank.
+    pub batch_size: usize,
+    /// The seed of the shuffle, the same on every rank. Without one, samples keep their order.
+    pub seed: Option<u64>,
+    /// What happens to samples that don't fill a global batch.
+    #[config(default = "Remainder::Pad")]
+    pub remainder: Remainder,
+}
+
+impl DistributedSamplerConfig {
+    /// Checks the configuration and makes the sampler.
+    ///
+    /// An empty dataset is allowed: it has no batches.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the world or the batch is empty, the rank is not below the world size, or
+    /// the global batch exceeds `usize`.
+    pub fn init(&self) -> Result<DistributedSampler> {
+        let &Self {
+            dataset_len,
+            rank,
+            world_size,
+            batch_size,
+            seed,
+            remainder,
+        } = self;
+        if world_size == 0 {
+            return Err(invalid(
+                "the world size is 0; it counts the ranks, so it is at least 1",
+            ));
+        }
+        if rank >= world_size {
+            return Err(invalid(format!(
+                "rank {rank} is not below the world size {world_size}; ranks count from 0"
+            )));
+        }
+        if batch_size == 0 {
+            return Err(invalid(
+                "the batch size is 0; give the number of samples that each rank takes in one step",
+            ));
+        }
+        let global_batch = world_size.checked_mul(batch_size).ok_or_else(|| {
+            invalid(format!(
+                "{world_size} ranks with batch size {batch_size} exceed a usize"
+            ))
+        })?;
+        let share = Share {
+            dataset_len,
+            rank,
+            world_size,
+            batch_size,
+            global_batch,
+            seed,
+            remainder,
+        };
+        Ok(DistributedSampler { share })
+    }
+}
+
+/// What the data module was asked for and can't do.
+pub(super) fn invalid(message: impl Into<String>) -> Error {
+    Error::Data {
+        message: message.into(),
+    }
+}
+
+/// Tells each rank which samples to take at each step. A plain value: it holds no permutation, no
+/// thread and no position; [`epoch`](Self::epoch) gives the plan of an epoch.
+///
+/// The idea is that of PyTorch's `DistributedSampler`. Different are the layout (a step of all ranks
+/// is what one rank with the global batch would see), the padding (marked) and the state.
+///
+/// ```
+/// use burn_dist::data::DistributedSamplerConfig;
+///
+/// # fn main() -> burn_dist::Result<()> {
+/// let sampler = DistributedSamplerConfig::new(10, 1, 2, 4).init()?; // rank 1 of 2, batch 4
+/// let batches: Vec<_> = sampler.epoch(0)?.iter().map(|batch| batch.indices).collect();
+/// assert_eq!(batches, [vec![4, 5, 6, 7], vec![9]]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DistributedSampler {
+    share: Share,
+}
+
+impl DistributedSampler {
+    /// The plan of `epoch`, from its first sample. Every rank must name the same epoch.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if there is no memory for the permutation (one `usize` a sample).
+    pub fn epoch(&self, epoch: u64) -> Result<EpochPlan> {
+        self.share.plan(epoch, 0)
+    }
+
+    /// The plan of what is left of an epoch: exactly the samples that were not consumed when the
+    /// state was taken, each once, padding aside. World size, batch size and remainder policy may
+    /// differ from those of the sampler that the state came from.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the state belongs to another dataset length or another seed, or says that
+    /// more was consumed than there is; as for [`epoch`](Self::epoch) otherwise.
+    pub fn resume(&self, state: &SamplerState) -> Result<EpochPlan> {
+        self.share.plan(state.epoch, self.check(state)?)
+    }
+
+    /// The batches that each rank has in a whole epoch.
+    pub fn num_batches(&self) -> usize {
+        self.share.shape(0).num_batches()
+    }
+
+    /// The samples that each rank has in a whole epoch, padding included: the same on every rank.
+    pub fn num_items(&self) -> usize {
+        self.share.shape(0).num_items(self.share.batch_size)
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> usize {
+        self.share.rank
+    }
+
+    /// The number of ranks that share the dataset.
+    pub fn world_size(&self) -> usize {
+        self.share.world_size
+    }
+
+    /// The number of samples of a batch on each rank.
+    pub fn batch_size(&self) -> usize {
+        self.share.batch_size
+    }
+
+    /// The state of an epoch of which `consumed` positions were consumed.
+    pub(super) fn state(&self, epoch: u64, consumed: usize) -> SamplerState {
+        self.share.state(epoch, consumed)
+    }
+
+    /// Checks that `state` belongs to this sampler's data; returns the positions consumed.
+    pub(super) fn check(&self, state: &SamplerState) -> Result<usize> {
+        let &SamplerState {
+            dataset_len,
+            seed,
+            consumed,
+            ..
+        } = state;
+        if dataset_len != self.share.dataset_len as u64 {
+            return Err(invalid(format!(
+                "the saved state belongs to a dataset of {dataset_len} samples, this one has {}; \
+                 resume with the same data, or begin an epoch from its start",
+                self.share.dataset_len
+            )));
+        }
+        if seed != self.share.seed {
+            return Err(invalid(format!(
+                "the saved state belongs to an order with {}, this one has {}; resume with the same \
+                 seed, or the rest of the epoch would repeat samples and miss others",
+                describe(seed),
+                describe(self.share.seed)
+            )));
+        }
+        if consumed > dataset_len {
+            return Err(invalid(format!(
+                "the saved state says that {consumed} of {dataset_len} samples were consumed; it is \
+                 damaged"
+            )));
+        }
+        // No larger than the dataset's length, which is a usize.
+        Ok(consumed as usize)
+    }
+}
+
+fn describe(seed: Option<u64>) -> String {
+    seed.map_or_else(|| "no seed".to_owned(), |seed| format!("seed {seed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(config: &DistributedSamplerConfig) -> String {
+        config.init().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        let config = DistributedSamplerConfig::new;
+        assert!(message(&config(10, 0, 0, 1)).contains("world size is 0"));
+        assert!(message(&config(10, 4, 4, 1)).contains("rank 4 is not below the world size 4"));
+        assert!(message(&config(10, 0, 1, 0)).contains("batch size is 0"));
+        assert!(message(&config(10, 0, usize::MAX, 2)).contains("exceed a usize"));
+    }
+
+    #[test]
+    fn an_empty_dataset_has_no_batches() {
+        for remainder in [Remainder::Pad, Remainder::DropLast] {
+            let config = DistributedSamplerConfig::new(0, 2, 3, 4).with_remainder(remainder);
+            let sampler = config.with_seed(Some(1)).init().unwrap();
+            assert_eq!((sampler.num_batches(), sampler.num_items()), (0, 0));
+            assert_eq!(sampler.epoch(0).unwrap().batch(0), None);
+        }
+    }
+
+    #[test]
+    fn a_state_of_other_data_is_refused() {
+        let sampler = DistributedSamplerConfig::new(10, 0, 2, 2)
+            .with_seed(Some(1))
+            .init()
+            .unwrap();
+        let state = sampler.epoch(3).unwrap().state(1);
+        assert_eq!(
+            state,
+            SamplerState {
+                dataset_len: 10,
+                seed: Some(1),
+                epoch: 3,
+                consumed: 4
+            }
+        );
+        let refused = |state: SamplerState| sampler.resume(&state).unwrap_err().to_string();
+        assert!(
+            refused(SamplerState {
+                dataset_len: 11,
+                ..state
+            })
+            .contains("this one has 10")
+        );
+        assert!(
+            refused(SamplerState {
+                seed: None,
+                ..state
+            })
+            .contains("no seed")
+        );
+        assert!(
+            refused(SamplerState {
+                consumed: 11,
+                ..state
+            })
+            .contains("damaged")
+        );
+    }
+
+    #[test]
+    fn the_state_after_the_last_batch_is_the_next_epoch() {
+        let sampler = DistributedSamplerConfig::new(10, 0, 2, 2).init().unwrap();
+        let state = sampler.epoch(3).unwrap().state(3);
+        assert_eq!((state.epoch, state.consumed), (4, 0));
+    }
+}

@@ -1,0 +1,584 @@
+//! The sharded loader: order, workers, errors and positions, and agreement with Burn's own loader.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where a value is missing")]
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
+use burn::tensor::Device;
+use burn_dist::data::{Remainder, ShardedBatch, ShardedLoader, ShardedLoaderBuilder};
+use proptest::prelude::*;
+use std::cell::OnceCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// A batch is the items and the device they were put on.
+type Batch = (Vec<usize>, Device);
+
+struct Keep;
+
+impl Batcher<usize, Batch> for Keep {
+    fn batch(&self, items: Vec<usize>, device: &Device) -> Batch {
+        (items, device.clone())
+    }
+}
+
+fn numbers(len: usize) -> InMemDataset<usize> {
+    InMemDataset::new((0..len).collect())
+}
+
+fn builder() -> ShardedLoaderBuilder<usize, Batch> {
+    ShardedLoaderBuilder::new(Keep).shard(0, 1)
+}
+
+/// The next epoch of a loader: for each batch its items and how many count.
+fn next_epoch(loader: &ShardedLoader<Batch>) -> Vec<(Vec<usize>, usize)> {
+    loader
+        .batches()
+        .map(Result::unwrap)
+        .map(|batch| (batch.batch.0, batch.real))
+        .collect()
+}
+
+fn items(loader: &dyn DataLoader<Batch>) -> Vec<Vec<usize>> {
+    loader.iter().map(|batch| batch.unwrap().0).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The sampler is the reference: whatever the workers, a loader yields what the plan says.
+    #[test]
+    fn batches_are_those_of_the_plan_whatever_the_workers(
+        len in 0..120_usize, world_size in 1..5_usize, batch_size in 1..9_usize,
+        workers in 0..4_usize, depth in 1..4_usize, drop in any::<bool>(),
+    ) {
+        let remainder = if drop { Remainder::DropLast } else { Remainder::Pad };
+        for rank in 0..world_size {
+            let loader = builder()
+                .shard(rank, world_size)
+                .batch_size(batch_size)
+                .shuffle(5)
+                .remainder(remainder)
+                .num_workers(workers)
+                .prefetch(depth)
+                .build(numbers(len))
+                .unwrap();
+            for epoch in 0..2 {
+                let plan = loader.sampler().epoch(epoch).unwrap();
+                let batches: Vec<_> = loader.batches().map(Result::unwrap).collect();
+                prop_assert_eq!(batches.len(), plan.num_batches());
+                prop_assert_eq!(batches.len(), loader.num_batches());
+                for (step, (batch, expected)) in batches.into_iter().zip(plan.iter()).enumerate() {
+                    let ShardedBatch { batch, items, real, total_real, step: numbered } = batch;
+                    prop_assert_eq!(numbered, step);
+                    prop_assert_eq!(items, expected.indices.len());
+                    prop_assert_eq!(batch.0, expected.indices);
+                    prop_assert_eq!((real, total_real), (expected.real, expected.total_real));
+                }
+            }
+        }
+    }
+
+    /// Without a shuffle, a step of all ranks is a batch of Burn's loader with the global batch.
+    #[test]
+    fn all_ranks_together_are_one_loader_of_burn(
+        len in 0..200_usize, world_size in 1..6_usize, batch_size in 1..9_usize,
+    ) {
+        let whole = DataLoaderBuilder::new(Keep)
+            .batch_size(world_size * batch_size)
+            .build(numbers(len));
+        let loader = |rank| {
+            let builder = builder().shard(rank, world_size).batch_size(batch_size);
+            builder.build(numbers(len)).unwrap()
+        };
+        let ranks: Vec<_> = (0..world_size).map(|rank| next_epoch(&loader(rank))).collect();
+        let expected = items(&*whole);
+        prop_assert!(ranks.iter().all(|batches| batches.len() == expected.len()));
+        for (step, expected) in expected.into_iter().enumerate() {
+            let of_step = ranks.iter().map(|batches| &batches[step]);
+            let union: Vec<usize> = of_step.flat_map(|(items, real)| items[..*real].to_vec()).collect();
+            prop_assert_eq!(union, expected);
+        }
+    }
+
+    /// Stopped after some batches, a loader of another size takes exactly the rest.
+    #[test]
+    fn another_world_takes_the_rest_of_an_epoch(
+        len in 1..150_usize, before in 1..5_usize, after in 1..5_usize, taken in 0..10_usize,
+    ) {
+        let loaders = |world_size, batch_size| -> Vec<_> {
+            let build = |rank| {
+                let builder = builder().shard(rank, world_size).batch_size(batch_size).shuffle(3);
+                builder.num_workers(rank % 2).build(numbers(len)).unwrap()
+            };
+            (0..world_size).map(build).collect()
+        };
+        let first = loaders(before, 4);
+        let taken = taken.min(first[0].num_batches().saturating_sub(1));
+        let mut seen = Vec::new();
+        for loader in &first {
+            for batch in loader.batches().take(taken) {
+                let batch = batch.unwrap();
+                seen.extend_from_slice(&batch.batch.0[..batch.real]);
+            }
+        }
+        let state = first[0].state();
+        prop_assert!(first.iter().all(|loader| loader.state() == state));
+        for loader in loaders(after, 3) {
+            loader.resume(&state).unwrap();
+            for (items, real) in next_epoch(&loader) {
+                seen.extend_from_slice(&items[..real]);
+            }
+            prop_assert_eq!((loader.state().epoch, loader.state().consumed), (1, 0));
+        }
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..len).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn each_pass_is_the_next_epoch_unless_one_is_set() {
+    let loader = builder()
+        .batch_size(4)
+        .shuffle(1)
+        .num_workers(1)
+        .build(numbers(30))
+        .unwrap();
+    let epoch = |number| {
+        let plan = loader.sampler().epoch(number).unwrap();
+        plan.iter()
+            .map(|batch| (batch.indices, batch.real))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(next_epoch(&loader), epoch(0));
+    assert_eq!(next_epoch(&loader), epoch(1));
+    loader.set_epoch(7);
+    assert_eq!(loader.state().epoch, 7);
+    assert_eq!(next_epoch(&loader), epoch(7));
+    assert_eq!(next_epoch(&loader), epoch(8));
+    // A pass given up early has had its epoch, though its position could still be saved.
+    assert_eq!(loader.batches().take(2).map(Result::unwrap).count(), 2);
+    assert_eq!((loader.state().epoch, loader.state().consumed), (9, 8));
+    assert_eq!(next_epoch(&loader), epoch(10));
+    assert_eq!((loader.state().epoch, loader.state().consumed), (11, 0));
+}
+
+#[test]
+fn the_state_counts_what_was_taken_not_what_was_loaded_ahead() {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let dataset = Counted {
+        loads: Arc::clone(&loads),
+    };
+    let loader = builder()
+        .batch_size(2)
+        .num_workers(2)
+        .prefetch(3)
+        .build(dataset)
+        .unwrap();
+    let mut batches = loader.batches();
+    batches.next().unwrap().unwrap();
+    wait_until(|| loads.load(Ordering::SeqCst) >= 8);
+    assert_eq!(loader.state().consumed, 2);
+}
+
+/// A hundred numbers; counts how many were read.
+struct Counted {
+    loads: Arc<AtomicUsize>,
+}
+
+impl Dataset<usize> for Counted {
+    fn get(&self, index: usize) -> Result<usize, DatasetError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        Ok(index)
+    }
+
+    fn len(&self) -> usize {
+        100
+    }
+}
+
+/// Waits for what must come; a minute is a hang.
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_mins(1), "it never came");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn workers_load_no_further_ahead_than_they_may() {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let dataset = Counted {
+        loads: Arc::clone(&loads),
+    };
+    let loader = builder().num_workers(2).prefetch(3).build(dataset).unwrap();
+    let mut batches = loader.batches();
+    for taken in 1..=94 {
+        batches.next().unwrap().unwrap();
+        // Each of the two holds at most three; all of it comes, and never more.
+        wait_until(|| loads.load(Ordering::SeqCst) >= taken + 5);
+        assert!(loads.load(Ordering::SeqCst) <= taken + 6);
+    }
+}
+
+#[test]
+fn the_latest_pass_alone_moves_the_position() {
+    let loader = builder().batch_size(2).build(numbers(10)).unwrap();
+    let mut old = loader.batches();
+    let mut new = loader.batches();
+    new.next().unwrap().unwrap();
+    assert_eq!(old.by_ref().map(Result::unwrap).count(), 5);
+    assert_eq!((loader.state().epoch, loader.state().consumed), (1, 2));
+}
+
+/// A hundred numbers, of which one can't be read.
+struct Flawed {
+    at: usize,
+    panics: bool,
+}
+
+impl Dataset<usize> for Flawed {
+    fn get(&self, index: usize) -> Result<usize, DatasetError> {
+        assert!(
+            !self.panics || index != self.at,
+            "sample {index} is too much"
+        );
+        if index == self.at {
+            return Err(DatasetError::new(std::io::Error::other("the disk is gone")));
+        }
+        Ok(index)
+    }
+
+    fn len(&self) -> usize {
+        100
+    }
+}
+
+#[test]
+fn errors_and_panics_come_in_their_place_and_end_the_pass() {
+    for workers in 0..4 {
+        for (panics, said) in [(false, "the disk is gone"), (true, "sample 37 is too much")] {
+            let loader = builder()
+                .shard(1, 2)
+                .batch_size(5)
+                .num_workers(workers)
+                .build(Flawed { at: 37, panics })
+                .unwrap();
+            // Rank 1 has 5..10, 15..20, 25..30, 35..40.
+            let mut batches = loader.batches();
+            for step in 0..3 {
+                assert_eq!(batches.next().unwrap().unwrap().batch.0[0], 10 * step + 5);
+            }
+            let message = batches.next().unwrap().unwrap_err().to_string();
+            assert!(message.contains("rank 1, epoch 0, batch 3"), "{message}");
+            assert!(message.contains(said), "{message}");
+            assert!(batches.next().is_none());
+            // The failed batch was not consumed: a resumed run tries it again.
+            assert_eq!(loader.state().consumed, 30);
+
+            let burns: Vec<_> = loader.iter().collect();
+            assert_eq!(burns.len(), 4);
+            assert!(burns[3].as_ref().unwrap_err().to_string().contains(said));
+        }
+    }
+}
+
+/// A batcher that fails at its second batch.
+struct Stumbles;
+
+impl Batcher<usize, usize> for Stumbles {
+    fn batch(&self, items: Vec<usize>, _device: &Device) -> usize {
+        assert_ne!(items, [4, 5, 6, 7], "these do not fit");
+        items.len()
+    }
+}
+
+#[test]
+fn a_panic_of_the_batcher_is_an_error_too() {
+    for workers in 0..3 {
+        let builder = ShardedLoaderBuilder::new(Stumbles)
+            .shard(0, 1)
+            .batch_size(4);
+        let loader = builder.num_workers(workers).build(numbers(20)).unwrap();
+        let batches: Vec<_> = loader.batches().collect();
+        assert_eq!(batches.len(), 2);
+        let message = batches[1].as_ref().unwrap_err().to_string();
+        assert!(
+            message.contains("batch 1") && message.contains("these do not fit"),
+            "{message}"
+        );
+    }
+}
+
+/// Answers with fewer items than asked for.
+struct Short;
+
+impl Dataset<usize> for Short {
+    fn get(&self, index: usize) -> Result<usize, DatasetError> {
+        Ok(index)
+    }
+
+    fn get_many(&self, indexes: Vec<usize>) -> Result<Vec<usize>, DatasetError> {
+        Ok(indexes[1..].to_vec())
+    }
+
+    fn len(&self) -> usize {
+        9
+    }
+}
+
+#[test]
+fn a_dataset_that_returns_too_few_items_is_an_error() {
+    let loader = builder().batch_size(3).build(Short).unwrap();
+    let message = loader.batches().next().unwrap().unwrap_err().to_string();
+    assert!(message.contains("2 items where 3"), "{message}");
+}
+
+/// Counts the threads that have read from it and have not ended. Reading and ending last a while, so
+/// that a thread that an implementation does not wait for is seen.
+struct Slow {
+    threads: Arc<AtomicUsize>,
+}
+
+/// Dropped when its thread ends, after all else that the thread does.
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+thread_local! {
+    static LEAVING: OnceCell<Leaving> = const { OnceCell::new() };
+}
+
+impl Dataset<usize> for Slow {
+    fn get(&self, index: usize) -> Result<usize, DatasetError> {
+        LEAVING.with(|leaving| {
+            leaving.get_or_init(|| {
+                self.threads.fetch_add(1, Ordering::SeqCst);
+                Leaving(Arc::clone(&self.threads))
+            });
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(index)
+    }
+
+    fn len(&self) -> usize {
+        1000
+    }
+}
+
+#[test]
+fn an_iterator_dropped_early_leaves_no_thread() {
+    let threads = Arc::new(AtomicUsize::new(0));
+    let dataset = Slow {
+        threads: Arc::clone(&threads),
+    };
+    let loader = builder()
+        .num_workers(3)
+        .prefetch(50)
+        .build(dataset)
+        .unwrap();
+    for taken in [0, 1, 4] {
+        let mut batches = loader.batches();
+        assert_eq!(
+            batches.by_ref().take(taken).map(Result::unwrap).count(),
+            taken
+        );
+        wait_until(|| threads.load(Ordering::SeqCst) == 3);
+        drop(batches);
+        assert_eq!(threads.load(Ordering::SeqCst), 0);
+    }
+    drop(loader);
+    assert_eq!(Arc::strong_count(&threads), 1);
+}
+
+#[test]
+fn an_error_leaves_no_thread_either() {
+    let threads = Arc::new(AtomicUsize::new(0));
+    let dataset = Slow {
+        threads: Arc::clone(&threads),
+    };
+    let loader = ShardedLoaderBuilder::new(Stumbles)
+        .shard(0, 1)
+        .batch_size(4);
+    let loader = loader.num_workers(3).prefetch(9).build(dataset).unwrap();
+    let mut batches = loader.batches();
+    assert!(batches.next().unwrap().is_ok());
+    assert!(batches.next().unwrap().is_err());
+    assert_eq!(
+        threads.load(Ordering::SeqCst),
+        0,
+        "the iterator is still there, its threads are not"
+    );
+    drop(batches);
+}
+
+/// Hangs at one sample until it is let go.
+struct Hangs {
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Dataset<usize> for Hangs {
+    fn get(&self, index: usize) -> Result<usize, DatasetError> {
+        if index == 3 {
+            // Returns when the test drops the sending end.
+            let _ = self.gate.lock().unwrap().recv();
+        }
+        Ok(index)
+    }
+
+    fn len(&self) -> usize {
+        10
+    }
+}
+
+#[test]
+fn a_dataset_that_hangs_is_an_error_at_the_deadline() {
+    let (release, gate) = mpsc::channel();
+    let loader = builder()
+        .num_workers(2)
+        .timeout(Duration::from_secs(1))
+        .build(Hangs {
+            gate: Mutex::new(gate),
+        })
+        .unwrap();
+    let batches: Vec<_> = loader.batches().collect();
+    assert_eq!(batches.len(), 4);
+    let message = batches[3].as_ref().unwrap_err().to_string();
+    assert!(
+        message.contains("batch 3") && message.contains("within 1 s"),
+        "{message}"
+    );
+    drop(release);
+}
+
+#[test]
+fn burn_sees_this_ranks_items_and_their_progress() {
+    // 10 samples over 3 ranks with batch 2: a full step and one of two items a rank, two of them padding.
+    let builder = builder().shard(2, 3).batch_size(2).num_workers(1);
+    let loader: Arc<dyn DataLoader<Batch>> = builder.build(numbers(10)).unwrap();
+    assert_eq!(loader.num_items(), 4);
+    let mut batches = loader.iter();
+    let mut progress = vec![batches.progress().items_processed];
+    while let Some(batch) = batches.next() {
+        batch.unwrap();
+        progress.push(batches.progress().items_processed);
+        assert_eq!(batches.progress().items_total, 4);
+    }
+    assert_eq!(progress, [0, 2, 4]);
+    assert!(batches.progress().is_completed());
+}
+
+#[test]
+fn a_resumed_epoch_counts_what_was_done_before_as_progress() {
+    let loader = builder()
+        .shard(0, 2)
+        .batch_size(5)
+        .build(numbers(40))
+        .unwrap();
+    assert_eq!(loader.batches().take(3).map(Result::unwrap).count(), 3);
+    let other = builder()
+        .shard(0, 4)
+        .batch_size(1)
+        .build(numbers(40))
+        .unwrap();
+    other.resume(&loader.state()).unwrap();
+    let mut batches = other.iter();
+    assert_eq!(
+        batches.progress().items_processed,
+        7,
+        "10 of 40 samples are left, 3 of 10 items"
+    );
+    assert_eq!(batches.by_ref().map(Result::unwrap).count(), 3);
+    assert!(batches.progress().is_completed());
+}
+
+#[test]
+fn a_moved_loader_makes_batches_on_its_device_and_shares_the_position() {
+    let plain = Device::default();
+    let moved_to = plain.clone().autodiff();
+    assert!(moved_to.is_autodiff() && !plain.is_autodiff());
+    let loader = builder()
+        .batch_size(4)
+        .shuffle(2)
+        .build(numbers(10))
+        .unwrap();
+    assert_eq!(next_epoch(&loader).len(), 3);
+    let moved = loader.to_device(&moved_to);
+    let batches: Vec<_> = moved.iter().take(2).map(Result::unwrap).collect();
+    assert!(batches.iter().all(|(_, device)| device.is_autodiff()));
+    let plan = loader.sampler().epoch(1).unwrap();
+    assert_eq!(batches[0].0, plan.batch(0).unwrap().indices);
+    assert_eq!((loader.state().epoch, loader.state().consumed), (1, 8));
+    assert!(
+        loader
+            .batches()
+            .all(|batch| batch.unwrap().batch.1 == plain)
+    );
+}
+
+#[test]
+fn slices_split_this_ranks_items_in_every_epoch() {
+    let loader = builder()
+        .shard(1, 2)
+        .batch_size(4)
+        .shuffle(2)
+        .build(numbers(45))
+        .unwrap();
+    assert_eq!(loader.num_items(), 23);
+    let (left, right) = (loader.slice(0, 10), loader.slice(10, 999));
+    assert_eq!((left.num_items(), right.num_items()), (10, 13));
+    let middle = right.slice(2, 5);
+    for _ in 0..2 {
+        let whole: Vec<usize> = items(&*loader).concat();
+        let (left, right) = (items(&*left), items(&*right));
+        assert_eq!(left.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        assert_eq!([left.concat(), right.concat()].concat(), whole);
+        assert_eq!(items(&*middle), [whole[12..15].to_vec()]);
+    }
+    assert!(items(&*loader.slice(7, 7)).is_empty());
+    assert!(items(&*loader.slice(9, 3)).is_empty());
+}
+
+#[test]
+fn an_empty_epoch_still_passes() {
+    let empty = builder()
+        .batch_size(4)
+        .num_workers(2)
+        .build(numbers(0))
+        .unwrap();
+    let small = builder()
+        .batch_size(4)
+        .drop_last()
+        .build(numbers(3))
+        .unwrap();
+    for loader in [empty, small] {
+        assert!(next_epoch(&loader).is_empty());
+        assert_eq!(loader.state().epoch, 1);
+        assert!(next_epoch(&loader).is_empty());
+        assert_eq!(loader.state().epoch, 2);
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_reason() {
+    let refused = |builder: ShardedLoaderBuilder<usize, Batch>| {
+        builder.build(numbers(5)).err().unwrap().to_string()
+    };
+    assert!(refused(ShardedLoaderBuilder::new(Keep)).contains("shard(rank, world_size)"));
+    assert!(refused(builder().shard(3, 3)).contains("rank 3"));
+    assert!(refused(builder().batch_size(0)).contains("batch size"));
+    assert!(refused(builder().prefetch(0)).contains("prefetch is 0"));
+    assert!(refused(builder().num_workers(2_000)).contains("at most 1024"));
+    let loader = builder().shuffle(1).build(numbers(5)).unwrap();
+    let other = builder().shuffle(1).build(numbers(6)).unwrap();
+    let message = loader.resume(&other.state()).unwrap_err().to_string();
+    assert!(message.contains("dataset of 6 samples"), "{message}");
+}
