@@ -191,6 +191,10 @@ pub struct Detail {
     pub reduction: Option<&'static str>,
     /// The root of a rooted collective.
     pub root: Option<usize>,
+    /// The receiver of a point-to-point message.
+    pub to: Option<usize>,
+    /// The sender of a point-to-point message.
+    pub from: Option<usize>,
     /// The tag of a point-to-point message.
     pub tag: Option<u64>,
 }
@@ -207,6 +211,12 @@ impl fmt::Display for Call {
         }
         if let Some(root) = self.detail.root {
             write!(f, " root {root}")?;
+        }
+        if let Some(to) = self.detail.to {
+            write!(f, " to rank {to}")?;
+        }
+        if let Some(from) = self.detail.from {
+            write!(f, " from rank {from}")?;
         }
         if let Some(tag) = self.detail.tag {
             write!(f, " tag {tag}")?;

@@ -1,0 +1,201 @@
+//! The canonical reduction: an aligned binary tree over ranks.
+//!
+//! At stride 1 every even rank `i` takes in rank `i + 1`; at stride 2 every fourth takes in the one two
+//! further; and so on. A missing right partner is passed over. For six ranks:
+//! `((x0 + x1) + (x2 + x3)) + (x4 + x5)`. It is the order in which recursive halving adds (Rabenseifner
+//! 2004; Thakur, Rabenseifner and Gropp 2005), and every aligned block of ranks is a subtree, so any
+//! transport that adds by pairs or by blocks can give the same bits.
+//!
+//! The tree is evaluated one block of elements at a time: a block of every rank and one block of
+//! partial sums per level of the tree stay in the core's own cache, so memory is read and written once.
+//!
+//! Callers: `all_reduce`, `reduce`, `reduce_scatter`.
+
+use std::ops::Range;
+
+use crate::element::{Element, ReduceOp};
+
+/// The size of a block: with two sources, sums and targets together fill half of a usual 48 KiB
+/// first-level cache.
+const BLOCK_BYTES: usize = 8 * 1024;
+
+/// Reduces one block after the other, in memory that is taken once.
+pub(super) struct Reducer<T: Element> {
+    op: ReduceOp,
+    ranks: usize,
+    block: usize,
+    /// One block of partial results per level of the tree; empty for a mean.
+    narrow: Vec<T>,
+    /// The same in the type that means are summed in; empty for other operations.
+    wide: Vec<T::Wide>,
+}
+
+impl<T: Element> Reducer<T> {
+    /// For slices of up to `length` elements of each of `ranks` ranks.
+    pub(super) fn new(op: ReduceOp, ranks: usize, length: usize) -> Self {
+        let block = length.min(BLOCK_BYTES / size_of::<T>());
+        let levels = ranks.next_power_of_two().trailing_zeros().max(1) as usize;
+        let (narrow, wide) = match op {
+            ReduceOp::Mean => (0, levels * block),
+            _ => (levels * block, 0),
+        };
+        Self {
+            op,
+            ranks,
+            block,
+            narrow: vec![T::zeroed(); narrow],
+            wide: vec![T::Wide::default(); wide],
+        }
+    }
+
+    /// Where slices of `length` elements are cut into blocks.
+    pub(super) fn blocks(&self, length: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let block = self.block.max(1);
+        (0..length)
+            .step_by(block)
+            .map(move |start| start..(start + block).min(length))
+    }
+
+    /// Reduces one block of `length` elements, of which `source` gives each rank's.
+    pub(super) fn reduce<'s>(&mut self, length: usize, source: &impl Fn(usize) -> &'s [T]) {
+        let ranks = 0..self.ranks;
+        let narrow = &mut self.narrow;
+        let keep = |value: T| value;
+        match self.op {
+            ReduceOp::Sum => fold(ranks, length, source, narrow, keep, T::plus),
+            ReduceOp::Product => fold(ranks, length, source, narrow, keep, T::times),
+            ReduceOp::Min => fold(ranks, length, source, narrow, keep, T::smaller),
+            ReduceOp::Max => fold(ranks, length, source, narrow, keep, T::larger),
+            ReduceOp::Mean => {
+                fold(
+                    ranks,
+                    length,
+                    source,
+                    &mut self.wide,
+                    T::widen,
+                    T::wide_plus,
+                );
+            }
+        }
+    }
+
+    /// Writes the block that was reduced last.
+    pub(super) fn write(&self, target: &mut [T]) {
+        if self.op == ReduceOp::Mean {
+            for (target, &sum) in target.iter_mut().zip(&self.wide) {
+                *target = T::mean(sum, self.ranks);
+            }
+        } else {
+            target.copy_from_slice(&self.narrow[..target.len()]);
+        }
+    }
+}
+
+/// Evaluates the tree over `ranks` into the first `length` elements of `scratch`; what lies behind
+/// them is for the levels below.
+fn fold<'s, T: Element, A: Copy>(
+    ranks: Range<usize>,
+    length: usize,
+    source: &impl Fn(usize) -> &'s [T],
+    scratch: &mut [A],
+    lift: impl Fn(T) -> A + Copy,
+    join: impl Fn(A, A) -> A + Copy,
+) {
+    let count = ranks.len();
+    let half = count.next_power_of_two() / 2;
+    let middle = ranks.start + half;
+    match (half, count - half) {
+        (0, _) => {
+            for (sum, &only) in scratch[..length].iter_mut().zip(source(ranks.start)) {
+                *sum = lift(only);
+            }
+        }
+        (1, 1) => {
+            let pairs = source(ranks.start).iter().zip(source(middle));
+            for (sum, (&left, &right)) in scratch[..length].iter_mut().zip(pairs) {
+                *sum = join(lift(left), lift(right));
+            }
+        }
+        (_, 1) => {
+            fold(ranks.start..middle, length, source, scratch, lift, join);
+            for (sum, &right) in scratch[..length].iter_mut().zip(source(middle)) {
+                *sum = join(*sum, lift(right));
+            }
+        }
+        _ => {
+            fold(ranks.start..middle, length, source, scratch, lift, join);
+            let (left, below) = scratch.split_at_mut(length);
+            fold(middle..ranks.end, length, source, below, lift, join);
+            for (sum, &right) in left.iter_mut().zip(&*below) {
+                *sum = join(*sum, right);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tree written as its definition says, one stride after the other.
+    fn by_strides(mut values: Vec<String>) -> String {
+        let mut stride = 1;
+        while stride < values.len() {
+            for left in (0..values.len()).step_by(2 * stride) {
+                if let Some(right) = values.get(left + stride).cloned() {
+                    values[left] = format!("({}+{right})", values[left]);
+                }
+            }
+            stride *= 2;
+        }
+        values.swap_remove(0)
+    }
+
+    /// The order in which `fold` joins, as an index into a table of the expressions seen so far.
+    fn by_fold(ranks: usize) -> String {
+        let sources: Vec<[u8; 1]> = (0..ranks as u8).map(|rank| [rank]).collect();
+        let seen = std::cell::RefCell::new(Vec::<String>::new());
+        let keep = |text: String| {
+            seen.borrow_mut().push(text);
+            seen.borrow().len() - 1
+        };
+        let mut scratch = vec![0_usize; 8];
+        let join = |left: usize, right: usize| {
+            let text = format!("({}+{})", seen.borrow()[left], seen.borrow()[right]);
+            keep(text)
+        };
+        fold(
+            0..ranks,
+            1,
+            &|rank| &sources[rank],
+            &mut scratch,
+            |rank: u8| keep(format!("x{rank}")),
+            join,
+        );
+        seen.take().swap_remove(scratch[0])
+    }
+
+    #[test]
+    fn ranks_are_joined_in_the_canonical_order() {
+        assert_eq!(by_fold(6), "(((x0+x1)+(x2+x3))+(x4+x5))");
+        for ranks in 1..=17 {
+            let leaves = (0..ranks).map(|rank| format!("x{rank}")).collect();
+            assert_eq!(by_fold(ranks), by_strides(leaves), "{ranks} ranks");
+        }
+    }
+
+    #[test]
+    fn blocks_cover_a_slice_once() {
+        let reducer = Reducer::<f32>::new(ReduceOp::Sum, 2, 10_000);
+        let mut next = 0;
+        for block in reducer.blocks(5_000) {
+            assert_eq!(block.start, next);
+            next = block.end;
+        }
+        assert_eq!(next, 5_000);
+        assert_eq!(
+            Reducer::<f32>::new(ReduceOp::Sum, 2, 0).blocks(0).count(),
+            0
+        );
+    }
+}

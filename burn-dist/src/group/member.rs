@@ -1,0 +1,211 @@
+//! One rank's seat in a group, its ties to the groups split from it, and how it leaves.
+//!
+//! Who owns what: handles share a [`Member`], which owns the communication thread; that thread's jobs
+//! own the [`Core`], never the member, so the last handle is never dropped on the thread it joins. All
+//! groups of one rank share a [`Lineage`], through which a launcher tells how the rank ended.
+//!
+//! A rank leaves a group when its last handle goes. The exception is a launched rank that panics: its
+//! handles go while the panic unwinds, before the launcher knows the message, so those seats are left
+//! to the launcher, which calls [`Lineage::leave`] right after.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{JoinHandle, panicking};
+
+use super::work::{Communicator, Job};
+use crate::error::{Departure, Result};
+use crate::transport::threads::Meeting;
+
+/// What a call needs of its group.
+pub(super) struct Core {
+    pub(super) meeting: Arc<Meeting>,
+    /// The rank within the group.
+    pub(super) rank: usize,
+    /// How many collective calls this rank has made.
+    collectives: AtomicU64,
+    /// How many point-to-point calls this rank has made; these are counted apart, because the others
+    /// don't make them too.
+    messages: AtomicU64,
+}
+
+impl Core {
+    pub(super) fn new(meeting: Arc<Meeting>, rank: usize) -> Arc<Self> {
+        let (collectives, messages) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self {
+            meeting,
+            rank,
+            collectives,
+            messages,
+        })
+    }
+
+    pub(super) fn global_rank(&self) -> usize {
+        self.meeting.ranks()[self.rank]
+    }
+
+    pub(super) fn next_collective(&self) -> u64 {
+        self.collectives.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn next_message(&self) -> u64 {
+        self.messages.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A seat in a group, alive as long as a handle of it.
+pub(super) struct Member {
+    core: Arc<Core>,
+    lineage: Arc<Lineage>,
+    communicator: Mutex<Communicator>,
+}
+
+impl Member {
+    pub(super) fn new(core: Arc<Core>, lineage: Arc<Lineage>) -> Arc<Self> {
+        let communicator = Mutex::new(Communicator::default());
+        let member = Arc::new(Self {
+            core,
+            lineage: Arc::clone(&lineage),
+            communicator,
+        });
+        lineage.adopt(&member);
+        member
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(super) fn lineage(&self) -> &Arc<Lineage> {
+        &self.lineage
+    }
+
+    /// Hands a job to the communication thread, which is started for the first.
+    pub(super) fn submit(&self, job: Job) -> Result<()> {
+        lock(&self.communicator).submit(self.core.global_rank(), job)
+    }
+
+    /// Waits until all jobs handed in so far are done.
+    fn finish(&self) {
+        // The lock is not held while this waits.
+        let done = lock(&self.communicator).marker();
+        if let Some(done) = done {
+            // Either the marker is reached, or the thread is gone and so are its jobs.
+            let _ = done.recv();
+        }
+    }
+
+    fn leave(&self, reason: &Departure) {
+        self.core.meeting.leave(self.core.rank, reason.clone());
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let communicator = self
+            .communicator
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let thread = communicator.close();
+        if !panicking() {
+            // What was started is finished before this rank is gone.
+            join(thread);
+            self.leave(&Departure::Returned);
+        } else if let Some(thread) = self.lineage.keep(&self.core, thread) {
+            self.leave(&Departure::Panicked("(on its own thread)".into()));
+            join(thread);
+        }
+    }
+}
+
+/// All seats of one rank: in the group it began with and in those split from it.
+pub(super) struct Lineage {
+    /// Whether a launcher will tell how the rank ends.
+    launched: bool,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    /// How the rank ended, once it has.
+    departure: Option<Departure>,
+    members: Vec<Weak<Member>>,
+    /// Seats whose handles went while a panic unwound.
+    kept: Vec<(Arc<Core>, Option<JoinHandle<()>>)>,
+}
+
+impl Lineage {
+    pub(super) fn new(launched: bool) -> Arc<Self> {
+        Arc::new(Self {
+            launched,
+            seats: Mutex::default(),
+        })
+    }
+
+    fn adopt(&self, member: &Arc<Member>) {
+        let mut seats = lock(&self.seats);
+        seats.members.retain(|member| member.strong_count() > 0);
+        seats.members.push(Arc::downgrade(member));
+        if let Some(reason) = &seats.departure {
+            member.leave(reason);
+        }
+    }
+
+    /// Keeps a seat for the launcher to leave; gives the thread back if there is none to do so.
+    fn keep(
+        &self,
+        core: &Arc<Core>,
+        thread: Option<JoinHandle<()>>,
+    ) -> Option<Option<JoinHandle<()>>> {
+        let mut seats = lock(&self.seats);
+        if !self.launched || seats.departure.is_some() {
+            return Some(thread);
+        }
+        seats.kept.push((Arc::clone(core), thread));
+        None
+    }
+
+    /// Waits until the jobs of all seats are done.
+    pub(super) fn finish(&self) {
+        self.members().iter().for_each(|member| member.finish());
+    }
+
+    /// Leaves all seats for the same reason, and those that are still to come.
+    pub(super) fn leave(&self, reason: &Departure) {
+        let kept = {
+            let mut seats = lock(&self.seats);
+            seats.departure.get_or_insert_with(|| reason.clone());
+            std::mem::take(&mut seats.kept)
+        };
+        for member in self.members() {
+            member.leave(reason);
+        }
+        for (core, _) in &kept {
+            core.meeting.leave(core.rank, reason.clone());
+        }
+        // Only now that every group knows, for these threads may wait for one of them.
+        kept.into_iter().for_each(|(_, thread)| join(thread));
+    }
+
+    /// The seats with handles. They are used after the lock is released, because dropping a member
+    /// takes it.
+    fn members(&self) -> Vec<Arc<Member>> {
+        lock(&self.seats)
+            .members
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+}
+
+/// Waits for a communication thread whose queue is closed.
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        // Its jobs catch their panics, so there is no failure to report here.
+        let _ = thread.join();
+    }
+}
+
+/// Locks state that is consistent between any two statements, so a panic in between does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

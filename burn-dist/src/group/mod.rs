@@ -1,0 +1,185 @@
+//! Process groups: a set of ranks that make the same calls in the same order.
+//!
+//! - `member`: one rank's seat in a group; what happens when it leaves.
+//! - `calls`: what each call requires of its arguments, and how it is signed.
+//! - `slices`, `asynchronous`, `tensor`: the calls themselves.
+//! - `split`: groups made from groups.
+//! - `work`: the communication thread and the result of an asynchronous call.
+//!
+//! Ranks in the public interface are ranks within the group; errors name global ranks.
+//!
+//! Callers: users, `launch`, `ddp`.
+
+mod asynchronous;
+mod calls;
+mod member;
+mod slices;
+mod split;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Departure, Error, Result};
+use crate::transport::threads::Meeting;
+use member::{Core, Lineage, Member};
+
+pub use work::Work;
+
+/// How long a call waits for the other ranks unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// What a longer timeout is cut to, so that deadlines can be computed.
+const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365);
+
+/// One rank's membership in a group of ranks.
+///
+/// Every rank of the group makes the same calls in the same order; a call that differs from the
+/// others' is an error on all of them ([`Error::Mismatch`]). After such an error, a timeout, an abort or
+/// the loss of a rank, the group is of no further use: every later call returns the same error.
+///
+/// Clones are handles of one membership and share its order of calls. When a rank's last handle is
+/// dropped, its asynchronous operations are finished, and it has left the group.
+///
+/// ```
+/// use burn_dist::{ProcessGroup, ReduceOp};
+///
+/// let groups = ProcessGroup::threads(2)?;
+/// std::thread::scope(|scope| {
+///     for group in groups {
+///         scope.spawn(move || {
+///             let mut values = [group.rank() as f32, 1.0];
+///             group.all_reduce(&mut values, ReduceOp::Sum).unwrap();
+///             assert_eq!(values, [1.0, 2.0]);
+///         });
+///     }
+/// });
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct ProcessGroup {
+    member: Arc<Member>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for ProcessGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProcessGroup")
+            .field("rank", &self.rank())
+            .field("ranks", &self.ranks())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+impl ProcessGroup {
+    /// A group over threads of this process: one membership for each rank, in rank order, to be given
+    /// to one thread each.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `world_size` is 0.
+    pub fn threads(world_size: usize) -> Result<Vec<Self>> {
+        Self::meet(world_size, "ProcessGroup::threads", false)
+    }
+
+    /// As [`Self::threads`], for ranks whose ends a launcher reports with [`Self::leave`].
+    pub(crate) fn launched(world_size: usize) -> Result<Vec<Self>> {
+        Self::meet(world_size, "launch", true)
+    }
+
+    /// A group of one rank: every call is right away its own answer.
+    pub fn single() -> Self {
+        Self::seat(
+            Meeting::new(vec![0]),
+            0,
+            Lineage::new(false),
+            DEFAULT_TIMEOUT,
+        )
+    }
+
+    fn meet(world_size: usize, call: &'static str, launched: bool) -> Result<Vec<Self>> {
+        if world_size == 0 {
+            let message = "a group needs at least one rank".to_owned();
+            return Err(Error::InvalidArgument {
+                rank: 0,
+                call,
+                message,
+            });
+        }
+        let meeting = Meeting::new((0..world_size).collect());
+        let seat = |rank| {
+            Self::seat(
+                Arc::clone(&meeting),
+                rank,
+                Lineage::new(launched),
+                DEFAULT_TIMEOUT,
+            )
+        };
+        Ok((0..world_size).map(seat).collect())
+    }
+
+    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: Arc<Lineage>, timeout: Duration) -> Self {
+        let member = Member::new(Core::new(meeting, rank), lineage);
+        Self { member, timeout }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        self.member.core()
+    }
+
+    /// This rank within the group, from 0.
+    pub fn rank(&self) -> usize {
+        self.core().rank
+    }
+
+    /// The number of ranks in the group.
+    pub fn world_size(&self) -> usize {
+        self.ranks().len()
+    }
+
+    /// The global ranks of the members: rank `r` of this group is rank `ranks()[r]` of the group that
+    /// all were split from. Errors name these.
+    pub fn ranks(&self) -> &[usize] {
+        self.core().meeting.ranks()
+    }
+
+    /// The global rank of this one.
+    pub(crate) fn global_rank(&self) -> usize {
+        self.core().global_rank()
+    }
+
+    /// How long calls through this handle wait for other ranks.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// A handle of the same membership whose calls wait for up to `timeout` (at most a year).
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            member: Arc::clone(&self.member),
+            timeout: timeout.min(LONGEST_TIMEOUT),
+        }
+    }
+
+    /// Ends the group for all ranks: calls that wait and later calls return [`Error::Aborted`] with
+    /// this message. A group that has already failed keeps its first failure.
+    pub fn abort(&self, message: &str) {
+        let error = Error::Aborted {
+            rank: self.global_rank(),
+            message: message.into(),
+        };
+        self.core().meeting.fail(error);
+    }
+
+    /// Waits until this rank's asynchronous operations are over, in this group and all that were split
+    /// from it.
+    pub(crate) fn finish(&self) {
+        self.member.lineage().finish();
+    }
+
+    /// Says how this rank has ended, in this group and all that were split from it.
+    pub(crate) fn leave(&self, reason: Departure) {
+        self.member.lineage().leave(&reason);
+    }
+}

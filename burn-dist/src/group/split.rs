@@ -1,0 +1,57 @@
+//! Sub-groups, as `MPI_Comm_split` makes them.
+
+use std::sync::Arc;
+
+use super::ProcessGroup;
+use crate::collective;
+use crate::error::{Detail, Result};
+
+/// What one rank says in a split, as it travels: whether it has a colour, the colour, the key.
+type Ballot = [i64; 3];
+
+impl ProcessGroup {
+    /// Makes a group of all ranks that give the same colour; with `None`, this rank joins none. In the
+    /// new group, ranks are ordered by key, and by their rank in this group where keys are equal. Every
+    /// rank of this group must call it.
+    ///
+    /// The new group has its own order of calls and its own failures, and this handle's timeout.
+    ///
+    /// # Errors
+    /// Those of every call on the group: [`Error::Mismatch`](crate::Error::Mismatch) and its like.
+    ///
+    /// ```
+    /// # use burn_dist::ProcessGroup;
+    /// # for group in ProcessGroup::threads(1)? {
+    /// // Even ranks and odd ranks, each in their old order.
+    /// let half = group.split(Some(group.rank() as u64 % 2), 0)?;
+    /// # }
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn split(&self, colour: Option<u64>, key: i64) -> Result<Option<Self>> {
+        // The colour's bits travel as an i64, and are only compared for equality.
+        let mine: Ballot = [i64::from(colour.is_some()), colour.unwrap_or(0) as i64, key];
+        let mut ballots: Vec<Ballot> = vec![Ballot::default(); self.world_size()];
+        let ticket = self.ticket("split", "", &[], Detail::default());
+        collective::all_gather::<i64>(ticket.entry(), &mine, ballots.as_flattened_mut())?;
+        let Some(colour) = colour else {
+            return Ok(None);
+        };
+        let mut members: Vec<usize> = (0..ballots.len())
+            .filter(|&rank| ballots[rank][..2] == mine[..2])
+            .collect();
+        members.sort_by_key(|&rank| (ballots[rank][2], rank));
+        // This rank gave the colour itself, so it is among the members.
+        let rank = members
+            .iter()
+            .position(|&rank| rank == self.rank())
+            .unwrap_or(0);
+        let ranks = members.iter().map(|&rank| self.ranks()[rank]).collect();
+        let meeting = self.core().meeting.child(ticket.sequence(), colour, ranks);
+        Ok(Some(Self::seat(
+            meeting,
+            rank,
+            Arc::clone(self.member.lineage()),
+            self.timeout,
+        )))
+    }
+}

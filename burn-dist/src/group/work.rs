@@ -1,0 +1,137 @@
+//! Asynchronous operations: the communication thread, and the handle of a result.
+//!
+//! Threads: each member has one communication thread, `burn-dist-comm-<rank>`, started by its first
+//! asynchronous call and joined when its last handle goes. It runs that member's jobs in the order of
+//! the calls. A job owns its buffers and hands them back through a channel of one place, so neither
+//! side waits for the other to pick up.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::error::{Error, Result};
+
+/// One asynchronous operation.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// The sending side of the communication thread, and the thread.
+#[derive(Default)]
+pub(super) struct Communicator(Option<(Sender<Job>, JoinHandle<()>)>);
+
+impl Communicator {
+    /// Queues a job, and starts the thread if there is none.
+    pub(super) fn submit(&mut self, rank: usize, job: Job) -> Result<()> {
+        let gone = |message: String| Error::System {
+            rank,
+            what: THREAD,
+            message,
+        };
+        let sender = if let Some((sender, _)) = &self.0 {
+            sender
+        } else {
+            let (sender, jobs) = unbounded::<Job>();
+            let thread = std::thread::Builder::new()
+                .name(format!("burn-dist-comm-{rank}"))
+                .spawn(move || jobs.iter().for_each(|job| job()))
+                .map_err(|error| gone(error.to_string()))?;
+            &self.0.insert((sender, thread)).0
+        };
+        sender
+            .send(job)
+            .map_err(|_| gone("it has ended".to_owned()))
+    }
+
+    /// A channel that gets a message, or is disconnected, when all jobs queued so far are done;
+    /// nothing if no job ever was.
+    pub(super) fn marker(&self) -> Option<Receiver<()>> {
+        let (sender, _) = self.0.as_ref()?;
+        let (reached, done) = bounded(1);
+        // The receiver may have gone; then nobody wants to know.
+        let job = Box::new(move || {
+            let _ = reached.send(());
+        });
+        sender.send(job).ok().map(|()| done)
+    }
+
+    /// Closes the queue; the thread ends after the jobs in it.
+    pub(super) fn close(&mut self) -> Option<JoinHandle<()>> {
+        self.0.take().map(|(_, thread)| thread)
+    }
+}
+
+const THREAD: &str = "communication thread";
+
+/// The result of an asynchronous call, once it has one.
+///
+/// Dropping it does not cancel the operation, which the other ranks count on.
+#[must_use = "the operation's result, or its failure, comes from `wait`"]
+pub struct Work<R> {
+    rank: usize,
+    result: Receiver<Result<R>>,
+}
+
+impl<R> std::fmt::Debug for Work<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work")
+            .field("rank", &self.rank)
+            .field("done", &self.is_done())
+            .finish()
+    }
+}
+
+impl<R: Send + 'static> Work<R> {
+    /// A job that runs `operation`, and the handle of its result.
+    pub(super) fn new(
+        rank: usize,
+        operation: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> (Job, Self) {
+        let (sender, result) = bounded(1);
+        let job = move || {
+            // A result is sent whatever happens, or `is_done` would never say so.
+            let outcome = catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
+                let message = "an operation panicked on it".to_owned();
+                Err(Error::System {
+                    rank,
+                    what: THREAD,
+                    message,
+                })
+            });
+            // The handle may have been dropped.
+            let _ = sender.send(outcome);
+        };
+        (Box::new(job), Self { rank, result })
+    }
+
+    /// A result that is there already.
+    pub(super) fn ready(rank: usize, outcome: Result<R>) -> Self {
+        let (sender, result) = bounded(1);
+        // The receiver is right here and the channel has room for one.
+        let _ = sender.send(outcome);
+        Self { rank, result }
+    }
+}
+
+impl<R> Work<R> {
+    /// Waits for the operation and returns its result.
+    ///
+    /// The wait has no deadline of its own: the operation has one, and those before it too.
+    ///
+    /// # Errors
+    /// Those of the operation; [`Error::System`] if the communication thread could not be started.
+    pub fn wait(self) -> Result<R> {
+        self.result.recv().unwrap_or_else(|_| {
+            let message = "it ended before the operation".to_owned();
+            Err(Error::System {
+                rank: self.rank,
+                what: THREAD,
+                message,
+            })
+        })
+    }
+
+    /// Whether [`Self::wait`] would return at once.
+    pub fn is_done(&self) -> bool {
+        !self.result.is_empty()
+    }
+}

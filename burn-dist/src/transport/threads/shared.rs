@@ -1,0 +1,521 @@
+//! One operation's exchange of memory between threads: every rank lends a slice, and when all have
+//! come, each works on what all have lent. This file holds all the `unsafe` code of the crate.
+//!
+//! # Who owns what
+//! An [`Exchange`] belongs to one operation. Each rank enters it once, on one thread, through
+//! [`Exchange::attend`], and stays inside that call until the exchange is over for it:
+//!
+//! ```text
+//! Gathering ── the last rank has lent ──> ready ── every rank has finished ──> over
+//!     └─────── somebody closed it ──────> closed
+//! ```
+//!
+//! # Why it is sound
+//! 1. *Lent memory outlives every access.* A [`Lent`] borrows its slice for the whole of `attend`.
+//!    `attend` returns, or unwinds, only through [`Stay::drop`], which no caller can skip because no
+//!    caller ever holds a `Stay`. It withdraws the loan if the exchange never became ready (nobody
+//!    can have seen it then: loans are readable only through `ready`, which is set under the same
+//!    lock, once, when all have come); otherwise it waits until all ranks have finished. A rank
+//!    finishes only after its `share` has returned or unwound, and a `share` can't keep a reference:
+//!    a [`Floor`]'s lifetime is chosen by `attend`, so nothing of it fits into the share's result.
+//! 2. *No access conflicts with another.* Memory lent to [`Lent::Read`] is only read, by everyone,
+//!    through `&[u8]`. Memory lent to [`Lent::InPlace`] is reached only through [`Floor::pieces`],
+//!    which gives rank `r` the segment `r` of it. Segments of one slice are disjoint, because they
+//!    are cut by the same function of (length, ranks, rank) for all; one rank has one floor, because
+//!    a second loan under the same rank is refused; and a floor is consumed by `pieces`. The lender
+//!    doesn't touch its slice meanwhile: its borrow is inside `attend`.
+//! 3. *Writes are seen.* A rank's earlier writes reach the others through the lock under which it
+//!    lends (and `ready`, which is released and acquired); a share's writes reach the others through
+//!    `finished`, an atomic that all ranks increment with release and read with acquire ordering.
+//! 4. *Bytes are safe to share.* Slices are plain bytes here; the callers cast them from and to types
+//!    for which any bits are valid.
+//!
+//! Callers: `meeting`.
+#![expect(
+    unsafe_code,
+    reason = "threads lend one another their buffers; the proof is above"
+)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::lock;
+
+/// How long a waiting rank watches for the others before it sleeps: longer than the others need when
+/// all come together, shorter than it takes to wake a sleeping thread.
+const WATCH: Duration = Duration::from_micros(10);
+
+/// A rank's slice, as it is lent to the others.
+pub(crate) enum Lent<'a> {
+    /// All ranks may read it.
+    Read(&'a [u8]),
+    /// Rank `r` may read and write segment `r` of it.
+    InPlace(&'a mut [u8]),
+}
+
+/// A lent slice without its lifetime.
+#[derive(Clone, Copy)]
+enum Loan {
+    Read { start: *const u8, length: usize },
+    InPlace { start: *mut u8, length: usize },
+}
+
+// SAFETY: a loan is only an address. It is turned back into a slice by `Floor` alone, under the rules
+// at the top of the file; bytes may be read and written on any thread.
+unsafe impl Send for Loan {}
+// SAFETY: as above; a shared `Loan` gives no access of its own.
+unsafe impl Sync for Loan {}
+
+/// Why an exchange came to nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// It was closed before all ranks had come.
+    Closed,
+    /// The share of this rank panicked, so that the result is incomplete.
+    Broken(usize),
+}
+
+/// The meeting point of one operation. See the top of the file.
+pub(super) struct Exchange {
+    ranks: usize,
+    /// Whether every rank can have a core of its own, so that watching delays nobody.
+    watch: bool,
+    gathering: Mutex<Gathering>,
+    moved: Condvar,
+    ready: OnceLock<Box<[Loan]>>,
+    finished: AtomicUsize,
+    broken: OnceLock<usize>,
+}
+
+struct Gathering {
+    loans: Vec<Option<Loan>>,
+    came: usize,
+    closed: bool,
+    /// How many threads sleep on `moved`: waking nobody would still cost a system call.
+    asleep: usize,
+}
+
+impl Exchange {
+    pub(super) fn new(ranks: usize, watch: bool) -> Self {
+        Self {
+            ranks,
+            watch,
+            gathering: Mutex::new(Gathering {
+                loans: vec![None; ranks],
+                came: 0,
+                closed: false,
+                asleep: 0,
+            }),
+            moved: Condvar::new(),
+            ready: OnceLock::new(),
+            finished: AtomicUsize::new(0),
+            broken: OnceLock::new(),
+        }
+    }
+
+    /// Lends `lent` as `rank`, waits for the others, does `share` of the work, and waits until all
+    /// have done theirs.
+    ///
+    /// At `deadline`, `on_deadline` is called once. It closes the exchange if ranks are missing for
+    /// good; if it doesn't, the wait goes on.
+    pub(super) fn attend<R>(
+        &self,
+        rank: usize,
+        lent: Lent<'_>,
+        deadline: Instant,
+        on_deadline: impl FnOnce(),
+        share: impl FnOnce(Floor<'_>) -> R,
+    ) -> Result<R, Missed> {
+        let loan = match lent {
+            Lent::Read(slice) => Loan::Read {
+                start: slice.as_ptr(),
+                length: slice.len(),
+            },
+            Lent::InPlace(slice) => Loan::InPlace {
+                start: slice.as_mut_ptr(),
+                length: slice.len(),
+            },
+        };
+        self.lend(rank, loan)?;
+        let mut stay = Stay {
+            exchange: self,
+            rank,
+            done: false,
+        };
+        let Some(loans) = self.gather(deadline, on_deadline) else {
+            return Err(Missed::Closed);
+        };
+        let result = share(Floor {
+            loans,
+            rank,
+            ranks: self.ranks,
+            lifetime: PhantomData,
+        });
+        stay.done = true;
+        drop(stay);
+        match self.broken.get() {
+            Some(&rank) => Err(Missed::Broken(rank)),
+            None => Ok(result),
+        }
+    }
+
+    /// Ends the exchange for those who wait in it or come later, unless all have come.
+    pub(super) fn close(&self) {
+        let mut gathering = lock(&self.gathering);
+        if self.ready.get().is_none() {
+            gathering.closed = true;
+            self.moved.notify_all();
+        }
+    }
+
+    fn lend(&self, rank: usize, loan: Loan) -> Result<(), Missed> {
+        let mut gathering = lock(&self.gathering);
+        // The second condition can't be met by this crate's callers; rule 2 depends on it.
+        if gathering.closed || gathering.loans.get(rank).is_none_or(Option::is_some) {
+            return Err(Missed::Closed);
+        }
+        gathering.loans[rank] = Some(loan);
+        gathering.came += 1;
+        if gathering.came == self.ranks {
+            let all = gathering.loans.iter().copied().flatten().collect();
+            // Only the last rank comes here, and it comes once, so nothing is set already.
+            let _ = self.ready.set(all);
+            if gathering.asleep > 0 {
+                self.moved.notify_all();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all have lent (then gives the loans) or the exchange is closed (then nothing).
+    fn gather(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<&[Loan]> {
+        if self.watch {
+            watch_for(|| self.ready.get().is_some());
+        }
+        let mut on_deadline = Some(on_deadline);
+        loop {
+            if let Some(loans) = self.ready.get() {
+                return Some(loans);
+            }
+            let mut gathering = lock(&self.gathering);
+            while self.ready.get().is_none() && !gathering.closed {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() && on_deadline.is_some() {
+                    break;
+                }
+                gathering.asleep += 1;
+                gathering = if on_deadline.is_some() {
+                    super::wait_for(&self.moved, gathering, left)
+                } else {
+                    super::wait(&self.moved, gathering)
+                };
+                gathering.asleep -= 1;
+            }
+            if gathering.closed {
+                return None;
+            }
+            drop(gathering);
+            if self.ready.get().is_none()
+                && let Some(act) = on_deadline.take()
+            {
+                act();
+            }
+        }
+    }
+
+    /// Reports this rank's share done and waits for those of the others.
+    ///
+    /// There is no deadline here, on purpose: the others still hold this rank's memory, so leaving
+    /// would be unsound. It is also not needed, for nothing remains that could wait: every rank is
+    /// inside its share, which is a bounded pass over memory with no code of a user's, no lock and no
+    /// input or output, and which counts as finished even if it panics.
+    fn finish(&self) {
+        if self.finished.fetch_add(1, Ordering::AcqRel) + 1 == self.ranks {
+            let gathering = lock(&self.gathering);
+            if gathering.asleep > 0 {
+                self.moved.notify_all();
+            }
+            return;
+        }
+        let over = || self.finished.load(Ordering::Acquire) == self.ranks;
+        if self.watch && watch_for(over) {
+            return;
+        }
+        let mut gathering = lock(&self.gathering);
+        while !over() {
+            gathering.asleep += 1;
+            gathering = super::wait(&self.moved, gathering);
+            gathering.asleep -= 1;
+        }
+    }
+
+    /// Takes a loan back that nobody has seen; false if they have.
+    fn withdraw(&self, rank: usize) -> bool {
+        let mut gathering = lock(&self.gathering);
+        if self.ready.get().is_some() {
+            return false;
+        }
+        gathering.loans[rank] = None;
+        // Without this rank the exchange can't become ready.
+        gathering.closed = true;
+        self.moved.notify_all();
+        true
+    }
+}
+
+/// A rank's presence in an exchange; dropping it is the only way out (rule 1).
+struct Stay<'e> {
+    exchange: &'e Exchange,
+    rank: usize,
+    done: bool,
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            if self.exchange.withdraw(self.rank) {
+                return;
+            }
+            // The first rank to break is the one that is reported; a second one adds nothing.
+            let _ = self.exchange.broken.set(self.rank);
+        }
+        self.exchange.finish();
+    }
+}
+
+/// What one rank may touch while all are present.
+pub(crate) struct Floor<'f> {
+    loans: &'f [Loan],
+    rank: usize,
+    ranks: usize,
+    lifetime: PhantomData<&'f mut [u8]>,
+}
+
+/// This rank's segment of one rank's slice.
+pub(crate) enum Piece<'f> {
+    /// Of a slice that is lent for reading.
+    Read(&'f [u8]),
+    /// Of a slice that is lent for work in place.
+    InPlace(&'f mut [u8]),
+}
+
+impl Piece<'_> {
+    /// The segment, to read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::InPlace(bytes) => bytes,
+        }
+    }
+}
+
+impl<'f> Floor<'f> {
+    /// The whole slice that `rank` lent for reading; empty if it lent one for work in place.
+    pub(crate) fn read(&self, rank: usize) -> &'f [u8] {
+        match self.loans.get(rank) {
+            // SAFETY: the loan came from a live `&[u8]` of this length, whose lender stays in
+            // `attend` for longer than `'f` (rule 1) and which is only read (rule 2).
+            Some(&Loan::Read { start, length }) => unsafe {
+                std::slice::from_raw_parts(start, length)
+            },
+            Some(Loan::InPlace { .. }) | None => &[],
+        }
+    }
+
+    /// The part of a slice of `length` bytes that is this rank's: nearly equal parts, cut at
+    /// multiples of a cache line so that no two ranks write to one, and no element is cut.
+    pub(crate) fn segment(&self, length: usize) -> Range<usize> {
+        let step = length.div_ceil(self.ranks).next_multiple_of(CACHE_LINE);
+        let cut = |rank: usize| rank.saturating_mul(step).min(length);
+        cut(self.rank)..cut(self.rank + 1)
+    }
+
+    /// This rank's segment of every rank's slice, in rank order.
+    pub(crate) fn pieces(self) -> Vec<Piece<'f>> {
+        let cut = |loan: &Loan| match *loan {
+            // SAFETY: as in `read`; the segment lies within the slice.
+            Loan::Read { start, length } => Piece::Read(unsafe {
+                &std::slice::from_raw_parts(start, length)[self.segment(length)]
+            }),
+            Loan::InPlace { start, length } => {
+                let segment = self.segment(length);
+                // SAFETY: the loan came from a live `&mut [u8]` of `length` bytes, whose lender stays
+                // in `attend` for longer than `'f` (rule 1); the segment lies within it, is disjoint
+                // from every other rank's and is given out once, as `pieces` consumes the floor
+                // (rule 2).
+                Piece::InPlace(unsafe {
+                    std::slice::from_raw_parts_mut(start.add(segment.start), segment.len())
+                })
+            }
+        };
+        self.loans.iter().map(cut).collect()
+    }
+}
+
+/// The unit in which slices are cut: a multiple of every element's size.
+const CACHE_LINE: usize = 64;
+
+/// Watches for `done` for a few microseconds, and tells whether it came.
+fn watch_for(done: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        for _ in 0..32 {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() > WATCH {
+            return false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_mins(5)
+    }
+
+    /// Runs `work` as every rank, each on its own thread.
+    fn on_ranks<R: Send>(ranks: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = (0..ranks)
+                .map(|rank| scope.spawn(move || work(rank)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        })
+    }
+
+    #[test]
+    fn every_rank_reads_what_the_others_lent() {
+        for watch in [false, true] {
+            let exchange = Exchange::new(3, watch);
+            let seen = on_ranks(3, |rank| {
+                let mine = vec![rank as u8; rank + 1];
+                exchange.attend(
+                    rank,
+                    Lent::Read(&mine),
+                    later(),
+                    || (),
+                    |floor| {
+                        (0..3)
+                            .map(|peer| floor.read(peer).to_vec())
+                            .collect::<Vec<_>>()
+                    },
+                )
+            });
+            for seen in seen {
+                assert_eq!(seen.unwrap(), [vec![0], vec![1, 1], vec![2, 2, 2]]);
+            }
+        }
+    }
+
+    #[test]
+    fn work_in_place_covers_every_byte_of_every_slice_once() {
+        for length in [0, 1, 63, 64, 65, 200, 300] {
+            let exchange = Exchange::new(3, false);
+            let results = on_ranks(3, |rank| {
+                let mut mine = vec![0_u8; length];
+                let outcome = exchange.attend(
+                    rank,
+                    Lent::InPlace(&mut mine),
+                    later(),
+                    || (),
+                    |floor| {
+                        for piece in floor.pieces() {
+                            if let Piece::InPlace(bytes) = piece {
+                                bytes.iter_mut().for_each(|byte| *byte += 1);
+                            }
+                        }
+                    },
+                );
+                outcome.map(|()| mine)
+            });
+            for mine in results {
+                assert_eq!(mine.unwrap(), vec![1; length]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
+        let exchange = Exchange::new(2, false);
+        let outcome = exchange.attend(
+            0,
+            Lent::Read(&[1]),
+            Instant::now(),
+            || exchange.close(),
+            |_| unreachable!("rank 1 never came"),
+        );
+        assert_eq!(outcome.map(|()| 0), Err(Missed::Closed));
+        let late = exchange.attend(1, Lent::Read(&[2]), later(), || (), |_| ());
+        assert_eq!(late, Err(Missed::Closed));
+    }
+
+    #[test]
+    fn an_exchange_that_is_ready_stays_ready() {
+        let exchange = Exchange::new(1, false);
+        let outcome = exchange.attend(
+            0,
+            Lent::Read(&[7]),
+            later(),
+            || (),
+            |floor| {
+                exchange.close();
+                floor.read(0)[0]
+            },
+        );
+        assert_eq!(outcome, Ok(7));
+    }
+
+    #[test]
+    fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
+        let exchange = Exchange::new(3, false);
+        let outcomes = on_ranks(3, |rank| {
+            catch_unwind(AssertUnwindSafe(|| {
+                let mut mine = [0_u8; 8];
+                exchange.attend(
+                    rank,
+                    Lent::InPlace(&mut mine),
+                    later(),
+                    || (),
+                    |_| {
+                        assert_ne!(rank, 1, "the share of rank 1 fails");
+                    },
+                )
+            }))
+        });
+        assert_eq!(*outcomes[0].as_ref().unwrap(), Err(Missed::Broken(1)));
+        assert!(outcomes[1].is_err());
+        assert_eq!(*outcomes[2].as_ref().unwrap(), Err(Missed::Broken(1)));
+    }
+
+    #[test]
+    fn a_panic_while_waiting_withdraws_the_loan() {
+        let exchange = Exchange::new(2, false);
+        let first = catch_unwind(AssertUnwindSafe(|| {
+            let mine = vec![1_u8; 4];
+            exchange.attend(
+                0,
+                Lent::Read(&mine),
+                Instant::now(),
+                || panic!("given up"),
+                |_| (),
+            )
+        }));
+        assert!(first.is_err());
+        let second = exchange.attend(1, Lent::Read(&[]), later(), || (), |_| ());
+        assert_eq!(second, Err(Missed::Closed));
+    }
+}
