@@ -4,9 +4,11 @@
 mod collective;
 mod control;
 pub mod data;
+pub mod ddp;
 mod element;
 mod error;
 mod group;
+pub mod launch;
 pub mod random;
 mod transport;
 

@@ -12,12 +12,15 @@
 
 mod asynchronous;
 mod calls;
+mod host;
 mod member;
 mod slices;
 mod split;
+mod tensor;
 mod work;
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Departure, Error, Result};
@@ -68,7 +71,7 @@ impl std::fmt::Debug for ProcessGroup {
             .field("rank", &self.rank())
             .field("ranks", &self.ranks())
             .field("timeout", &self.timeout)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +122,7 @@ impl ProcessGroup {
     }
 
     fn seat(meeting: Arc<Meeting>, rank: usize, lineage: Arc<Lineage>, timeout: Duration) -> Self {
-        let member = Member::new(Core::new(meeting, rank), lineage);
+        let member = Member::new(Core::new(meeting, rank), &lineage);
         Self { member, timeout }
     }
 
@@ -178,8 +181,14 @@ impl ProcessGroup {
         self.member.lineage().finish();
     }
 
+    /// Leaves a thread that may wait in this group to the launcher, which joins it once it has told the
+    /// group how the rank ended; gives it back if there is no launcher to do so.
+    pub(crate) fn keep_thread(&self, thread: JoinHandle<()>) -> Option<JoinHandle<()>> {
+        self.member.keep_thread(thread)
+    }
+
     /// Says how this rank has ended, in this group and all that were split from it.
-    pub(crate) fn leave(&self, reason: Departure) {
-        self.member.lineage().leave(&reason);
+    pub(crate) fn leave(&self, reason: &Departure) {
+        self.member.lineage().leave(reason);
     }
 }

@@ -54,4 +54,17 @@ impl ProcessGroup {
             self.timeout,
         )))
     }
+
+    /// A group of the same ranks in the same order, whose calls are apart from this one's. Every rank
+    /// calls it.
+    ///
+    /// # Errors
+    /// As [`Self::split`].
+    pub fn duplicate(&self) -> Result<Self> {
+        // Ranks that all give one colour and no order of their own keep the order they have.
+        self.split(Some(0), 0)?.ok_or_else(|| {
+            let message = "the split left this rank out".to_owned();
+            self.refuse("duplicate", message)
+        })
+    }
 }

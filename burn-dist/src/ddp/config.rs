@@ -1,0 +1,60 @@
+//! Configuration of data-parallel training.
+//!
+//! Callers: training programs, through [`DdpConfig::init`].
+
+use super::Ddp;
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
+use burn::config::Config;
+use std::sync::OnceLock;
+
+/// Configuration of [`Ddp`].
+///
+/// Gradients travel in buckets: larger ones use the link better, smaller ones leave earlier. The
+/// defaults are PyTorch's.
+#[derive(Config, Copy, Debug)]
+pub struct DdpConfig {
+    /// The size a bucket is filled to, in megabytes (2^20 bytes) of gradients.
+    #[config(default = 25.0)]
+    pub bucket_cap_mb: f64,
+    /// The size of the first bucket, smaller so that the first average starts early.
+    #[config(default = 1.0)]
+    pub first_bucket_mb: f64,
+}
+
+impl DdpConfig {
+    /// Makes this rank's end. Every rank of the group calls it, with the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a bucket size that is not a positive number, and the group's
+    /// own errors.
+    pub fn init(&self, group: &ProcessGroup) -> Result<Ddp> {
+        for (name, size) in [
+            ("bucket_cap_mb", self.bucket_cap_mb),
+            ("first_bucket_mb", self.first_bucket_mb),
+        ] {
+            if !(size.is_finite() && size > 0.0) {
+                return Err(Error::InvalidArgument {
+                    rank: group.global_rank(),
+                    call: "DdpConfig::init",
+                    message: format!("{name} must be a positive number of megabytes, got {size}"),
+                });
+            }
+        }
+        // A group of its own, so that the reducer's operations never mix with the user's.
+        let group = group.duplicate()?;
+        Ok(Ddp {
+            config: *self,
+            group,
+            attached: OnceLock::new(),
+            stats: std::sync::Mutex::default(),
+        })
+    }
+
+    /// The sizes in bytes: the first bucket's, and the others'.
+    pub(super) fn caps(&self) -> (usize, usize) {
+        let bytes = |megabytes: f64| (megabytes * f64::from(1 << 20)) as usize;
+        (bytes(self.first_bucket_mb), bytes(self.bucket_cap_mb))
+    }
+}

@@ -1,0 +1,225 @@
+//! Distributed data-parallel training: every rank holds a replica of the model and trains it on its
+//! own share of the data; gradients are averaged over the ranks while backward still runs
+//! (Li et al., "PyTorch Distributed", VLDB 2020).
+//!
+//! The life of a gradient, one file a step:
+//!
+//! 1. [`hook`]: an identity on each parameter sees its gradient as soon as backward has it;
+//! 2. [`usage`] counts the uses of the parameter, so that a tied weight is handed over when complete;
+//! 3. [`layout`] says which bucket the parameter lies in;
+//! 4. [`reducer`], a thread of its own, copies it there, and averages each bucket over the ranks as
+//!    soon as it is full, in the same order on every rank;
+//! 5. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
+//!    the averages to the optimizer.
+//!
+//! Threads: the replica's own thread runs forward, backward and every method of [`Ddp`]; the reducer
+//! thread owns the buckets and the process group's operations. They talk over one channel, and a
+//! hook never blocks.
+//!
+//! Callers: training loops.
+
+mod attach;
+mod buffer;
+mod config;
+mod hook;
+mod layout;
+mod parameters;
+mod reducer;
+mod replicas;
+mod settle;
+mod usage;
+
+pub use config::DdpConfig;
+pub use replicas::parameters_sha256;
+
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::Gradients;
+use parameters::Parameters;
+use reducer::Reducer;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use usage::Usage;
+
+/// One rank's end of a data-parallel model: attaches to a model, averages its gradients.
+///
+/// Made by [`DdpConfig::init`], which every rank of the group calls. The wrapped model keeps its
+/// type, and works in a hand-written loop as before, with one call between backward and the
+/// optimizer:
+///
+/// ```no_run
+/// # use burn::{nn::{Linear, LinearConfig}, optim::SgdConfig, tensor::{Device, Tensor}};
+/// # use burn_dist::{ddp::DdpConfig, ProcessGroup, Result};
+/// # fn example(group: &ProcessGroup, device: &Device, batches: Vec<Tensor<2>>) -> Result<()> {
+/// let ddp = DdpConfig::new().init(group)?;
+/// let mut model = ddp.attach(LinearConfig::new(8, 1).init(device))?;
+/// let mut optimizer = SgdConfig::new().init();
+/// for batch in batches {
+///     let loss = model.forward(batch).mean();
+///     let gradients = ddp.synchronize(loss.backward(), &model)?;
+///     model = optimizer.step(0.01, model, gradients);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Ddp {
+    config: DdpConfig,
+    group: ProcessGroup,
+    attached: OnceLock<Attached>,
+    stats: Mutex<SyncStats>,
+}
+
+/// What exists once a model is attached.
+#[derive(Debug)]
+struct Attached {
+    parameters: Arc<Parameters>,
+    usage: Arc<Usage>,
+    reducer: Reducer,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.reducer.stop(self.usage.in_step());
+    }
+}
+
+/// What synchronisation has cost a rank so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SyncStats {
+    /// How many times [`Ddp::synchronize`] was called.
+    pub steps: u64,
+    /// How long the replica's thread stood still in it, waiting for averages.
+    pub wait: Duration,
+    /// How many gradients were handed over while backward ran.
+    pub during_backward: u64,
+    /// How many parameters were settled only in `synchronize`: unused ones, and those whose uses did
+    /// not all reach backward.
+    pub at_end: u64,
+}
+
+impl Ddp {
+    /// Makes the model data-parallel.
+    ///
+    /// Checks that the models of all ranks have the same parameters (names, shapes and types),
+    /// gives every rank the values of rank 0 (parameters, and buffers such as running statistics),
+    /// and hooks the gradients. The model must be on the device it will train on, with autodiff.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ModelMismatch`] names the first parameter that differs; [`Error::Order`] if a model
+    /// is attached already; [`Error::InvalidArgument`] if the device is of a backend that this build
+    /// does not support; and the group's own errors. All ranks fail together.
+    pub fn attach<M: Module>(&self, model: M) -> Result<M> {
+        if self.attached.get().is_some() {
+            return Err(self
+                .order("a model is attached already; make another Ddp for a second model".into()));
+        }
+        let (model, attached) = attach::attach(&self.config, &self.group, model)?;
+        // Nothing else sets it but a second `attach` that runs at the same time.
+        self.attached
+            .set(attached)
+            .map_err(|_| self.order("two threads attached a model at once".into()))?;
+        Ok(model)
+    }
+
+    /// Averages the gradients of one backward pass over all ranks, and adds what
+    /// [`no_sync`](Self::no_sync) kept before.
+    ///
+    /// Every rank calls it once a step. A parameter that only some ranks used counts as zero on the
+    /// others; one that no rank used has no gradient in the result, as in a single process (its name
+    /// is in the debug log).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] if more than one backward pass ran since the last call; otherwise the
+    /// group's errors. After an error the ranks' steps no longer match, and every later call returns
+    /// it again.
+    pub fn synchronize<M: Module>(&self, grads: Gradients, model: &M) -> Result<GradientsParams> {
+        let attached = self.attached()?;
+        let step = attached.usage.finish_step();
+        if let Some(fault) = step.fault {
+            self.group.abort(&fault);
+            return Err(self.order(fault));
+        }
+        let handed = step.handed.iter().filter(|handed| **handed).count();
+        let rest = settle::collect_rest(&attached.parameters, grads, model, step.handed, step.kept);
+        let at_end = rest.len();
+
+        let waiting = Instant::now();
+        let averages = attached.reducer.finish(rest, step.ready_order)?;
+        let wait = waiting.elapsed();
+        {
+            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.steps += 1;
+            stats.wait += wait;
+            stats.during_backward += handed as u64;
+            stats.at_end += at_end as u64;
+        }
+        Ok(settle::unpack(&attached.parameters, &averages, model))
+    }
+
+    /// Runs a backward pass whose gradients stay on this rank, to be added to those of the next
+    /// [`synchronize`](Self::synchronize): gradient accumulation without the traffic.
+    ///
+    /// The closure runs backward (and forward, if it likes). The next synchronised step then yields
+    /// the mean over ranks of the *sum* over these passes, as in PyTorch: divide the loss by their
+    /// number for a mean.
+    ///
+    /// ```no_run
+    /// # use burn::{nn::Linear, optim::GradientsParams, tensor::Tensor};
+    /// # use burn_dist::{ddp::Ddp, Result};
+    /// # fn example(ddp: &Ddp, model: &Linear, first: Tensor<2>, last: Tensor<2>) -> Result<GradientsParams> {
+    /// ddp.no_sync(model, || (model.forward(first).mean() / 2.0).backward())?;
+    /// let gradients = (model.forward(last).mean() / 2.0).backward();
+    /// ddp.synchronize(gradients, model)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] if no model is attached.
+    pub fn no_sync<M: Module>(
+        &self,
+        model: &M,
+        backward: impl FnOnce() -> Gradients,
+    ) -> Result<()> {
+        let attached = self.attached()?;
+        let grads = {
+            let _local = attached.usage.local();
+            backward()
+        };
+        settle::keep(&attached.parameters, &attached.usage, grads, model);
+        Ok(())
+    }
+
+    /// Checks that every rank holds the same parameters, bit for bit, and returns their SHA-256 (see
+    /// [`parameters_sha256`]). Every rank calls it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReplicasDiffer`] names the ranks that differ, on every rank.
+    pub fn verify_replicas<M: Module>(&self, model: &M) -> Result<String> {
+        replicas::verify(&self.group, &self.attached()?.parameters, model)
+    }
+
+    /// What synchronisation has cost so far.
+    pub fn stats(&self) -> SyncStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attached(&self) -> Result<&Attached> {
+        self.attached.get().ok_or_else(|| {
+            self.order("no model is attached; call `attach` before the first step".into())
+        })
+    }
+
+    fn order(&self, message: String) -> Error {
+        Error::Order {
+            rank: self.group.global_rank(),
+            message,
+        }
+    }
+}

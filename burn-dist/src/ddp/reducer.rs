@@ -1,0 +1,358 @@
+//! The reducer: the thread that packs gradients into buckets and averages each bucket over the ranks
+//! as soon as it is full, while the replica's own thread is still in backward.
+//!
+//! Threads: one reducer a replica, started by `attach`, joined by [`Reducer::stop`]. It
+//! owns the buckets and the group's operations; the replica's thread sends it [`Command`]s and waits
+//! only in [`Reducer::finish`].
+//!
+//! Invariants: buckets are averaged strictly in the layout's order, which is the same on every rank,
+//! whatever order they fill in; after the first error nothing is averaged any more, and every later
+//! step gets that error.
+//!
+//! Callers: `attach`, hooks (through `Usage`), `Ddp::synchronize`.
+
+use super::buffer::Buffer;
+use super::config::DdpConfig;
+use super::hook::{HostRead, read_tensor};
+use super::layout::{self, Layout};
+use super::parameters::Parameters;
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
+use burn::tensor::Tensor;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// What the replica's thread tells the reducer.
+pub(super) enum Command {
+    /// A gradient is complete.
+    Ready(Reading),
+    /// Backward is over.
+    Finish {
+        /// The parameters that no hook handed over.
+        rest: Vec<Reading>,
+        /// The order in which hooks handed the others over.
+        ready_order: Vec<usize>,
+        /// Where the averages go.
+        reply: Sender<Result<Averages>>,
+    },
+    /// The replica's end is gone. (Hooks on the model keep the channel open for as long as it lives.)
+    Stop,
+}
+
+/// A gradient that is still to be read: what backward gave, what `no_sync` kept, or neither.
+pub(super) struct Reading {
+    parameter: usize,
+    gradient: Option<HostRead>,
+    kept: Option<HostRead>,
+}
+
+impl Reading {
+    pub(super) fn new(
+        parameter: usize,
+        gradient: Option<HostRead>,
+        kept: Option<Tensor<1>>,
+    ) -> Self {
+        Self {
+            parameter,
+            gradient,
+            kept: kept.map(read_tensor),
+        }
+    }
+}
+
+/// The averaged buckets of one step.
+#[derive(Debug)]
+pub(super) struct Averages {
+    pub(super) layout: Arc<Layout>,
+    pub(super) buffers: Vec<Buffer>,
+}
+
+/// The replica's end of its reducer.
+#[derive(Debug)]
+pub(super) struct Reducer {
+    group: ProcessGroup,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reducer {
+    /// The channel that a reducer will listen on.
+    pub(super) fn channel() -> (Sender<Command>, Receiver<Command>) {
+        unbounded()
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(
+        config: DdpConfig,
+        group: ProcessGroup,
+        parameters: Arc<Parameters>,
+        (commands, inbox): (Sender<Command>, Receiver<Command>),
+    ) -> Result<Self> {
+        let rank = group.global_rank();
+        let mut worker = Worker::new(config, group.clone(), parameters);
+        let thread = std::thread::Builder::new()
+            .name(format!("burn-dist-reducer-{rank}"))
+            .spawn(move || worker.run(&inbox))
+            .map_err(|error| Error::System {
+                rank,
+                what: "starting the reducer thread",
+                message: error.to_string(),
+            })?;
+        Ok(Self {
+            group,
+            commands,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over what is missing, and waits for the averages of the step.
+    pub(super) fn finish(&self, rest: Vec<Reading>, ready_order: Vec<usize>) -> Result<Averages> {
+        let (reply, averages) = bounded(1);
+        let finish = Command::Finish {
+            rest,
+            ready_order,
+            reply,
+        };
+        if self.commands.send(finish).is_err() {
+            return Err(self.ended());
+        }
+        // The thread answers after at most one timeout of the group for each operation it is in.
+        // A device that never answers a read is the one thing that has no deadline of its own.
+        let deadline = self.group.timeout().saturating_mul(3);
+        match averages.recv_timeout(deadline) {
+            Ok(averages) => averages,
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Timeout) => Err(Error::Tensor {
+                rank: self.group.global_rank(),
+                operation: "reading gradients",
+                message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
+            }),
+        }
+    }
+
+    fn ended(&self) -> Error {
+        Error::System {
+            rank: self.group.global_rank(),
+            what: "averaging gradients",
+            message: "the reducer thread has ended; its panic message is above".into(),
+        }
+    }
+}
+
+impl Reducer {
+    /// Ends the thread. In mid-step it may wait for other ranks, which this one will not join any
+    /// more: then a launcher, which knows better why, tells them and joins the thread; without one
+    /// they are told here.
+    pub(super) fn stop(&mut self, mid_step: bool) {
+        // If the thread has ended already, there is nothing to stop.
+        let _ = self.commands.send(Command::Stop);
+        let mut thread = self.thread.take();
+        if mid_step {
+            thread = thread.and_then(|thread| self.group.keep_thread(thread));
+            if thread.is_some() {
+                self.group.abort("it dropped its Ddp in mid-step");
+            }
+        }
+        if let Some(thread) = thread {
+            // A panic in it was reported by `finish` already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own state.
+struct Worker {
+    config: DdpConfig,
+    group: ProcessGroup,
+    parameters: Arc<Parameters>,
+    layout: Arc<Layout>,
+    /// For each parameter, its bucket and its slot there.
+    places: Vec<Option<(usize, usize)>>,
+    step: Step,
+    /// Whether the layout follows the order in which gradients really come.
+    ordered: bool,
+    /// The first error: the end of all averaging.
+    failed: Option<Error>,
+}
+
+/// The buckets of the current step.
+struct Step {
+    buffers: Vec<Buffer>,
+    /// How many parameters each bucket still waits for.
+    missing: Vec<usize>,
+    /// The next bucket to average.
+    next: usize,
+}
+
+impl Step {
+    fn new(layout: &Layout) -> Self {
+        Self {
+            buffers: layout.buckets.iter().map(Buffer::new).collect(),
+            missing: layout
+                .buckets
+                .iter()
+                .map(|bucket| bucket.slots.len())
+                .collect(),
+            next: 0,
+        }
+    }
+}
+
+impl Worker {
+    fn new(config: DdpConfig, group: ProcessGroup, parameters: Arc<Parameters>) -> Self {
+        let order = layout::reversed(parameters.entries.len());
+        let layout = plan(config, &parameters, &order);
+        Self {
+            places: layout.places(parameters.entries.len()),
+            step: Step::new(&layout),
+            layout: Arc::new(layout),
+            config,
+            group,
+            parameters,
+            ordered: false,
+            failed: None,
+        }
+    }
+
+    /// Runs until the replica's end is dropped.
+    fn run(&mut self, inbox: &Receiver<Command>) {
+        while let Ok(command) = inbox.recv() {
+            match command {
+                Command::Ready(reading) => self.take(reading),
+                Command::Finish {
+                    rest,
+                    ready_order,
+                    reply,
+                } => {
+                    rest.into_iter().for_each(|reading| self.take(reading));
+                    // A replica that is gone wants no answer.
+                    let _ = reply.send(self.finish(ready_order));
+                }
+                Command::Stop => break,
+            }
+        }
+    }
+
+    /// Packs one gradient and averages the buckets that are full; keeps the first error.
+    fn take(&mut self, reading: Reading) {
+        if self.failed.is_none()
+            && let Err(error) = self.pack(reading).and_then(|()| self.average_full())
+        {
+            self.fail(error);
+        }
+    }
+
+    /// Keeps the first error, and tells the other ranks: they would wait for this one otherwise.
+    fn fail(&mut self, error: Error) {
+        self.group.abort(&error.to_string());
+        self.failed = Some(error);
+    }
+
+    fn pack(&mut self, reading: Reading) -> Result<()> {
+        let Reading {
+            parameter,
+            gradient,
+            kept,
+        } = reading;
+        let Some((bucket, slot)) = self.places[parameter] else {
+            return Err(self.unknown(parameter));
+        };
+        let place = self.layout.buckets[bucket].slots[slot];
+        let range = place.offset..place.offset + place.len;
+        let flag = self.layout.buckets[bucket].gradient_len() + slot;
+        let mut used = false;
+        for read in [gradient, kept].into_iter().flatten() {
+            let packed = futures_lite::future::block_on(read)
+                .and_then(|data| self.step.buffers[bucket].pack(range.clone(), &data, used));
+            packed.map_err(|message| self.unreadable(parameter, &message))?;
+            used = true;
+        }
+        if used {
+            self.step.buffers[bucket].set_flag(flag);
+        }
+        self.step.missing[bucket] -= 1;
+        Ok(())
+    }
+
+    fn average_full(&mut self) -> Result<()> {
+        while self.step.missing.get(self.step.next) == Some(&0) {
+            let next = self.step.next;
+            self.step.buffers[next].average(&self.group)?;
+            self.step.next += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, ready_order: Vec<usize>) -> Result<Averages> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let layout = Arc::clone(&self.layout);
+        if !self.ordered
+            && let Err(error) = self.follow(ready_order)
+        {
+            self.fail(error.clone());
+            return Err(error);
+        }
+        let next = Step::new(&self.layout);
+        let done = std::mem::replace(&mut self.step, next);
+        Ok(Averages {
+            layout,
+            buffers: done.buffers,
+        })
+    }
+
+    /// Lays the buckets out anew, in the order that rank 0 has seen in the first step.
+    fn follow(&mut self, ready_order: Vec<usize>) -> Result<()> {
+        let rank = self.group.global_rank();
+        let peer = self.group.ranks()[0];
+        let control = |message| Error::Control {
+            rank,
+            peer,
+            message,
+        };
+        let ours = (self.group.rank() == 0).then(|| crate::control::encode(&ready_order));
+        let ours = ours.transpose().map_err(control)?;
+        let bytes = self.group.broadcast_bytes(ours.as_deref(), 0)?;
+        let order: Vec<usize> = crate::control::decode(&bytes).map_err(control)?;
+        let parameters = self.parameters.entries.len();
+        let order = layout::completed(order, parameters)
+            .ok_or_else(|| control("its bucket order names other parameters".into()))?;
+        self.layout = Arc::new(plan(self.config, &self.parameters, &order));
+        self.places = self.layout.places(parameters);
+        self.ordered = true;
+        tracing::debug!(
+            buckets = self.layout.buckets.len(),
+            "buckets follow backward's order"
+        );
+        Ok(())
+    }
+
+    fn unknown(&self, parameter: usize) -> Error {
+        Error::Order {
+            rank: self.group.global_rank(),
+            message: format!(
+                "parameter `{}` was frozen when the model was attached and is trained now; unfreeze \
+                 it first, then attach",
+                self.parameters.entries[parameter].description.path
+            ),
+        }
+    }
+
+    fn unreadable(&self, parameter: usize, message: &str) -> Error {
+        Error::Tensor {
+            rank: self.group.global_rank(),
+            operation: "reading a gradient",
+            message: format!(
+                "{message} (parameter `{}`)",
+                self.parameters.entries[parameter].description.path
+            ),
+        }
+    }
+}
+
+fn plan(config: DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
+    let (first, cap) = config.caps();
+    Layout::new(&parameters.entries, order, first, cap)
+}

@@ -1,0 +1,154 @@
+//! Whether replicas are equal: a checksum of the parameters, compared over the ranks.
+//!
+//! Callers: `Ddp::verify_replicas`, programs that report the checksum.
+
+use super::parameters::Parameters;
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use sha2::{Digest, Sha256};
+
+/// The SHA-256, in hexadecimal, of everything a model holds: for each parameter and buffer, in the
+/// order of Burn's traversal, its path, type, shape and bytes. Equal models, and only those, have
+/// equal checksums, whichever rank, process or machine they are on.
+///
+/// # Errors
+///
+/// [`Error::Tensor`] if a tensor can't be read from its device.
+pub fn parameters_sha256<M: Module>(model: &M) -> Result<String> {
+    checksum(model, |_| true, 0).map(|digest| hexadecimal(&digest))
+}
+
+/// Compares the parameters of all ranks; buffers (running statistics) are each rank's own.
+pub(super) fn verify<M: Module>(
+    group: &ProcessGroup,
+    parameters: &Parameters,
+    model: &M,
+) -> Result<String> {
+    let counted = |id| {
+        parameters
+            .index(id)
+            .is_none_or(|i| !parameters.entries[i].buffer)
+    };
+    let digest = checksum(model, counted, group.global_rank())?;
+    let mut digests = vec![0; digest.len() * group.world_size()];
+    group.all_gather(&digest, &mut digests)?;
+    let digests: Vec<&[u8]> = digests.chunks_exact(digest.len()).collect();
+    match outliers(&digests) {
+        None => Ok(hexadecimal(&digest)),
+        Some((reference, differing)) => Err(Error::ReplicasDiffer {
+            reference: group.ranks()[reference],
+            ranks: differing.iter().map(|&rank| group.ranks()[rank]).collect(),
+        }),
+    }
+}
+
+/// Where not all are equal: the first of the most common value, and those that differ from it.
+fn outliers<T: PartialEq>(values: &[T]) -> Option<(usize, Vec<usize>)> {
+    let alike = |value: &T| values.iter().filter(|other| *other == value).count();
+    // The last of the maxima of the reversed order is the lowest rank.
+    let reference = (0..values.len())
+        .rev()
+        .max_by_key(|&rank| alike(&values[rank]))?;
+    let differing: Vec<usize> = (0..values.len())
+        .filter(|&rank| values[rank] != values[reference])
+        .collect();
+    (!differing.is_empty()).then_some((reference, differing))
+}
+
+fn checksum<M: Module>(
+    model: &M,
+    counted: impl Fn(ParamId) -> bool,
+    rank: usize,
+) -> Result<[u8; 32]> {
+    let mut hasher = Hasher {
+        path: Vec::new(),
+        counted,
+        digest: Sha256::new(),
+        failed: None,
+    };
+    model.visit(&mut hasher);
+    match hasher.failed {
+        None => Ok(hasher.digest.finalize().into()),
+        Some(message) => Err(Error::Tensor {
+            rank,
+            operation: "reading a parameter",
+            message,
+        }),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+struct Hasher<F> {
+    path: Vec<String>,
+    counted: F,
+    digest: Sha256,
+    failed: Option<String>,
+}
+
+impl<F: Fn(ParamId) -> bool> Hasher<F> {
+    fn add<E: std::fmt::Debug>(&mut self, id: ParamId, data: Result<TensorData, E>) {
+        if !(self.counted)(id) {
+            return;
+        }
+        match data {
+            Err(error) => {
+                self.failed = Some(format!("{error:?} (parameter `{}`)", self.path.join(".")));
+            }
+            Ok(data) => {
+                let header = format!(
+                    "{} {:?} {:?};",
+                    self.path.join("."),
+                    data.dtype(),
+                    data.shape()
+                );
+                self.digest.update(header.as_bytes());
+                self.digest.update(data.as_bytes());
+            }
+        }
+    }
+}
+
+impl<F: Fn(ParamId) -> bool> ModuleVisitor for Hasher<F> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.add(param.id, param.base().try_into_data());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.add(param.id, param.base().try_into_data());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.add(param.id, param.base().try_into_data());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outliers;
+
+    #[test]
+    fn the_minority_is_named() {
+        assert_eq!(outliers(&["a", "a", "a"]), None);
+        assert_eq!(outliers(&["b", "a", "a"]), Some((1, vec![0])));
+        assert_eq!(outliers(&["a", "b", "a", "c"]), Some((0, vec![1, 3])));
+        assert_eq!(outliers(&["a", "b"]), Some((0, vec![1])));
+    }
+}

@@ -1,0 +1,9 @@
+//! Starting replicas: which devices they run on, and one thread for each.
+//!
+//! Callers: training programs.
+
+mod devices;
+mod threads;
+
+pub use devices::{Backend, Devices};
+pub use threads::{Launcher, Worker, launch};

@@ -1,0 +1,243 @@
+//! What gradients `synchronize` gives, in the cases that a loop over one plain model does not meet.
+
+use super::{Failure, assert_close, run, values};
+use burn::module::{Module, ModuleMapper, Param, RunningState};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn_dist::ddp::{Ddp, DdpConfig, parameters_sha256};
+use burn_dist::launch::Worker;
+use burn_dist::random;
+
+fn linear(device: &Device) -> Linear {
+    random::init(5, device, |device| LinearConfig::new(3, 2).init(device))
+}
+
+fn attach<M: Module>(worker: &Worker, model: M) -> Result<(Ddp, M), Failure> {
+    let ddp = DdpConfig::new().init(worker.group())?;
+    let model = ddp.attach(model)?;
+    Ok((ddp, model))
+}
+
+fn ones(scale: f32, device: &Device) -> Tensor<2> {
+    Tensor::ones([1, 3], device).mul_scalar(scale)
+}
+
+fn gradient(gradients: &GradientsParams, layer: &Linear) -> Option<Vec<f32>> {
+    let gradient = gradients.get::<2>(layer.weight.id)?;
+    Some(gradient.into_data().try_to_vec().unwrap())
+}
+
+#[test]
+fn a_parameter_used_by_some_ranks_counts_as_zero_on_the_others() {
+    let gradients = run(4, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, vec![linear(device), linear(device), linear(device)])?;
+        let mut seen = Vec::new();
+        for _step in 0..2 {
+            // The first layer on all ranks, the second on rank 2 alone, the third on none.
+            let mut loss = model[0]
+                .forward(ones(1.0 + worker.rank() as f32, device))
+                .sum();
+            if worker.rank() == 2 {
+                loss = loss + model[1].forward(ones(8.0, device)).sum();
+            }
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            seen.push(
+                model
+                    .iter()
+                    .map(|layer| gradient(&gradients, layer))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        Ok(seen)
+    });
+    for seen in gradients.unwrap().into_iter().flatten() {
+        // (1 + 2 + 3 + 4) / 4, then 8 / 4.
+        assert_eq!(seen, [Some(vec![2.5; 6]), Some(vec![2.0; 6]), None]);
+    }
+}
+
+#[test]
+fn a_rank_that_uses_nothing_still_takes_part() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        let loss = if worker.rank() == 0 {
+            model.forward(ones(4.0, device)).sum()
+        } else {
+            Tensor::<1>::ones([1], device).require_grad().sum()
+        };
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        Ok(gradient(&gradients, &model))
+    });
+    assert_eq!(gradients.unwrap(), [Some(vec![2.0; 6]), Some(vec![2.0; 6])]);
+}
+
+#[test]
+fn a_forward_pass_without_backward_does_no_harm() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        let _ = model.forward(ones(100.0, device));
+        let loss = model
+            .forward(ones(1.0 + worker.rank() as f32, device))
+            .sum();
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        let settled = ddp.stats().at_end;
+        assert_eq!(
+            settled, 2,
+            "one of two uses came, so the gradient waited for `synchronize`"
+        );
+        Ok(gradient(&gradients, &model))
+    });
+    assert_eq!(gradients.unwrap(), [Some(vec![1.5; 6]), Some(vec![1.5; 6])]);
+}
+
+#[test]
+fn frozen_parameters_have_no_gradient_and_stay_equal() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let frozen = random::init(worker.rank() as u64, device, |device| {
+            LinearConfig::new(3, 2).init(device)
+        });
+        let (ddp, model) = attach(worker, vec![frozen.no_grad(), linear(device)])?;
+        let loss =
+            model[0].forward(ones(1.0, device)).sum() + model[1].forward(ones(1.0, device)).sum();
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        ddp.verify_replicas(&model)?;
+        Ok([
+            gradient(&gradients, &model[0]),
+            gradient(&gradients, &model[1]),
+        ])
+    });
+    for [frozen, trained] in gradients.unwrap() {
+        assert_eq!((frozen, trained), (None, Some(vec![1.0; 6])));
+    }
+}
+
+#[test]
+fn accumulated_gradients_are_summed_and_then_averaged() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, vec![linear(device), linear(device)])?;
+        let mut seen = Vec::new();
+        for _step in 0..2 {
+            let scale = 1.0 + worker.rank() as f32;
+            for _micro in 0..3 {
+                ddp.no_sync(&model, || {
+                    model[0].forward(ones(scale, device)).sum().backward()
+                })?;
+            }
+            // The second layer is used in a local pass only: settled at the end.
+            ddp.no_sync(&model, || {
+                model[1].forward(ones(scale, device)).sum().backward()
+            })?;
+            let loss = model[0].forward(ones(10.0 * scale, device)).sum();
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            seen.push([
+                gradient(&gradients, &model[0]),
+                gradient(&gradients, &model[1]),
+            ]);
+        }
+        Ok(seen)
+    });
+    for seen in gradients.unwrap().into_iter().flatten() {
+        // Mean over ranks of 3 * scale + 10 * scale, and of scale.
+        assert_eq!(seen, [Some(vec![19.5; 6]), Some(vec![1.5; 6])]);
+    }
+}
+
+/// Converts every float parameter.
+struct Cast(FloatDType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.cast(self.0).detach().require_grad())
+    }
+}
+
+#[derive(Module, Debug)]
+struct Scale {
+    factor: Param<Tensor<1>>,
+}
+
+#[test]
+fn half_precision_parameters_are_averaged_without_overflow() {
+    for (dtype, expected) in [
+        (FloatDType::F16, DType::F16),
+        (FloatDType::BF16, DType::BF16),
+    ] {
+        let gradients = run(4, |worker| {
+            let device = worker.device();
+            let factor = Param::from_tensor(Tensor::<1>::ones([2], device));
+            let (ddp, model) = attach(worker, Scale { factor }.map(&mut Cast(dtype)))?;
+            // 4 * 60000 does not fit an f16, whose largest value is 65504.
+            let x = Tensor::<1>::full([2], 60_000.0, (device, expected));
+            let loss = (model.factor.val() * x).sum();
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            let gradient = gradients.get::<1>(model.factor.id).ok_or("no gradient")?;
+            assert_eq!(gradient.dtype(), expected);
+            Ok(gradient.into_data().iter::<f32>().collect::<Vec<_>>())
+        });
+        for gradient in gradients.unwrap() {
+            // The nearest f16 to 60000 is itself, the nearest bf16 59904.
+            let nearest = if expected == DType::F16 {
+                60_000.0
+            } else {
+                59_904.0
+            };
+            assert_eq!(gradient, [nearest; 2]);
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Normalised {
+    linear: Linear,
+    norm: BatchNorm,
+    counter: RunningState<Tensor<1>>,
+}
+
+#[test]
+fn buffers_start_as_rank_zeros_and_are_no_parameters() {
+    let models = run(2, |worker| {
+        let device = worker.device();
+        let start = Tensor::<1>::full([1], 7.0 + worker.rank() as f64, device);
+        let model = Normalised {
+            linear: linear(device),
+            norm: BatchNormConfig::new(2).init(device),
+            counter: RunningState::new(start),
+        };
+        let (ddp, model) = attach(worker, model)?;
+        let counter: f32 = model.counter.value().try_into_scalar()?;
+        assert_eq!(counter, 7.0);
+        let input = Tensor::<2>::ones([4, 3], device).mul_scalar(worker.rank() as f64 + 1.0);
+        let loss = model.norm.forward(model.linear.forward(input)).sum();
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        let model = SgdConfig::new().init().step(0.1, model, gradients);
+        // Each rank has running statistics of its own by now; its parameters are those of all.
+        ddp.verify_replicas(&model)?;
+        Ok(model)
+    });
+    let models = models.unwrap();
+    assert_close(&models[0].linear, &models[1].linear, 0.0);
+}
+
+#[test]
+fn the_wrapped_model_is_saved_and_validated_as_before() {
+    run(2, |worker| {
+        let plain = linear(worker.device());
+        let expected = values(&plain);
+        let (_ddp, model) = attach(worker, plain.clone())?;
+        assert_eq!(values(&model), expected);
+        assert_eq!(parameters_sha256(&model)?, parameters_sha256(&plain)?);
+        let restored = linear(worker.device()).load_record(model.clone().into_record());
+        assert_eq!(values(&restored), expected);
+        let input = Tensor::<2>::ones([1, 3], &Device::flex());
+        let output = model.valid().forward(input.clone()).into_data();
+        output.assert_eq(&plain.valid().forward(input).into_data(), true);
+        Ok(())
+    })
+    .unwrap();
+}

@@ -1,0 +1,131 @@
+//! Trains a CNN on handwritten digits, data-parallel over device threads: what
+//! `cargo xtask train-mnist` runs. `--help` lists the flags.
+//!
+//! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
+//! person sees meanwhile, [`results`] what is left on disk.
+
+mod options;
+mod plot;
+mod progress;
+mod results;
+mod training;
+
+use burn_dist::launch::{Backend, Devices, Launcher};
+use clap::Parser;
+use datasets::{MnistDataset, MnistSplit};
+use options::Options;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use training::Digits;
+
+/// Train a CNN on handwritten digits, data-parallel.
+#[derive(Parser)]
+#[command(name = "mnist", version)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    let options = Cli::parse().options;
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
+    // What can fail without training fails first.
+    let digits = load(options)?;
+    results::prepare(options)?;
+    let stop = stop_on_ctrl_c()?;
+    let Devices {
+        devices,
+        backend,
+        note,
+    } = Devices::select(
+        backend(options),
+        options.gpus as usize,
+        options.oversubscribe,
+    )?;
+    if let Some(note) = note {
+        println!("{note}");
+    }
+    println!(
+        "{} training and {} test digits, {} replica(s) on {backend}, global batch {}",
+        digits.train.len(),
+        digits.test.len(),
+        devices.len(),
+        options.batch_size as usize * devices.len(),
+    );
+
+    let mut outcomes =
+        Launcher::new(devices).run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let outcome = outcomes.swap_remove(0);
+    results::save(options, &backend.to_string(), outcome)
+}
+
+fn load(options: &Options) -> Result<Digits, Box<dyn Error + Send + Sync>> {
+    let folder = match &options.data_dir {
+        Some(folder) => Some(folder.clone()),
+        None if options.download => Some(download()?),
+        None => None,
+    };
+    let split = |split| match &folder {
+        Some(folder) => MnistDataset::from_dir(folder, split),
+        None => MnistDataset::embedded(split),
+    };
+    Ok(Digits {
+        train: split(MnistSplit::Train)?,
+        test: split(MnistSplit::Test)?,
+    })
+}
+
+#[cfg(feature = "download")]
+fn download() -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
+    println!("looking for the full MNIST in the cache folder, downloading what is missing");
+    Ok(datasets::download::mnist()?)
+}
+
+#[cfg(not(feature = "download"))]
+fn download() -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
+    Err(
+        "this program was built without downloads; build it with the feature `download`, as \
+         `cargo xtask train-mnist --download` does"
+            .into(),
+    )
+}
+
+/// A flag that Ctrl-C sets; the second Ctrl-C ends the program at once.
+fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, ctrlc::Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!(
+            "stopping after this step; what there is will be saved (once more to end at once)"
+        );
+    })?;
+    Ok(stop)
+}
+
+fn backend(options: &Options) -> Backend {
+    match options.backend {
+        options::Backend::Auto => Backend::Auto,
+        options::Backend::Cuda => Backend::Cuda,
+        options::Backend::Wgpu => Backend::Wgpu,
+        options::Backend::Cpu => Backend::Cpu,
+    }
+}

@@ -1,0 +1,190 @@
+//! What a run leaves on disk: the model, `metrics.csv`, the plot, and the report.
+
+use crate::options::Options;
+use crate::plot;
+use crate::training::{Epoch, Outcome};
+use burn::module::Module;
+use serde::Serialize;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// What `--report` writes.
+#[derive(Serialize)]
+struct Report<'a> {
+    backend: &'a str,
+    world_size: usize,
+    epochs: usize,
+    global_batch_size: usize,
+    learning_rate: f64,
+    seed: u64,
+    train_loss: f64,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    train_seconds: f64,
+    samples_per_second: f64,
+    sync_wait_fraction: f64,
+    parameters_sha256: &'a str,
+    replicas_identical: bool,
+    interrupted: bool,
+}
+
+/// Finds out before training whether its results can be written.
+pub(crate) fn prepare(options: &Options) -> Result<(), Failure> {
+    let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+        format!(
+            "can't write to {}: {error}; choose another folder",
+            path.display()
+        )
+    };
+    for folder in [Some(options.output.as_path()), report_folder(options)]
+        .into_iter()
+        .flatten()
+    {
+        std::fs::create_dir_all(folder).map_err(|error| wrong(folder, &error))?;
+        tempfile::tempfile_in(folder).map_err(|error| wrong(folder, &error))?;
+    }
+    if let Some(report) = options.report.as_deref().filter(|report| report.is_dir()) {
+        return Err(wrong(report, &"it is a folder, and --report names a file").into());
+    }
+    Ok(())
+}
+
+fn report_folder(options: &Options) -> Option<&Path> {
+    let folder = options.report.as_deref()?.parent()?;
+    Some(if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    })
+}
+
+/// Writes everything, says where, and fails if the replicas were not identical.
+pub(crate) fn save(options: &Options, backend: &str, outcome: Outcome) -> Result<(), Failure> {
+    let last = outcome.epochs.last().copied().unwrap_or_default();
+    let report = Report {
+        backend,
+        world_size: outcome.world_size,
+        epochs: outcome.epochs.len(),
+        global_batch_size: options.batch_size as usize * outcome.world_size,
+        learning_rate: options.lr,
+        seed: options.seed,
+        train_loss: last.loss,
+        train_accuracy: last.accuracy,
+        test_accuracy: outcome.test_accuracy,
+        train_seconds: outcome.train_seconds,
+        samples_per_second: outcome.samples_per_second,
+        sync_wait_fraction: outcome.sync_wait_fraction,
+        parameters_sha256: &outcome.parameters_sha256,
+        replicas_identical: outcome.replicas_identical,
+        interrupted: outcome.interrupted,
+    };
+    let folder = &options.output;
+    write(&folder.join("metrics.csv"), csv(&outcome.epochs).as_bytes())?;
+    write(
+        &folder.join("training.svg"),
+        plot::svg(&outcome.epochs)?.as_bytes(),
+    )?;
+    let model = folder.join("model.bpk");
+    outcome.model.valid().save_file(&model).map_err(|error| {
+        format!(
+            "can't write {}: {error}; the other results are in place",
+            model.display()
+        )
+    })?;
+    if let Some(path) = &options.report {
+        let mut json = serde_json::to_vec_pretty(&report)?;
+        json.push(b'\n');
+        write(path, &json)?;
+    }
+    println!(
+        "test accuracy {:.2} % after {:.1} s of training ({:.0} samples/s, {:.1} % waiting for \
+         synchronisation)\nreplicas identical: {}, parameters {}\nmodel, metrics and plot in {}",
+        report.test_accuracy * 100.0,
+        report.train_seconds,
+        report.samples_per_second,
+        report.sync_wait_fraction * 100.0,
+        if report.replicas_identical {
+            "yes"
+        } else {
+            "NO"
+        },
+        &report.parameters_sha256[..12],
+        folder.display(),
+    );
+    if report.replicas_identical {
+        Ok(())
+    } else {
+        Err("the replicas hold different parameters; this is a defect, please report it".into())
+    }
+}
+
+fn csv(epochs: &[Epoch]) -> String {
+    let header = "epoch,samples,loss,accuracy,seconds,sync_wait_fraction\n".to_owned();
+    epochs
+        .iter()
+        .enumerate()
+        .fold(header, |mut text, (i, epoch)| {
+            // Writing to a string can't fail.
+            let _ = writeln!(
+                text,
+                "{},{},{:.6},{:.6},{:.3},{:.4}",
+                i + 1,
+                epoch.samples,
+                epoch.loss,
+                epoch.accuracy,
+                epoch.seconds,
+                epoch.sync_wait_fraction,
+            );
+            text
+        })
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let result =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.persist(path).map(drop).map_err(|error| error.error)
+        });
+    result.map_err(|error| format!("can't write {}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_line_an_epoch() {
+        let epoch = Epoch {
+            samples: 8000.0,
+            loss: 0.25,
+            accuracy: 0.9,
+            seconds: 2.0,
+            sync_wait_fraction: 0.05,
+        };
+        let text = csv(&[epoch, epoch]);
+        assert_eq!(text.lines().count(), 3);
+        assert_eq!(
+            text.lines().nth(2).unwrap(),
+            "2,8000,0.250000,0.900000,2.000,0.0500"
+        );
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(write(&folder.path().join("none/a.txt"), b"x").is_err());
+    }
+}
