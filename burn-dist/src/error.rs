@@ -26,11 +26,11 @@ pub enum Error {
         /// The rank whose call differs.
         rank: usize,
         /// What it called.
-        call: Call,
+        call: Arc<Call>,
         /// The rank it was compared with (the lowest that had called).
         peer: usize,
         /// What that one called.
-        peer_call: Call,
+        peer_call: Arc<Call>,
     },
 
     /// Some ranks did not come to an operation before its deadline.
@@ -43,7 +43,7 @@ pub enum Error {
         /// The rank that gave up first.
         rank: usize,
         /// Where it waited.
-        call: Call,
+        call: Arc<Call>,
         /// Whom it waited for.
         missing: Vec<usize>,
         /// How long it waited.
@@ -51,14 +51,14 @@ pub enum Error {
     },
 
     /// A rank ended (its worker panicked, failed or returned) while others still needed it.
-    #[error("rank {peer} {reason}; the other ranks stop in {}", Place(call.as_ref()))]
+    #[error("rank {peer} {reason}; the other ranks stop in {}", Place(call.as_deref()))]
     PeerLeft {
         /// The rank that ended.
         peer: usize,
         /// How it ended.
         reason: Departure,
         /// The operation that needed it, where one was under way.
-        call: Option<Call>,
+        call: Option<Arc<Call>>,
     },
 
     /// Somebody called `abort` on the group.
@@ -280,12 +280,14 @@ mod tests {
 
     #[test]
     fn a_mismatch_names_both_sides() {
-        let call = |operation, shape: &[usize]| Call {
-            operation,
-            sequence: 17,
-            dtype: "f32",
-            shape: shape.to_vec(),
-            detail: Detail::default(),
+        let call = |operation, shape: &[usize]| {
+            Arc::new(Call {
+                operation,
+                sequence: 17,
+                dtype: "f32",
+                shape: shape.to_vec(),
+                detail: Detail::default(),
+            })
         };
         let error = Error::Mismatch {
             rank: 2,

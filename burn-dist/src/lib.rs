@@ -6,8 +6,10 @@ pub mod data;
 mod element;
 mod error;
 mod group;
+mod launch;
 mod transport;
 
 pub use element::{Element, ReduceOp};
 pub use error::{Call, Departure, Detail, Error, Result};
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
+pub use launch::{Launcher, Worker, launch};

@@ -41,21 +41,11 @@ impl ProcessGroup {
     }
 
     /// [`Self::all_reduce`] on an owned buffer.
-    pub fn all_reduce_async<T: Element>(&self, buffer: Vec<T>, op: ReduceOp) -> Work<Vec<T>> {
-        let shape = [buffer.len()];
-        self.all_reduce_shaped_async(buffer, &shape, op)
-    }
-
-    /// [`Self::all_reduce_async`] under the signature of another shape.
-    pub(super) fn all_reduce_shaped_async<T: Element>(
-        &self,
-        mut buffer: Vec<T>,
-        shape: &[usize],
-        op: ReduceOp,
-    ) -> Work<Vec<T>> {
-        self.start(Ok(self.all_reduce_ticket::<T>(shape, op)), move |entry| {
-            collective::all_reduce(entry, &mut buffer, op).map(|()| buffer)
-        })
+    pub fn all_reduce_async<T: Element>(&self, mut buffer: Vec<T>, op: ReduceOp) -> Work<Vec<T>> {
+        self.start(
+            Ok(self.all_reduce_ticket::<T>(&[buffer.len()], op)),
+            move |entry| collective::all_reduce(entry, &mut buffer, op).map(|()| buffer),
+        )
     }
 
     /// [`Self::gather`] of an owned buffer; the result is `None` on all ranks but the root.
@@ -120,7 +110,7 @@ impl ProcessGroup {
     }
 
     /// Queues the operation that a ticket was taken for.
-    fn start<R: Send + 'static>(
+    pub(super) fn start<R: Send + 'static>(
         &self,
         ticket: Result<Ticket>,
         operation: impl FnOnce(Entry<'_>) -> Result<R> + Send + 'static,

@@ -16,7 +16,7 @@ use crate::transport::threads::Entry;
 /// The right to one operation: its place in the group's order is taken.
 pub(super) struct Ticket {
     core: Arc<Core>,
-    call: Call,
+    call: Arc<Call>,
     timeout: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Ticket {
         Entry {
             meeting,
             rank,
-            call: call.clone(),
+            call: Arc::clone(call),
             timeout: *timeout,
         }
     }
@@ -52,13 +52,13 @@ impl ProcessGroup {
     ) -> Ticket {
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
-        let call = Call {
+        let call = Arc::new(Call {
             operation,
             sequence,
             dtype,
             shape: shape.to_vec(),
             detail,
-        };
+        });
         Ticket {
             core,
             call,

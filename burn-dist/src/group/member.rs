@@ -60,11 +60,11 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(core: Arc<Core>, lineage: Arc<Lineage>) -> Arc<Self> {
+    pub(super) fn new(core: Arc<Core>, lineage: &Arc<Lineage>) -> Arc<Self> {
         let communicator = Mutex::new(Communicator::default());
         let member = Arc::new(Self {
             core,
-            lineage: Arc::clone(&lineage),
+            lineage: Arc::clone(lineage),
             communicator,
         });
         lineage.adopt(&member);
@@ -110,7 +110,7 @@ impl Drop for Member {
             // What was started is finished before this rank is gone.
             join(thread);
             self.leave(&Departure::Returned);
-        } else if let Some(thread) = self.lineage.keep(&self.core, thread) {
+        } else if let Err(thread) = self.lineage.keep(&self.core, thread) {
             self.leave(&Departure::Panicked("(on its own thread)".into()));
             join(thread);
         }
@@ -155,13 +155,13 @@ impl Lineage {
         &self,
         core: &Arc<Core>,
         thread: Option<JoinHandle<()>>,
-    ) -> Option<Option<JoinHandle<()>>> {
+    ) -> Result<(), Option<JoinHandle<()>>> {
         let mut seats = lock(&self.seats);
         if !self.launched || seats.departure.is_some() {
-            return Some(thread);
+            return Err(thread);
         }
         seats.kept.push((Arc::clone(core), thread));
-        None
+        Ok(())
     }
 
     /// Waits until the jobs of all seats are done.
@@ -183,7 +183,9 @@ impl Lineage {
             core.meeting.leave(core.rank, reason.clone());
         }
         // Only now that every group knows, for these threads may wait for one of them.
-        kept.into_iter().for_each(|(_, thread)| join(thread));
+        for (_, thread) in kept {
+            join(thread);
+        }
     }
 
     /// The seats with handles. They are used after the lock is released, because dropping a member

@@ -12,9 +12,11 @@
 
 mod asynchronous;
 mod calls;
+mod host;
 mod member;
 mod slices;
 mod split;
+mod tensor;
 mod work;
 
 use std::sync::Arc;
@@ -68,7 +70,7 @@ impl std::fmt::Debug for ProcessGroup {
             .field("rank", &self.rank())
             .field("ranks", &self.ranks())
             .field("timeout", &self.timeout)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +94,7 @@ impl ProcessGroup {
         Self::seat(
             Meeting::new(vec![0]),
             0,
-            Lineage::new(false),
+            &Lineage::new(false),
             DEFAULT_TIMEOUT,
         )
     }
@@ -111,14 +113,14 @@ impl ProcessGroup {
             Self::seat(
                 Arc::clone(&meeting),
                 rank,
-                Lineage::new(launched),
+                &Lineage::new(launched),
                 DEFAULT_TIMEOUT,
             )
         };
         Ok((0..world_size).map(seat).collect())
     }
 
-    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: Arc<Lineage>, timeout: Duration) -> Self {
+    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: &Arc<Lineage>, timeout: Duration) -> Self {
         let member = Member::new(Core::new(meeting, rank), lineage);
         Self { member, timeout }
     }
@@ -179,7 +181,7 @@ impl ProcessGroup {
     }
 
     /// Says how this rank has ended, in this group and all that were split from it.
-    pub(crate) fn leave(&self, reason: Departure) {
-        self.member.lineage().leave(&reason);
+    pub(crate) fn leave(&self, reason: &Departure) {
+        self.member.lineage().leave(reason);
     }
 }

@@ -1,5 +1,7 @@
 //! Blocking calls on slices.
 
+use std::sync::Arc;
+
 use super::ProcessGroup;
 use crate::collective;
 use crate::element::{Element, ReduceOp};
@@ -194,15 +196,15 @@ impl ProcessGroup {
         operation: &'static str,
         shape: &[usize],
         detail: Detail,
-    ) -> Call {
+    ) -> Arc<Call> {
         let sequence = self.core().next_message();
-        Call {
+        Arc::new(Call {
             operation,
             sequence,
             dtype: T::NAME,
             shape: shape.to_vec(),
             detail,
-        }
+        })
     }
 
     /// Gives every rank the bytes of all, in rank order. Their numbers may differ; together they may

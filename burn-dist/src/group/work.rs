@@ -76,7 +76,7 @@ impl<R> std::fmt::Debug for Work<R> {
         f.debug_struct("Work")
             .field("rank", &self.rank)
             .field("done", &self.is_done())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

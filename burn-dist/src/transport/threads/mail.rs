@@ -4,6 +4,7 @@
 //! Callers: `group`.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::meeting::{Meeting, State};
@@ -27,7 +28,7 @@ pub(super) struct Mail(HashMap<Route, VecDeque<Message>>);
 
 struct Message {
     /// The sender's call.
-    call: Call,
+    call: Arc<Call>,
     bytes: Vec<u8>,
 }
 
@@ -51,7 +52,7 @@ impl Meeting {
     ///
     /// # Errors
     /// The group's failure, or [`Error::PeerLeft`] if the receiver has left.
-    pub(crate) fn send(&self, route: Route, call: Call, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&self, route: Route, call: Arc<Call>, bytes: &[u8]) -> Result<()> {
         let message = Message {
             call,
             bytes: bytes.to_vec(),
@@ -71,7 +72,7 @@ impl Meeting {
     pub(crate) fn receive(
         &self,
         route: Route,
-        call: Call,
+        call: Arc<Call>,
         timeout: Duration,
         bytes: &mut [u8],
     ) -> Result<()> {
@@ -89,7 +90,7 @@ impl Meeting {
         Ok(())
     }
 
-    fn next_message(&self, route: Route, call: &Call, after: Duration) -> Result<Message> {
+    fn next_message(&self, route: Route, call: &Arc<Call>, after: Duration) -> Result<Message> {
         let deadline = Instant::now() + after;
         let mut state = lock(&self.state);
         loop {
@@ -113,7 +114,7 @@ impl Meeting {
     }
 
     /// Fails if the group has failed or the peer is gone. (A failed group has no messages.)
-    fn check_peer(&self, state: &mut State, peer: usize, call: &Call) -> Result<()> {
+    fn check_peer(&self, state: &mut State, peer: usize, call: &Arc<Call>) -> Result<()> {
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }

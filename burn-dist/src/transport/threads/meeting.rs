@@ -40,7 +40,7 @@ pub(super) struct State {
 /// An operation that not all ranks have come to.
 struct Open {
     /// The call of all that have come: one that differs ends the group.
-    call: Call,
+    call: Arc<Call>,
     came: Vec<bool>,
     exchange: Arc<Exchange>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Entry<'m> {
     pub(crate) meeting: &'m Meeting,
     /// The rank within the group.
     pub(crate) rank: usize,
-    pub(crate) call: Call,
+    pub(crate) call: Arc<Call>,
     pub(crate) timeout: Duration,
 }
 
@@ -178,7 +178,7 @@ impl Meeting {
     }
 
     /// Notes that `rank` comes to the operation, and checks that it is the others' operation.
-    fn enter(&self, rank: usize, call: &Call) -> Result<Arc<Exchange>> {
+    fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<Exchange>> {
         let mut state = lock(&self.state);
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
@@ -197,7 +197,7 @@ impl Meeting {
             });
             state.open.len() - 1
         });
-        if state.open[place].call != *call {
+        if *state.open[place].call != **call {
             let error = self.mismatch(rank, call, &state.open[place]);
             return Err(self.latch(&mut state, error));
         }
@@ -222,7 +222,7 @@ impl Meeting {
     }
 
     /// Called at a rank's deadline: if others are still missing, that ends the group.
-    fn give_up(&self, rank: usize, call: &Call, after: Duration) {
+    fn give_up(&self, rank: usize, call: &Arc<Call>, after: Duration) {
         let mut state = lock(&self.state);
         let Some(open) = state
             .open
@@ -242,7 +242,7 @@ impl Meeting {
         self.latch(&mut state, error);
     }
 
-    fn mismatch(&self, rank: usize, call: &Call, open: &Open) -> Error {
+    fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &Open) -> Error {
         // An operation is opened by a rank that comes to it, so there is a lowest.
         let peer = open.came.iter().position(|&came| came).unwrap_or(rank);
         Error::Mismatch {
@@ -254,7 +254,7 @@ impl Meeting {
     }
 
     /// The error that tells the others of a rank which can't go on.
-    pub(crate) fn left(&self, rank: usize, reason: &str, call: Option<Call>) -> Error {
+    pub(crate) fn left(&self, rank: usize, reason: &str, call: Option<Arc<Call>>) -> Error {
         let reason = Departure::Failed(reason.into());
         Error::PeerLeft {
             peer: self.ranks[rank],
@@ -286,17 +286,17 @@ mod tests {
     use super::*;
     use crate::error::Detail;
 
-    fn call(operation: &'static str, sequence: u64) -> Call {
-        Call {
+    fn call(operation: &'static str, sequence: u64) -> Arc<Call> {
+        Arc::new(Call {
             operation,
             sequence,
             dtype: "f32",
             shape: vec![4],
             detail: Detail::default(),
-        }
+        })
     }
 
-    fn attend(meeting: &Meeting, rank: usize, call: Call, timeout: Duration) -> Result<()> {
+    fn attend(meeting: &Meeting, rank: usize, call: Arc<Call>, timeout: Duration) -> Result<()> {
         Entry {
             meeting,
             rank,

@@ -1,0 +1,333 @@
+//! The thread launcher: one operating-system thread per device, each running the user's closure.
+//!
+//! Threads: `burn-dist-rank-<r>` is started for each rank, and joined before [`Launcher::run`] returns.
+//! A rank on the CPU backend also has a rayon pool of its own, `burn-dist-rank-<r>-pool-<i>`, owned by
+//! its thread; its closure runs *on* that pool, so that all the parallel work it starts stays there.
+//! All other state is the group's.
+//!
+//! When a rank fails, its thread notes the failure, tells the group, and ends; the others fail at their
+//! next call. The failure noted first that isn't itself the echo of another is the run's.
+//!
+//! Callers: users, `examples`.
+
+use std::any::Any;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use burn::tensor::Device;
+
+use crate::error::{Departure, Error, Result};
+use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
+
+/// What a worker's closure may fail with.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// One rank of a launched run: its device and its place in the group of all ranks.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    device: Device,
+    group: ProcessGroup,
+}
+
+impl Worker {
+    /// This rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    /// The number of ranks.
+    pub fn world_size(&self) -> usize {
+        self.group.world_size()
+    }
+
+    /// The device of this rank.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The group of all ranks.
+    pub fn group(&self) -> &ProcessGroup {
+        &self.group
+    }
+}
+
+/// Runs `worker` once per device, each on a thread of its own, with the default settings of
+/// [`Launcher`].
+///
+/// # Errors
+/// See [`Launcher::run`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_dist::{ReduceOp, launch};
+///
+/// let sums = launch(vec![Device::flex(); 2], |worker| {
+///     let ones = Tensor::<1>::ones([3], worker.device());
+///     let sum = worker.group().all_reduce_tensor(ones, ReduceOp::Sum)?;
+///     Ok::<f32, burn_dist::Error>(sum.sum().into_scalar())
+/// })?;
+/// assert_eq!(sums, [6.0, 6.0]);
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+pub fn launch<R, E>(
+    devices: Vec<Device>,
+    worker: impl Fn(Worker) -> Result<R, E> + Sync,
+) -> Result<Vec<R>>
+where
+    R: Send,
+    E: Into<Cause>,
+{
+    Launcher::new(devices).run(worker)
+}
+
+/// Starts one thread per device. The devices may be equal: each is a replica.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    devices: Vec<Device>,
+    timeout: Duration,
+    threads: Option<usize>,
+}
+
+impl Launcher {
+    /// A launcher for these devices, the first of which is rank 0's.
+    pub fn new(devices: Vec<Device>) -> Self {
+        Self {
+            devices,
+            timeout: DEFAULT_TIMEOUT,
+            threads: None,
+        }
+    }
+
+    /// How long calls on the group wait for other ranks; 5 minutes by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many threads each replica on the CPU backend computes with. By default, the machine's cores
+    /// are shared evenly, with at least one for each.
+    #[must_use]
+    pub fn threads_per_replica(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Runs `worker` on every rank and returns their results in rank order.
+    ///
+    /// A rank that returns while others still need it is an error on those, as is one that panics or
+    /// returns an error: nobody waits for it. All threads have ended when this returns.
+    ///
+    /// # Errors
+    /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own;
+    /// the group's error, if that is what a rank returned. [`Error::InvalidArgument`] without devices or
+    /// with no thread for a replica; [`Error::System`] if a thread or pool can't be started.
+    pub fn run<R, E>(self, worker: impl Fn(Worker) -> Result<R, E> + Sync) -> Result<Vec<R>>
+    where
+        R: Send,
+        E: Into<Cause>,
+    {
+        let call = "launch";
+        if self.devices.is_empty() {
+            let message = "no devices were given; give one for each rank".to_owned();
+            return Err(Error::InvalidArgument {
+                rank: 0,
+                call,
+                message,
+            });
+        }
+        let threads = self.pool_size()?;
+        let groups = ProcessGroup::launched(self.devices.len())?;
+        let failures = Failures::default();
+        let results = thread::scope(|scope| {
+            let mut ranks = Vec::with_capacity(groups.len());
+            for (device, group) in self.devices.iter().zip(groups) {
+                let (rank, group) = (group.rank(), group.with_timeout(self.timeout));
+                let (worker, failures) = (&worker, &failures);
+                let place = group.clone();
+                let body = move || {
+                    let pool = on_flex(device).then_some(threads);
+                    run_rank(&group, device.clone(), pool, failures, worker)
+                };
+                let started = thread::Builder::new()
+                    .name(thread_name(rank))
+                    .spawn_scoped(scope, body);
+                match started {
+                    Ok(handle) => ranks.push(handle),
+                    Err(error) => {
+                        failures.note(&place, system(rank, "thread of the rank", &error));
+                    }
+                }
+            }
+            let joined = ranks.into_iter().map(|rank| rank.join().ok().flatten());
+            joined.collect::<Option<Vec<R>>>()
+        });
+        match (failures.first(), results) {
+            (None, Some(results)) => Ok(results),
+            (Some(failure), _) => Err(failure),
+            // A rank without a result has noted why.
+            (None, None) => Err(system(0, "thread of a rank", &"it ended without a result")),
+        }
+    }
+
+    /// How many threads each replica on the CPU gets.
+    fn pool_size(&self) -> Result<usize> {
+        let replicas = self.devices.iter().filter(|device| on_flex(device)).count();
+        match self.threads {
+            Some(0) => Err(Error::InvalidArgument {
+                rank: 0,
+                call: "Launcher::threads_per_replica",
+                message: "a replica needs at least one thread".to_owned(),
+            }),
+            Some(threads) => Ok(threads),
+            None => {
+                let cores = thread::available_parallelism().map_or(1, NonZero::get);
+                Ok((cores / replicas.max(1)).max(1))
+            }
+        }
+    }
+}
+
+/// The body of a rank's thread.
+fn run_rank<R, E>(
+    group: &ProcessGroup,
+    device: Device,
+    pool: Option<usize>,
+    failures: &Failures,
+    worker: &(impl Fn(Worker) -> Result<R, E> + Sync),
+) -> Option<R>
+where
+    R: Send,
+    E: Into<Cause>,
+{
+    let rank = group.rank();
+    let seat = Worker {
+        device,
+        group: group.clone(),
+    };
+    // Errors are converted on the thread they arise on, so their own type need not be sendable.
+    let body = || worker(seat).map_err(Into::<Cause>::into);
+    // The closure is not used again after a panic, and the group is told of it.
+    let outcome = catch_unwind(AssertUnwindSafe(|| match pool {
+        Some(threads) => on_pool(rank, threads, body),
+        None => Ok(body()),
+    }));
+    match outcome {
+        Ok(Ok(Ok(result))) => {
+            // Asynchronous operations that nobody waited for still belong to the others' too.
+            group.finish();
+            group.leave(&Departure::Returned);
+            return Some(result);
+        }
+        Ok(Err(error)) => failures.note(group, error),
+        Ok(Ok(Err(cause))) => failures.note(group, failure_of(rank, &*cause)),
+        Err(payload) => {
+            let reason = Departure::Panicked(panic_message(&*payload).into());
+            failures.note(group, Error::Worker { rank, reason });
+        }
+    }
+    None
+}
+
+/// The failures of the ranks, in the order in which they came.
+#[derive(Default)]
+struct Failures(Mutex<Vec<Error>>);
+
+impl Failures {
+    /// Notes a rank's failure, and then tells the group: what the others make of it comes later.
+    fn note(&self, group: &ProcessGroup, error: Error) {
+        let reason = match &error {
+            Error::Worker { reason, .. } => reason.clone(),
+            other => Departure::Failed(other.to_string().into()),
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(error);
+        group.leave(&reason);
+    }
+
+    /// The failure that started it: the first, unless that only reports another rank's end.
+    fn first(self) -> Option<Error> {
+        let failures = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let own = failures
+            .iter()
+            .find(|error| !matches!(error, Error::PeerLeft { .. }));
+        own.or(failures.first()).cloned()
+    }
+}
+
+/// A worker's error: the group's own error if it is one, at whatever depth; else the rank's failure.
+fn failure_of(rank: usize, cause: &(dyn std::error::Error + 'static)) -> Error {
+    let mut next = Some(cause);
+    let mut message = String::new();
+    while let Some(error) = next {
+        if let Some(
+            group @ (Error::Mismatch { .. }
+            | Error::Timeout { .. }
+            | Error::PeerLeft { .. }
+            | Error::Aborted { .. }),
+        ) = error.downcast_ref::<Error>()
+        {
+            return group.clone();
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&error.to_string());
+        next = error.source();
+    }
+    Error::Worker {
+        rank,
+        reason: Departure::Failed(message.into()),
+    }
+}
+
+/// What a panic said.
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(with a value that is not a message)".to_owned())
+}
+
+/// Runs `body` on a pool of its own, whose threads have ended when this returns.
+fn on_pool<R: Send>(rank: usize, threads: usize, body: impl FnOnce() -> R + Send) -> Result<R> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(move |number| format!("{}-pool-{number}", thread_name(rank)))
+        .build_scoped(rayon::ThreadBuilder::run, |pool| pool.install(body))
+        .map_err(|error| system(rank, "pool of compute threads", &error))
+}
+
+fn thread_name(rank: usize) -> String {
+    format!("burn-dist-rank-{rank}")
+}
+
+fn system(rank: usize, what: &'static str, error: &dyn std::fmt::Display) -> Error {
+    Error::System {
+        rank,
+        what,
+        message: error.to_string(),
+    }
+}
+
+/// Whether the device is the CPU backend, which computes on the rayon pool it is called from.
+#[cfg(feature = "flex")]
+fn on_flex(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(
+        device.clone().without_autodiff().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
+}
+
+/// Without the CPU backend there are no such devices.
+#[cfg(not(feature = "flex"))]
+fn on_flex(_device: &Device) -> bool {
+    false
+}
