@@ -34,7 +34,12 @@ pub(super) fn attach<M: Module>(
     });
     parameters.mark_buffers(&model, Hook::NAME);
     let parameters = Arc::new(parameters);
-    let reducer = Reducer::start(*config, group.clone(), Arc::clone(&parameters), channel)?;
+    let reducer = Reducer::start(
+        config.clone(),
+        group.clone(),
+        Arc::clone(&parameters),
+        channel,
+    )?;
     let attached = Attached {
         parameters,
         usage,

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 ///
 /// Gradients travel in buckets: larger ones use the link better, smaller ones leave earlier. The
 /// defaults are PyTorch's.
-#[derive(Config, Copy, Debug)]
+#[derive(Config, Debug)]
 pub struct DdpConfig {
     /// The size a bucket is filled to, in megabytes (2^20 bytes) of gradients.
     #[config(default = 25.0)]
@@ -45,7 +45,7 @@ impl DdpConfig {
         // A group of its own, so that the reducer's operations never mix with the user's.
         let group = group.duplicate()?;
         Ok(Ddp {
-            config: *self,
+            config: self.clone(),
             group,
             attached: OnceLock::new(),
             stats: std::sync::Mutex::default(),

@@ -202,7 +202,7 @@ impl Step {
 impl Worker {
     fn new(config: DdpConfig, group: ProcessGroup, parameters: Arc<Parameters>) -> Self {
         let order = layout::reversed(parameters.entries.len());
-        let layout = plan(config, &parameters, &order);
+        let layout = plan(&config, &parameters, &order);
         Self {
             places: layout.places(parameters.entries.len()),
             step: Step::new(&layout),
@@ -225,9 +225,11 @@ impl Worker {
                     ready_order,
                     reply,
                 } => {
-                    rest.into_iter().for_each(|reading| self.take(reading));
+                    for reading in rest {
+                        self.take(reading);
+                    }
                     // A replica that is gone wants no answer.
-                    let _ = reply.send(self.finish(ready_order));
+                    let _ = reply.send(self.finish(&ready_order));
                 }
                 Command::Stop => break,
             }
@@ -284,7 +286,7 @@ impl Worker {
         Ok(())
     }
 
-    fn finish(&mut self, ready_order: Vec<usize>) -> Result<Averages> {
+    fn finish(&mut self, ready_order: &[usize]) -> Result<Averages> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -304,7 +306,7 @@ impl Worker {
     }
 
     /// Lays the buckets out anew, in the order that rank 0 has seen in the first step.
-    fn follow(&mut self, ready_order: Vec<usize>) -> Result<()> {
+    fn follow(&mut self, ready_order: &[usize]) -> Result<()> {
         let rank = self.group.global_rank();
         let peer = self.group.ranks()[0];
         let control = |message| Error::Control {
@@ -319,7 +321,7 @@ impl Worker {
         let parameters = self.parameters.entries.len();
         let order = layout::completed(order, parameters)
             .ok_or_else(|| control("its bucket order names other parameters".into()))?;
-        self.layout = Arc::new(plan(self.config, &self.parameters, &order));
+        self.layout = Arc::new(plan(&self.config, &self.parameters, &order));
         self.places = self.layout.places(parameters);
         self.ordered = true;
         tracing::debug!(
@@ -352,7 +354,7 @@ impl Worker {
     }
 }
 
-fn plan(config: DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
+fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
     let (first, cap) = config.caps();
     Layout::new(&parameters.entries, order, first, cap)
 }

@@ -95,7 +95,7 @@ impl ProcessGroup {
         Self::seat(
             Meeting::new(vec![0]),
             0,
-            Lineage::new(false),
+            &Lineage::new(false),
             DEFAULT_TIMEOUT,
         )
     }
@@ -114,15 +114,15 @@ impl ProcessGroup {
             Self::seat(
                 Arc::clone(&meeting),
                 rank,
-                Lineage::new(launched),
+                &Lineage::new(launched),
                 DEFAULT_TIMEOUT,
             )
         };
         Ok((0..world_size).map(seat).collect())
     }
 
-    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: Arc<Lineage>, timeout: Duration) -> Self {
-        let member = Member::new(Core::new(meeting, rank), &lineage);
+    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: &Arc<Lineage>, timeout: Duration) -> Self {
+        let member = Member::new(Core::new(meeting, rank), lineage);
         Self { member, timeout }
     }
 

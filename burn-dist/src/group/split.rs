@@ -1,7 +1,5 @@
 //! Sub-groups, as `MPI_Comm_split` makes them.
 
-use std::sync::Arc;
-
 use super::ProcessGroup;
 use crate::collective;
 use crate::error::{Detail, Result};
@@ -50,7 +48,7 @@ impl ProcessGroup {
         Ok(Some(Self::seat(
             meeting,
             rank,
-            Arc::clone(self.member.lineage()),
+            self.member.lineage(),
             self.timeout,
         )))
     }

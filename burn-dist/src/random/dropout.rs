@@ -20,14 +20,12 @@ impl DropoutConfig {
     /// # Panics
     ///
     /// Panics when `prob` is not in `[0, 1)`, as `burn::nn::Dropout` does.
-    #[expect(
-        clippy::panic,
-        reason = "a wrong constant in the program's own code, as in Burn"
-    )]
     pub fn init(&self) -> Dropout {
-        if !(0.0..1.0).contains(&self.prob) {
-            panic!("dropout probability must be in [0, 1), got {}", self.prob);
-        }
+        assert!(
+            (0.0..1.0).contains(&self.prob),
+            "dropout probability must be in [0, 1), got {}",
+            self.prob
+        );
         Dropout {
             prob: self.prob,
             training: Param::from_bool(true),
