@@ -10,6 +10,7 @@ mod progress;
 mod results;
 mod training;
 
+use burn::data::dataset::Dataset;
 use burn_dist::launch::{Backend, Devices, Launcher};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};

@@ -84,7 +84,7 @@ pub(crate) fn train(
             let batch = batch?;
             // All ranks must stop in the same step: they ask one another while they compute.
             let asked = u8::from(stop.load(Ordering::Relaxed));
-            let asked = group.all_reduce_async(vec![asked], ReduceOp::Max)?;
+            let asked = group.all_reduce_async(vec![asked], ReduceOp::Max);
 
             let MnistBatch { images, targets } = batch.batch;
             let output = model.forward(images);

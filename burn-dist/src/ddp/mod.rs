@@ -80,9 +80,14 @@ struct Attached {
     reducer: Reducer,
 }
 
-impl Drop for Attached {
+impl Drop for Ddp {
     fn drop(&mut self) {
-        self.reducer.stop(self.usage.in_step());
+        if let Some(attached) = self.attached.get_mut() {
+            attached.reducer.stop(attached.usage.in_step());
+        }
+        // The other ranks may still count on this one: with a launcher they hear why it ended. Without
+        // one, the drop of the group tells them that it did.
+        let _ = self.group.entrust(None);
     }
 }
 

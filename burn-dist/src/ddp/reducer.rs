@@ -147,13 +147,16 @@ impl Reducer {
     pub(super) fn stop(&mut self, mid_step: bool) {
         // If the thread has ended already, there is nothing to stop.
         let _ = self.commands.send(Command::Stop);
-        let mut thread = self.thread.take();
-        if mid_step {
-            thread = thread.and_then(|thread| self.group.keep_thread(thread));
-            if thread.is_some() {
+        let thread = self.thread.take();
+        let thread = if mid_step {
+            let untold = self.group.entrust(thread);
+            if untold.is_err() {
                 self.group.abort("it dropped its Ddp in mid-step");
             }
-        }
+            untold.err().flatten()
+        } else {
+            thread
+        };
         if let Some(thread) = thread {
             // A panic in it was reported by `finish` already.
             let _ = thread.join();

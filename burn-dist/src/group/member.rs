@@ -94,9 +94,14 @@ impl Member {
         }
     }
 
-    /// Keeps a thread for the launcher to join; gives it back if there is none to do so.
-    pub(super) fn keep_thread(&self, thread: JoinHandle<()>) -> Option<JoinHandle<()>> {
-        self.lineage.keep(&self.core, Some(thread)).err().flatten()
+    /// Leaves the seat to the launcher, and a thread that may wait in the group; gives the thread back if
+    /// there is no launcher.
+    pub(super) fn entrust(
+        self: &Arc<Self>,
+        thread: Option<JoinHandle<()>>,
+    ) -> Result<(), Option<JoinHandle<()>>> {
+        self.lineage
+            .keep(&self.core, thread, Some(Arc::clone(self)))
     }
 
     fn leave(&self, reason: &Departure) {
@@ -115,7 +120,7 @@ impl Drop for Member {
             // What was started is finished before this rank is gone.
             join(thread);
             self.leave(&Departure::Returned);
-        } else if let Err(thread) = self.lineage.keep(&self.core, thread) {
+        } else if let Err(thread) = self.lineage.keep(&self.core, thread, None) {
             self.leave(&Departure::Panicked("(on its own thread)".into()));
             join(thread);
         }
@@ -129,13 +134,22 @@ pub(super) struct Lineage {
     seats: Mutex<Seats>,
 }
 
+/// A seat that the launcher leaves once it knows how the rank ended.
+struct Kept {
+    core: Arc<Core>,
+    /// A thread that may wait in the group until it is told.
+    thread: Option<JoinHandle<()>>,
+    /// Keeps the seat from being left before, where it has handles still.
+    _member: Option<Arc<Member>>,
+}
+
 #[derive(Default)]
 struct Seats {
     /// How the rank ended, once it has.
     departure: Option<Departure>,
     members: Vec<Weak<Member>>,
-    /// Seats whose handles went while a panic unwound.
-    kept: Vec<(Arc<Core>, Option<JoinHandle<()>>)>,
+    /// Seats that are the launcher's to leave.
+    kept: Vec<Kept>,
 }
 
 impl Lineage {
@@ -160,12 +174,17 @@ impl Lineage {
         &self,
         core: &Arc<Core>,
         thread: Option<JoinHandle<()>>,
+        member: Option<Arc<Member>>,
     ) -> Result<(), Option<JoinHandle<()>>> {
         let mut seats = lock(&self.seats);
         if !self.launched || seats.departure.is_some() {
             return Err(thread);
         }
-        seats.kept.push((Arc::clone(core), thread));
+        seats.kept.push(Kept {
+            core: Arc::clone(core),
+            thread,
+            _member: member,
+        });
         Ok(())
     }
 
@@ -184,11 +203,11 @@ impl Lineage {
         for member in self.members() {
             member.leave(reason);
         }
-        for (core, _) in &kept {
+        for Kept { core, .. } in &kept {
             core.meeting.leave(core.rank, reason.clone());
         }
         // Only now that every group knows, for these threads may wait for one of them.
-        for (_, thread) in kept {
+        for Kept { thread, .. } in kept {
             join(thread);
         }
     }

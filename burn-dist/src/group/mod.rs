@@ -181,10 +181,14 @@ impl ProcessGroup {
         self.member.lineage().finish();
     }
 
-    /// Leaves a thread that may wait in this group to the launcher, which joins it once it has told the
-    /// group how the rank ended; gives it back if there is no launcher to do so.
-    pub(crate) fn keep_thread(&self, thread: JoinHandle<()>) -> Option<JoinHandle<()>> {
-        self.member.keep_thread(thread)
+    /// Lets the launcher leave this group, when it knows how the rank has ended, instead of the drop of
+    /// the last handle; and join a thread that may wait in the group until then. Gives the thread back
+    /// if there is no launcher.
+    pub(crate) fn entrust(
+        &self,
+        thread: Option<JoinHandle<()>>,
+    ) -> Result<(), Option<JoinHandle<()>>> {
+        self.member.entrust(thread)
     }
 
     /// Says how this rank has ended, in this group and all that were split from it.

@@ -186,3 +186,24 @@ fn a_model_without_parameters_is_fine() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_rank_that_fails_between_steps_ends_the_others_with_its_error() {
+    let messages = messages(3, |worker| {
+        let device = worker.device();
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
+        if worker.rank() == 1 {
+            return Err("no batch is left".into());
+        }
+        let loss = model.forward(Tensor::<2>::ones([1, 3], device)).sum();
+        ddp.synchronize(loss.backward(), &model)?;
+        Ok(())
+    });
+    for message in [&messages[0], &messages[2]] {
+        assert!(
+            message.contains("rank 1 failed: no batch is left"),
+            "{message}"
+        );
+    }
+}
