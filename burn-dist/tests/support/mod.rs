@@ -50,7 +50,7 @@ pub trait Reference: Element + PartialEq + std::fmt::Debug {
     fn min(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
     /// The mean in the canonical tree over the ranks' values.
-    fn mean(values: &[Self]) -> Self;
+    fn average(values: &[Self]) -> Self;
 }
 
 /// Joins values level by level: stride 1, 2, 4 and so on, a missing partner passed over.
@@ -108,7 +108,7 @@ macro_rules! reference {
             fn max(self, other: Self) -> Self {
                 if other > self { other } else { self }
             }
-            fn mean(values: &[Self]) -> Self {
+            fn average(values: &[Self]) -> Self {
                 ($mean)(values)
             }
         }
@@ -151,7 +151,7 @@ pub fn reduced<T: Reference>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
                 ReduceOp::Product => tree(&column, T::product),
                 ReduceOp::Min => tree(&column, T::min),
                 ReduceOp::Max => tree(&column, T::max),
-                ReduceOp::Mean => T::mean(&column),
+                ReduceOp::Mean => T::average(&column),
             }
         })
         .collect()
