@@ -2,6 +2,12 @@
 //!
 //! Groups have their default timeout of 5 minutes unless a test is about timeouts: a test that ends at
 //! all shows that nobody waited for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::float_cmp, reason = "results are exact")]
 
 mod support;
 
@@ -409,6 +415,6 @@ fn a_group_needs_a_rank() {
 #[test]
 fn an_endless_timeout_does_not_overflow() {
     on_ranks(2, |group| {
-        group.with_timeout(Duration::MAX).barrier().unwrap()
+        group.with_timeout(Duration::MAX).barrier().unwrap();
     });
 }

@@ -1,4 +1,10 @@
 //! Point to point: tags, order, and mismatches.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::float_cmp, reason = "results are exact")]
 
 mod support;
 
