@@ -1,6 +1,12 @@
 //! Every collective against its definition: all types, operations and sizes, 1 to 8 ranks, blocking and
 //! asynchronous. Results are compared bit by bit, because the order of a reduction is part of its
 //! definition.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::float_cmp, reason = "results are exact")]
 
 mod support;
 

@@ -33,10 +33,17 @@ pub(super) fn reduce_segment<T: Element>(floor: Floor<'_>, op: ReduceOp) {
     let mut reducer = Reducer::<T>::new(op, pieces.len(), length);
     for block in reducer.blocks(length) {
         reducer.reduce(block.len(), &|rank| &elements(&pieces[rank])[block.clone()]);
+        let mut done: Option<&[T]> = None;
         for piece in &mut pieces {
             if let Piece::InPlace(bytes) = piece {
                 // Aligned, as in `elements`.
-                reducer.write(&mut bytemuck::cast_slice_mut(bytes)[block.clone()]);
+                let target = &mut bytemuck::cast_slice_mut(bytes)[block.clone()];
+                match done {
+                    // A mean is divided once.
+                    None => reducer.write(target),
+                    Some(done) => target.copy_from_slice(done),
+                }
+                done = Some(target);
             }
         }
     }

@@ -4,16 +4,17 @@
 //! own the [`Core`], never the member, so the last handle is never dropped on the thread it joins. All
 //! groups of one rank share a [`Lineage`], through which a launcher tells how the rank ended.
 //!
-//! A rank leaves a group when its last handle goes. The exception is a launched rank that panics: its
-//! handles go while the panic unwinds, before the launcher knows the message, so those seats are left
-//! to the launcher, which calls [`Lineage::leave`] right after.
+//! A rank leaves a group when its last handle goes. The exception is a launched rank that is going down:
+//! its handles go while a panic unwinds, or after the failure of another of its groups, before the
+//! launcher knows the reason. Those seats are kept for the launcher, which calls [`Lineage::leave`] when
+//! the rank has ended, so that all groups are told the cause and not its echo.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{JoinHandle, panicking};
 
 use super::work::{Communicator, Job};
-use crate::error::{Departure, Result};
+use crate::error::{Departure, Error, Result};
 use crate::transport::threads::Meeting;
 
 /// What a call needs of its group.
@@ -115,14 +116,20 @@ impl Drop for Member {
             .communicator
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        let thread = communicator.close();
-        if !panicking() {
+        let mut thread = communicator.close();
+        if panicking() || self.lineage.has_failed() {
+            match self.lineage.keep(&self.core, thread, None) {
+                Ok(()) => return,
+                Err(back) => thread = back,
+            }
+        }
+        if panicking() {
+            self.leave(&Departure::Panicked("(on its own thread)".into()));
+            join(thread);
+        } else {
             // What was started is finished before this rank is gone.
             join(thread);
             self.leave(&Departure::Returned);
-        } else if let Err(thread) = self.lineage.keep(&self.core, thread, None) {
-            self.leave(&Departure::Panicked("(on its own thread)".into()));
-            join(thread);
         }
     }
 }
@@ -148,7 +155,8 @@ struct Seats {
     /// How the rank ended, once it has.
     departure: Option<Departure>,
     members: Vec<Weak<Member>>,
-    /// Seats that are the launcher's to leave.
+    /// Seats that are the launcher's to leave: entrusted to it, or without handles since the rank is
+    /// going down.
     kept: Vec<Kept>,
 }
 
@@ -186,6 +194,26 @@ impl Lineage {
             _member: member,
         });
         Ok(())
+    }
+
+    /// Whether a group of this rank has failed.
+    fn has_failed(&self) -> bool {
+        self.members()
+            .iter()
+            .any(|member| member.core.meeting.has_failed())
+    }
+
+    /// Ends all groups of this rank with the failure of one of them.
+    pub(super) fn fail(&self, error: &Error) {
+        let kept: Vec<_> = lock(&self.seats)
+            .kept
+            .iter()
+            .map(|kept| Arc::clone(&kept.core))
+            .collect();
+        let held = self.members();
+        for core in kept.iter().chain(held.iter().map(|member| &member.core)) {
+            core.meeting.fail(error.clone());
+        }
     }
 
     /// Waits until the jobs of all seats are done.

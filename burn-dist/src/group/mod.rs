@@ -175,6 +175,11 @@ impl ProcessGroup {
         self.core().meeting.fail(error);
     }
 
+    /// Ends this group, and all that were split from it, with a failure that one of them had.
+    pub(crate) fn fail(&self, error: &Error) {
+        self.member.lineage().fail(error);
+    }
+
     /// Waits until this rank's asynchronous operations are over, in this group and all that were split
     /// from it.
     pub(crate) fn finish(&self) {

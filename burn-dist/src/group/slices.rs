@@ -251,3 +251,43 @@ impl ProcessGroup {
 fn too_much(total: usize) -> String {
     format!("{total} bytes are more than the {LARGEST_GATHERING} that one message may have")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `work` as every rank of a group of threads.
+    fn on_ranks(ranks: usize, work: impl Fn(ProcessGroup) + Sync) {
+        let groups = ProcessGroup::threads(ranks).unwrap();
+        std::thread::scope(|scope| {
+            for group in groups {
+                scope.spawn(|| work(group));
+            }
+        });
+    }
+
+    #[test]
+    fn bytes_of_unequal_lengths_reach_all() {
+        on_ranks(3, |group| {
+            let mine = vec![group.rank() as u8; 2 * group.rank()];
+            let all = group.all_gather_bytes(&mine).unwrap();
+            assert_eq!(all, [vec![], vec![1; 2], vec![2; 4]]);
+            let bytes = (group.rank() == 2).then_some(&b"from two"[..]);
+            assert_eq!(group.broadcast_bytes(bytes, 2).unwrap(), b"from two");
+        });
+    }
+
+    #[test]
+    fn too_many_bytes_are_refused_on_every_rank() {
+        let half = vec![0; LARGEST_GATHERING / 2 + 1];
+        on_ranks(2, |group| {
+            let error = group.all_gather_bytes(&half).unwrap_err();
+            assert!(
+                error.to_string().contains("268435458 bytes are more than"),
+                "{error}"
+            );
+            // All found it together, so the group goes on.
+            group.barrier().unwrap();
+        });
+    }
+}

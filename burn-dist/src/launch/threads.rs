@@ -158,7 +158,7 @@ impl Launcher {
                 match started {
                     Ok(handle) => ranks.push(handle),
                     Err(error) => {
-                        failures.note(&place, system(rank, "thread of the rank", &error));
+                        failures.note(&place, &system(rank, "thread of the rank", &error));
                     }
                 }
             }
@@ -222,11 +222,11 @@ where
             group.leave(&Departure::Returned);
             return Some(result);
         }
-        Ok(Err(error)) => failures.note(group, error),
-        Ok(Ok(Err(cause))) => failures.note(group, failure_of(rank, &*cause)),
+        Ok(Err(error)) => failures.note(group, &error),
+        Ok(Ok(Err(cause))) => failures.note(group, &failure_of(rank, &*cause)),
         Err(payload) => {
             let reason = Departure::Panicked(panic_message(&*payload).into());
-            failures.note(group, Error::Worker { rank, reason });
+            failures.note(group, &Error::Worker { rank, reason });
         }
     }
     None
@@ -238,15 +238,21 @@ struct Failures(Mutex<Vec<Error>>);
 
 impl Failures {
     /// Notes a rank's failure, and then tells the group: what the others make of it comes later.
-    fn note(&self, group: &ProcessGroup, error: Error) {
-        let reason = match &error {
-            Error::Worker { reason, .. } => reason.clone(),
-            other => Departure::Failed(other.to_string().into()),
+    fn note(&self, group: &ProcessGroup, error: &Error) {
+        let own = match error {
+            Error::Worker { reason, .. } => Some(reason.clone()),
+            Error::System { .. } => Some(Departure::Failed(error.to_string().into())),
+            _ => None,
         };
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(error);
+            .push(error.clone());
+        let reason = own.unwrap_or_else(|| {
+            // Not this rank's doing, so its other groups are told the cause rather than its end.
+            group.fail(error);
+            Departure::Failed(error.to_string().into())
+        });
         group.leave(&reason);
     }
 

@@ -5,7 +5,7 @@ use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 
 /// Runs `work` as every rank of a group of threads, and returns the results in rank order.
-pub fn on_ranks<R: Send>(ranks: usize, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+pub(crate) fn on_ranks<R: Send>(ranks: usize, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
     let groups = ProcessGroup::threads(ranks).unwrap();
     std::thread::scope(|scope| {
         let work = &work;
@@ -21,10 +21,10 @@ pub fn on_ranks<R: Send>(ranks: usize, work: impl Fn(ProcessGroup) -> R + Sync) 
 }
 
 /// A generator of reproducible numbers (splitmix64).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -32,18 +32,18 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
     /// Between -1 and 1.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         self.next() as i64 as f64 / i64::MAX as f64
     }
 }
 
 /// An element type with its arithmetic written out plainly, against which the library's is tested.
-pub trait Reference: Element + PartialEq + std::fmt::Debug {
+pub(crate) trait Reference: Element + PartialEq + std::fmt::Debug {
     fn random(random: &mut Random) -> Self;
     fn sum(self, other: Self) -> Self;
     fn product(self, other: Self) -> Self;
@@ -54,7 +54,7 @@ pub trait Reference: Element + PartialEq + std::fmt::Debug {
 }
 
 /// Joins values level by level: stride 1, 2, 4 and so on, a missing partner passed over.
-pub fn tree<A: Copy>(values: &[A], join: impl Fn(A, A) -> A) -> A {
+pub(crate) fn tree<A: Copy>(values: &[A], join: impl Fn(A, A) -> A) -> A {
     let mut values = values.to_vec();
     let mut stride = 1;
     while stride < values.len() {
@@ -122,7 +122,7 @@ reference!(integer: i32);
 reference!(integer: i64);
 reference!(integer: u8);
 
-pub const OPS: [ReduceOp; 5] = [
+pub(crate) const OPS: [ReduceOp; 5] = [
     ReduceOp::Sum,
     ReduceOp::Mean,
     ReduceOp::Min,
@@ -131,18 +131,18 @@ pub const OPS: [ReduceOp; 5] = [
 ];
 
 /// What rank `rank` holds: reproducible, so that every rank can compute the expected result.
-pub fn values<T: Reference>(seed: u64, rank: usize, length: usize) -> Vec<T> {
+pub(crate) fn values<T: Reference>(seed: u64, rank: usize, length: usize) -> Vec<T> {
     let mut random = Random(seed ^ (rank as u64 + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93));
     (0..length).map(|_| T::random(&mut random)).collect()
 }
 
 /// The inputs of all ranks.
-pub fn all_values<T: Reference>(seed: u64, ranks: usize, length: usize) -> Vec<Vec<T>> {
+pub(crate) fn all_values<T: Reference>(seed: u64, ranks: usize, length: usize) -> Vec<Vec<T>> {
     (0..ranks).map(|rank| values(seed, rank, length)).collect()
 }
 
 /// The reduction of all inputs, element by element, from its definition.
-pub fn reduced<T: Reference>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
+pub(crate) fn reduced<T: Reference>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
     (0..inputs[0].len())
         .map(|place| {
             let column: Vec<T> = inputs.iter().map(|input| input[place]).collect();
@@ -159,7 +159,7 @@ pub fn reduced<T: Reference>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
 
 /// Compares bits, so that a difference in the last place or in the sign of zero counts.
 #[track_caller]
-pub fn assert_same<T: Reference>(found: &[T], expected: &[T], what: &str) {
+pub(crate) fn assert_same<T: Reference>(found: &[T], expected: &[T], what: &str) {
     assert_eq!(found.len(), expected.len(), "length of {what}");
     let bytes = bytemuck::cast_slice::<T, u8>;
     if bytes(found) != bytes(expected) {

@@ -121,6 +121,11 @@ impl Meeting {
         &self.ranks
     }
 
+    /// Whether the group has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        lock(&self.state).failure.is_some()
+    }
+
     /// Keeps `error` as the group's failure unless it has one, and returns the one it has.
     pub(crate) fn fail(&self, error: Error) -> Error {
         self.latch(&mut lock(&self.state), error)

@@ -1,0 +1,146 @@
+//! An exchange by itself. Sizes are small, so that Miri can run these.
+
+use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_mins(5)
+}
+
+/// Runs `work` as every rank, each on its own thread.
+fn on_ranks<R: Send>(ranks: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..ranks)
+            .map(|rank| scope.spawn(move || work(rank)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}
+
+#[test]
+fn every_rank_reads_what_the_others_lent() {
+    for watch in [false, true] {
+        let exchange = Exchange::new(3, watch);
+        let seen = on_ranks(3, |rank| {
+            let mine = vec![rank as u8; rank + 1];
+            exchange.attend(
+                rank,
+                Lent::Read(&mine),
+                later(),
+                || (),
+                |floor| {
+                    (0..3)
+                        .map(|peer| floor.read(peer).to_vec())
+                        .collect::<Vec<_>>()
+                },
+            )
+        });
+        for seen in seen {
+            assert_eq!(seen.unwrap(), [vec![0], vec![1, 1], vec![2, 2, 2]]);
+        }
+    }
+}
+
+#[test]
+fn work_in_place_covers_every_byte_of_every_slice_once() {
+    for length in [0, 1, 63, 64, 65, 200, 300] {
+        let exchange = Exchange::new(3, false);
+        let results = on_ranks(3, |rank| {
+            let mut mine = vec![0_u8; length];
+            let outcome = exchange.attend(
+                rank,
+                Lent::InPlace(&mut mine),
+                later(),
+                || (),
+                |floor| {
+                    for piece in floor.pieces() {
+                        if let Piece::InPlace(bytes) = piece {
+                            for byte in bytes.iter_mut() {
+                                *byte += 1;
+                            }
+                        }
+                    }
+                },
+            );
+            outcome.map(|()| mine)
+        });
+        for mine in results {
+            assert_eq!(mine.unwrap(), vec![1; length]);
+        }
+    }
+}
+
+#[test]
+fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
+    let exchange = Exchange::new(2, false);
+    let outcome = exchange.attend(
+        0,
+        Lent::Read(&[1]),
+        Instant::now(),
+        || exchange.close(),
+        |_| unreachable!("rank 1 never came"),
+    );
+    assert_eq!(outcome.map(|()| 0), Err(Missed::Closed));
+    let late = exchange.attend(1, Lent::Read(&[2]), later(), || (), |_| ());
+    assert_eq!(late, Err(Missed::Closed));
+}
+
+#[test]
+fn an_exchange_that_is_ready_stays_ready() {
+    let exchange = Exchange::new(1, false);
+    let outcome = exchange.attend(
+        0,
+        Lent::Read(&[7]),
+        later(),
+        || (),
+        |floor| {
+            exchange.close();
+            floor.read(0)[0]
+        },
+    );
+    assert_eq!(outcome, Ok(7));
+}
+
+#[test]
+fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
+    let exchange = Exchange::new(3, false);
+    let outcomes = on_ranks(3, |rank| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut mine = [0_u8; 8];
+            exchange.attend(
+                rank,
+                Lent::InPlace(&mut mine),
+                later(),
+                || (),
+                |_| {
+                    assert_ne!(rank, 1, "the share of rank 1 fails");
+                },
+            )
+        }))
+    });
+    assert_eq!(*outcomes[0].as_ref().unwrap(), Err(Missed::Broken(1)));
+    assert!(outcomes[1].is_err());
+    assert_eq!(*outcomes[2].as_ref().unwrap(), Err(Missed::Broken(1)));
+}
+
+#[test]
+fn a_panic_while_waiting_withdraws_the_loan() {
+    let exchange = Exchange::new(2, false);
+    let first = catch_unwind(AssertUnwindSafe(|| {
+        let mine = vec![1_u8; 4];
+        exchange.attend(
+            0,
+            Lent::Read(&mine),
+            Instant::now(),
+            || panic!("given up"),
+            |_| (),
+        )
+    }));
+    assert!(first.is_err());
+    let second = exchange.attend(1, Lent::Read(&[]), later(), || (), |_| ());
+    assert_eq!(second, Err(Missed::Closed));
+}

@@ -1,0 +1,242 @@
+//! The launcher: what a worker gets, and how its end is reported.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::float_cmp, reason = "results are exact")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use burn::tensor::{Device, Tensor};
+use burn_dist::launch::{Launcher, Worker, launch};
+use burn_dist::{Departure, Error, ReduceOp};
+
+fn devices(ranks: usize) -> Vec<Device> {
+    vec![Device::flex(); ranks]
+}
+
+#[test]
+fn every_rank_runs_once_on_its_device_and_its_own_pool() {
+    let runs = AtomicUsize::new(0);
+    let run = |worker: Worker| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        assert_eq!(name, format!("burn-dist-rank-{}-pool-0", worker.rank()));
+        assert_eq!(rayon::current_num_threads(), 1);
+        assert_eq!(worker.device(), &Device::flex());
+        let tensor = Tensor::<1>::full([3], worker.rank() as f32, worker.device());
+        let sum = worker.group().all_reduce_tensor(tensor, ReduceOp::Sum)?;
+        Ok::<_, Error>((
+            worker.rank(),
+            worker.world_size(),
+            sum.into_data().try_to_vec::<f32>(),
+        ))
+    };
+    let results = Launcher::new(devices(4))
+        .threads_per_replica(1)
+        .run(run)
+        .unwrap();
+    assert_eq!(runs.into_inner(), 4);
+    for (rank, (found, size, sum)) in results.into_iter().enumerate() {
+        assert_eq!((found, size), (rank, 4));
+        assert_eq!(sum.unwrap(), [6.0; 3]);
+    }
+}
+
+#[test]
+fn replicas_share_the_cores() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let threads = launch(devices(2), |_| Ok::<_, Error>(rayon::current_num_threads())).unwrap();
+    assert_eq!(threads, [(cores / 2).max(1); 2]);
+    let threads = Launcher::new(devices(2)).threads_per_replica(3);
+    let threads = threads
+        .run(|_| Ok::<_, Error>(rayon::current_num_threads()))
+        .unwrap();
+    assert_eq!(threads, [3, 3]);
+}
+
+#[test]
+fn a_panic_ends_the_run_with_its_rank_and_message() {
+    let run = |worker: Worker| {
+        worker.group().barrier()?;
+        assert_ne!(worker.rank(), 2, "no such layer: {}", "conv3");
+        worker.group().barrier()
+    };
+    let error = launch(devices(4), run).unwrap_err();
+    let Error::Worker {
+        rank: 2,
+        reason: Departure::Panicked(message),
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert!(message.contains("no such layer: conv3"), "{message}");
+    assert!(
+        error.to_string().starts_with("rank 2 panicked: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_panic_with_a_plain_string_keeps_it() {
+    let run = |worker: Worker| {
+        assert!(worker.rank() > 0, "plain");
+        worker.group().barrier()
+    };
+    let error = launch(devices(2), run).unwrap_err();
+    assert_eq!(error.to_string(), "rank 0 panicked: plain");
+}
+
+#[test]
+fn an_error_ends_the_run_with_its_rank_and_causes() {
+    #[derive(Debug)]
+    struct Outer(std::num::ParseIntError);
+    impl std::fmt::Display for Outer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("reading the label")
+        }
+    }
+    impl std::error::Error for Outer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let run = |worker: Worker| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if worker.rank() == 1 {
+            "seven".parse::<u8>().map_err(Outer)?;
+        }
+        worker.group().all_reduce(&mut [0.0_f32], ReduceOp::Sum)?;
+        Ok(())
+    };
+    let error = launch(devices(3), run).unwrap_err();
+    let text = "rank 1 failed: reading the label: invalid digit found in string";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
+fn the_others_learn_of_a_panic_with_rank_and_message() {
+    let seen = std::sync::Mutex::new(Vec::new());
+    let run = |worker: Worker| {
+        // Also in groups split from the first, whose handles go before the message is known.
+        let all = worker.group().split(Some(0), 0)?;
+        assert_ne!(worker.rank(), 0, "the first one falls");
+        let group = all.as_ref().unwrap_or(worker.group());
+        let error = if worker.rank() == 1 {
+            group.barrier()
+        } else {
+            worker.group().barrier()
+        };
+        if let Err(error) = &error {
+            seen.lock().unwrap().push(error.to_string());
+        }
+        error
+    };
+    launch(devices(3), run).unwrap_err();
+    let seen = seen.into_inner().unwrap();
+    assert_eq!(seen.len(), 2);
+    for text in seen {
+        assert!(
+            text.contains("rank 0 panicked: ") && text.contains("the first one falls"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_returns_early_is_the_groups_error() {
+    let run = |worker: Worker| {
+        if worker.rank() == 1 {
+            return Ok(());
+        }
+        worker.group().barrier()
+    };
+    let error = launch(devices(3), run).unwrap_err();
+    let early = matches!(
+        error,
+        Error::PeerLeft {
+            peer: 1,
+            reason: Departure::Returned,
+            ..
+        }
+    );
+    assert!(early, "{error}");
+}
+
+#[test]
+fn an_early_return_that_keeps_its_group_is_found_too() {
+    let run = |worker: Worker| {
+        if worker.rank() == 1 {
+            return Ok(Some(worker.group().clone()));
+        }
+        worker.group().barrier().map(|()| None)
+    };
+    let error = launch(devices(2), run).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_mismatch_is_reported_as_itself() {
+    let run = |worker: Worker| {
+        worker
+            .group()
+            .all_reduce(&mut vec![0_u8; worker.rank()], ReduceOp::Sum)
+    };
+    let error = launch(devices(2), run).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+}
+
+#[test]
+fn asynchronous_calls_that_nobody_waits_for_are_finished() {
+    let run = |worker: Worker| {
+        let work = worker
+            .group()
+            .all_reduce_async(vec![1_i32; 10], ReduceOp::Sum);
+        if worker.rank() == 0 {
+            return Ok(vec![4; 10]);
+        }
+        work.wait()
+    };
+    assert_eq!(launch(devices(4), run).unwrap(), vec![vec![4; 10]; 4]);
+}
+
+#[test]
+fn a_worker_that_panics_with_operations_under_way_ends() {
+    let run = |worker: Worker| {
+        let group = worker.group();
+        let works: Vec<_> = (0..20)
+            .map(|_| group.all_reduce_async(vec![1.0_f32; 100], ReduceOp::Sum))
+            .collect();
+        assert_ne!(worker.rank(), 1, "in the middle");
+        works
+            .into_iter()
+            .try_for_each(|work| work.wait().map(drop))?;
+        group.barrier()
+    };
+    for _ in 0..20 {
+        let error = launch(devices(3), run).unwrap_err();
+        assert!(matches!(error, Error::Worker { rank: 1, .. }), "{error}");
+    }
+}
+
+#[test]
+fn bad_settings_are_errors() {
+    let nothing = |_: Worker| Ok::<_, Error>(());
+    let error = launch(Vec::new(), nothing).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    let error = Launcher::new(devices(1))
+        .threads_per_replica(0)
+        .run(nothing)
+        .unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+}
+
+#[test]
+fn the_launchers_timeout_is_the_groups() {
+    let launcher = Launcher::new(devices(2)).timeout(Duration::from_secs(7));
+    let timeouts = launcher
+        .run(|worker| Ok::<_, Error>(worker.group().timeout()))
+        .unwrap();
+    assert_eq!(timeouts, [Duration::from_secs(7); 2]);
+}

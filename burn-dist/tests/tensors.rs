@@ -1,0 +1,206 @@
+//! The collectives on tensors: dtypes, dimensions, autodiff, and what can't travel.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::float_cmp, reason = "results are exact")]
+
+mod support;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_dist::{Error, ReduceOp};
+use support::on_ranks;
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec_as::<f32>().unwrap()
+}
+
+fn ints<const D: usize>(tensor: Tensor<D, Int>) -> Vec<i64> {
+    tensor.into_data().try_into_vec_as::<i64>().unwrap()
+}
+
+#[test]
+fn reductions_keep_shape_dtype_and_device() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let rank = group.rank() as f32;
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            let tensor = Tensor::<3>::full([2, 1, 3], rank + 1.0, (&device, dtype));
+            let sum = group
+                .all_reduce_tensor(tensor.clone(), ReduceOp::Sum)
+                .unwrap();
+            assert_eq!((sum.dims(), sum.dtype()), ([2, 1, 3], dtype));
+            assert_eq!(floats(sum), [6.0; 6]);
+            let mean = group.all_reduce_tensor_async(tensor.clone(), ReduceOp::Mean);
+            let mean = mean.wait().unwrap();
+            assert_eq!((mean.dtype(), floats(mean)), (dtype, vec![2.0; 6]));
+            let most = group.reduce_tensor(tensor, ReduceOp::Max, 1).unwrap();
+            let expected = if group.rank() == 1 { 3.0 } else { rank + 1.0 };
+            assert_eq!(floats(most), [expected; 6]);
+        }
+        for dtype in [DType::I64, DType::I32, DType::U8] {
+            let data = TensorData::from([[1_i64, 2], [3, group.rank() as i64]]);
+            let tensor = Tensor::<2, Int>::from_data(data, (&device, dtype));
+            assert_eq!(tensor.dtype(), dtype);
+            let sum = group.all_reduce_tensor(tensor, ReduceOp::Sum).unwrap();
+            assert_eq!((sum.dtype(), ints(sum)), (dtype, vec![3, 6, 9, 3]));
+        }
+    });
+}
+
+#[test]
+fn tensors_move_whole() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let mine = |rank: usize, part: usize| {
+            let first = (10 * rank + part) as f32;
+            Tensor::<2>::from_data([[first, 0.5], [1.5, -first]], &device)
+        };
+        let rank = group.rank();
+        let same = |found: Tensor<2>, expected: Tensor<2>| {
+            assert_eq!(found.dims(), expected.dims());
+            assert_eq!(floats(found), floats(expected));
+        };
+        same(
+            group.broadcast_tensor(mine(rank, 0), 2).unwrap(),
+            mine(2, 0),
+        );
+
+        let all = group.all_gather_tensor(mine(rank, 0)).unwrap();
+        assert_eq!(all.len(), 3);
+        all.into_iter()
+            .enumerate()
+            .for_each(|(peer, found)| same(found, mine(peer, 0)));
+
+        let all = group.gather_tensor(mine(rank, 0), 1).unwrap();
+        assert_eq!(all.is_some(), rank == 1);
+        let all = all.into_iter().flatten().enumerate();
+        all.for_each(|(peer, found)| same(found, mine(peer, 0)));
+
+        let parts = (rank == 0).then(|| (0..3).map(|part| mine(0, part)).collect());
+        same(
+            group.scatter_tensor(&mine(0, 0), parts, 0).unwrap(),
+            mine(0, rank),
+        );
+
+        let sent = (0..3).map(|part| mine(rank, part)).collect();
+        let got = group.all_to_all_tensor(sent).unwrap();
+        got.into_iter()
+            .enumerate()
+            .for_each(|(peer, found)| same(found, mine(peer, rank)));
+
+        // Also of a view that isn't laid out in order.
+        let transposed = mine(rank, 0).transpose();
+        group.send_tensor(transposed, (rank + 1) % 3, 4).unwrap();
+        let previous = (rank + 2) % 3;
+        let got = group.recv_tensor(&mine(0, 0), previous, 4).unwrap();
+        same(got, mine(previous, 0).transpose());
+    });
+}
+
+#[test]
+fn a_tensor_is_scattered_along_its_first_dimension() {
+    let device = Device::flex();
+    on_ranks(2, |group| {
+        let tensor = Tensor::<1, Int>::arange(0..12, &device).reshape([4, 3]);
+        let part = group.reduce_scatter_tensor(tensor, ReduceOp::Sum).unwrap();
+        assert_eq!(part.dims(), [2, 3]);
+        let first = 12 * group.rank() as i64;
+        assert_eq!(
+            ints(part),
+            (0..6).map(|i| first + 2 * i).collect::<Vec<_>>()
+        );
+    });
+    let errors = on_ranks(2, |group| {
+        let tensor = Tensor::<2>::zeros([3, 2], &device);
+        group
+            .reduce_scatter_tensor(tensor, ReduceOp::Sum)
+            .map(drop)
+            .unwrap_err()
+    });
+    for error in errors {
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_tensor_travels_too() {
+    on_ranks(2, |group| {
+        let tensor = Tensor::<2>::zeros([0, 3], &Device::flex());
+        let sum = group.all_reduce_tensor(tensor, ReduceOp::Mean).unwrap();
+        assert_eq!(sum.dims(), [0, 3]);
+    });
+}
+
+#[test]
+fn autodiff_tensors_come_back_detached_on_their_device() {
+    let device = Device::flex().autodiff();
+    on_ranks(2, |group| {
+        let leaf = Tensor::<1>::from_floats([1.0, 2.0], &device).require_grad();
+        let tracked = leaf.clone() * 2.0;
+        let sum = group.all_reduce_tensor(tracked, ReduceOp::Sum).unwrap();
+        assert!(sum.device().is_autodiff());
+        assert!(!sum.is_require_grad());
+        // The result is a constant of what follows, and can take part in it.
+        let gradients = (leaf.clone() * sum.clone()).sum().backward();
+        assert_eq!(floats(leaf.grad(&gradients).unwrap()), [4.0, 8.0]);
+        assert_eq!(floats(sum), [4.0, 8.0]);
+    });
+}
+
+#[test]
+fn tensors_of_one_length_and_other_shapes_are_a_mismatch() {
+    let errors = on_ranks(2, |group| {
+        let shape = if group.rank() == 0 { [2, 3] } else { [3, 2] };
+        let tensor = Tensor::<2>::zeros(shape, &Device::flex());
+        group
+            .all_reduce_tensor(tensor, ReduceOp::Sum)
+            .map(drop)
+            .unwrap_err()
+    });
+    for error in errors {
+        let text = error.to_string();
+        assert!(
+            text.contains("rank 0 called all_reduce #0 f32[2,3] sum"),
+            "{text}"
+        );
+        assert!(
+            text.contains("rank 1 called all_reduce #0 f32[3,2] sum"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_dtype_that_cannot_travel_is_named_on_all_ranks() {
+    let device = Device::flex();
+    let errors = on_ranks(2, |group| {
+        let dtype = if group.rank() == 0 {
+            DType::U16
+        } else {
+            DType::I64
+        };
+        let tensor = Tensor::<1, Int>::zeros([4], (&device, dtype));
+        group
+            .all_reduce_tensor(tensor, ReduceOp::Sum)
+            .map(drop)
+            .unwrap_err()
+    });
+    assert!(
+        matches!(errors[0], Error::Tensor { rank: 0, .. }),
+        "{}",
+        errors[0]
+    );
+    assert!(
+        matches!(errors[1], Error::PeerLeft { peer: 0, .. }),
+        "{}",
+        errors[1]
+    );
+    for error in errors {
+        assert!(
+            error.to_string().contains("dtype U16 can't travel"),
+            "{error}"
+        );
+    }
+}
