@@ -70,10 +70,13 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         options.batch_size as usize * devices.len(),
     );
 
-    let mut outcomes =
+    let outcomes =
         Launcher::new(devices).run(|worker| training::train(&worker, options, &digits, &stop))?;
-    let outcome = outcomes.swap_remove(0);
-    results::save(options, &backend.to_string(), outcome)
+    // All ranks end with the same figures.
+    match outcomes.first() {
+        Some(outcome) => results::save(options, &backend.to_string(), outcome),
+        None => Err("no replica was started".into()),
+    }
 }
 
 fn load(options: &Options) -> Result<Digits, Box<dyn Error + Send + Sync>> {

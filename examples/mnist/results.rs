@@ -63,7 +63,7 @@ fn report_folder(options: &Options) -> Option<&Path> {
 }
 
 /// Writes everything, says where, and fails if the replicas were not identical.
-pub(crate) fn save(options: &Options, backend: &str, outcome: Outcome) -> Result<(), Failure> {
+pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Result<(), Failure> {
     let last = outcome.epochs.last().copied().unwrap_or_default();
     let report = Report {
         backend,

@@ -180,7 +180,7 @@ fn test(
 fn correct(output: Tensor<2>, targets: Tensor<1, Int>, real: usize) -> Option<Tensor<1, Int>> {
     (real > 0).then(|| {
         let named = output.argmax(1).flatten::<1>(0, 1);
-        named.equal(targets).int().slice([0..real]).sum()
+        named.equal(targets).int().narrow(0, 0, real).sum()
     })
 }
 

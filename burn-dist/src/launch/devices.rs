@@ -192,11 +192,16 @@ fn nvidia_driver() -> bool {
             .any(|path| Path::new(path).exists())
 }
 
+/// Whether a device is a software renderer, or one that wgpu can't tell from it.
 #[cfg(feature = "wgpu")]
 fn is_software(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    use burn::backend::devices_wgpu_kind_placeholder as _;
-    matches!(device.as_dispatch(), DispatchDevice::Cube(_))
+    use burn::backend::{CubeDevice, DispatchDevice, WgpuDeviceKind};
+    match device.as_dispatch() {
+        DispatchDevice::Cube(CubeDevice::Wgpu(device)) => {
+            matches!(device.kind, WgpuDeviceKind::Cpu | WgpuDeviceKind::Other(_))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]

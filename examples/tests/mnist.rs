@@ -1,0 +1,143 @@
+//! The `mnist` program as a user runs it, on a few made-up digits.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The program, which cargo builds beside the tests.
+fn program() -> PathBuf {
+    let mut folder = std::env::current_exe().unwrap();
+    folder.pop();
+    folder.pop();
+    folder
+        .join("examples")
+        .join(format!("mnist{}", std::env::consts::EXE_SUFFIX))
+}
+
+fn mnist(arguments: &[&str]) -> Output {
+    Command::new(program())
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+/// Writes a data set in MNIST's format: digit `d` is a bright column at `2 d`.
+fn write_digits(folder: &Path) {
+    for (name, count) in [("train", 45_u32), ("t10k", 10)] {
+        let mut images = Vec::from([0, 0, 8, 3]);
+        let mut labels = Vec::from([0, 0, 8, 1]);
+        for header in [count, 28, 28] {
+            images.extend(header.to_be_bytes());
+        }
+        labels.extend(count.to_be_bytes());
+        for i in 0..count as usize {
+            labels.push((i % 10) as u8);
+            images.extend((0..784).map(|p| if p % 28 == 2 * (i % 10) { 255 } else { 0 }));
+        }
+        std::fs::write(folder.join(format!("{name}-images-idx3-ubyte")), images).unwrap();
+        std::fs::write(folder.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
+    }
+}
+
+#[test]
+fn two_replicas_train_and_leave_everything_and_the_same_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    write_digits(folder.path());
+    let train = |name: &str| -> serde_json::Value {
+        let output = folder.path().join(name);
+        let report = output.join("report.json");
+        let run = mnist(&[
+            "--gpus",
+            "2",
+            "--backend",
+            "cpu",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "4",
+            "--data-dir",
+            folder.path().to_str().unwrap(),
+            "--output",
+            output.to_str().unwrap(),
+            "--report",
+            report.to_str().unwrap(),
+        ]);
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        let text = String::from_utf8(run.stdout).unwrap();
+        assert_eq!(text.matches("epoch ").count(), 2, "{text}");
+        let metrics = std::fs::read_to_string(output.join("metrics.csv")).unwrap();
+        // Padding is left out: 45 samples, although two ranks share 46.
+        assert!(
+            metrics.lines().nth(1).unwrap().starts_with("1,45,"),
+            "{metrics}"
+        );
+        for file in ["model.bpk", "training.svg"] {
+            assert!(output.join(file).metadata().unwrap().len() > 0, "{file}");
+        }
+        serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap()
+    };
+    let (one, two) = (train("one"), train("two"));
+    assert_eq!(one["world_size"], 2);
+    assert_eq!(one["global_batch_size"], 8);
+    assert_eq!(one["epochs"], 2);
+    assert_eq!(one["replicas_identical"], true);
+    assert_eq!(one["parameters_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(one["parameters_sha256"], two["parameters_sha256"]);
+    for share in ["test_accuracy", "sync_wait_fraction"] {
+        assert!(
+            (0.0..=1.0).contains(&one[share].as_f64().unwrap()),
+            "{share}"
+        );
+    }
+}
+
+#[test]
+fn each_mistake_is_named_and_ends_with_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().to_str().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let in_file = file.join("runs");
+    for (arguments, code, expected) in [
+        (&["--gpu", "4"][..], 2, "--gpus"),
+        (&["--gpus", "0"], 2, "--gpus"),
+        (&["--backend", "tpu"], 2, "cuda"),
+        (
+            &["--data-dir", empty, "--output", empty],
+            1,
+            "train-images-idx3-ubyte",
+        ),
+        (
+            &["--output", in_file.to_str().unwrap()],
+            1,
+            "can't write to",
+        ),
+        (&["--report", empty, "--output", empty], 1, "is a folder"),
+        #[cfg(not(feature = "cuda"))]
+        (
+            &["--backend", "cuda", "--output", empty],
+            1,
+            "without the cuda backend",
+        ),
+        #[cfg(not(feature = "download"))]
+        (
+            &["--download", "--output", empty],
+            1,
+            "built without downloads",
+        ),
+    ] {
+        let run = mnist(arguments);
+        let text = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}
