@@ -3,4 +3,4 @@
 //! - `custom_loop`: the smallest hand-written loop;
 //! - `mnist`: a CNN on digits, what `cargo xtask train-mnist` runs.
 //!
-//! The programs are this package's examples; this library is empty.
+//! `mnist` is a binary of this package and `custom_loop` an example; this library is empty.

@@ -5,21 +5,11 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// The program, which cargo builds beside the tests.
-fn program() -> PathBuf {
-    let mut folder = std::env::current_exe().unwrap();
-    folder.pop();
-    folder.pop();
-    folder
-        .join("examples")
-        .join(format!("mnist{}", std::env::consts::EXE_SUFFIX))
-}
-
 fn mnist(arguments: &[&str]) -> Output {
-    Command::new(program())
+    Command::new(env!("CARGO_BIN_EXE_mnist"))
         .args(arguments)
         .env_remove("RUST_LOG")
         .output()

@@ -1,4 +1,4 @@
-//! `cargo xtask train-mnist`: chooses the features that the backend needs and starts the example `mnist`,
+//! `cargo xtask train-mnist`: chooses the features that the backend needs and starts `mnist` of the examples,
 //! which takes the same flags, from the same file, and does the work.
 
 #[path = "../../examples/mnist/options.rs"]
@@ -38,7 +38,7 @@ fn call(options: &Options, backend: Backend) -> Call {
         "--release",
         "--package",
         "examples",
-        "--example",
+        "--bin",
         "mnist",
     ]);
     call.arg("--no-default-features")

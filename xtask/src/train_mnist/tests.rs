@@ -23,7 +23,7 @@ fn words(flags: &[&str], backend: Backend) -> Vec<String> {
 
 #[test]
 fn defaults() {
-    let expected = "run --release --package examples --example mnist --no-default-features --features flex \
+    let expected = "run --release --package examples --bin mnist --no-default-features --features flex \
                     -- --backend auto --gpus 1 --epochs 6 --batch-size 16 --lr 0.03 --seed 42 \
                     --output runs/mnist";
     assert_eq!(words(&[], Backend::Cpu).join(" "), expected);
