@@ -1,4 +1,47 @@
 //! Distributed data-parallel training for [Burn](https://burn.dev), on every Burn backend.
+//!
+//! Every rank holds a replica of a model and trains it on its own share of the data; gradients are
+//! averaged over the ranks while backward is still running. N ranks with batch B train as one with
+//! batch N·B, to rounding, and the replicas stay equal bit for bit.
+//!
+//! | module | what a program takes from it |
+//! |---|---|
+//! | [`launch`] | which devices to train on, and one thread for each |
+//! | [`ddp`] | [`Ddp`](ddp::Ddp): attaches to a model, averages its gradients |
+//! | [`data`] | loaders and samplers that give each rank its share |
+//! | [`random`] | parameters and dropout that depend on the seed, not on timing |
+//! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
+//!
+//! # Example
+//!
+//! ```
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::optim::SgdConfig;
+//! use burn::tensor::{Device, Tensor};
+//! use burn_dist::{ddp::DdpConfig, launch::launch};
+//!
+//! let devices = vec![Device::flex().autodiff(); 2];
+//! launch(devices, |worker| {
+//!     let ddp = DdpConfig::new().init(worker.group())?;
+//!     let mut model: Linear = ddp.attach(LinearConfig::new(4, 1).init(worker.device()))?;
+//!     let mut optimizer = SgdConfig::new().init();
+//!     for step in 0..3 {
+//!         let sample = (step * worker.world_size() + worker.rank()) as f32;
+//!         let batch = Tensor::<2>::full([8, 4], sample, worker.device());
+//!         let loss = model.forward(batch).mean();
+//!         let gradients = ddp.synchronize(loss.backward(), &model)?;
+//!         model = optimizer.step(0.01, model, gradients);
+//!     }
+//!     ddp.verify_replicas(&model)
+//! })?;
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+//!
+//! # Errors
+//!
+//! Everything that a user, another rank or a device can cause is an [`Error`] that says what failed,
+//! where (rank, peer, operation and its number), and what to do. Every wait has a deadline. When one
+//! rank fails, all others stop at once with its reason.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod collective;

@@ -4,10 +4,10 @@
 //!
 //! The life of a gradient, one file a step:
 //!
-//! 1. [`hook`]: an identity on each parameter sees its gradient as soon as backward has it;
-//! 2. [`usage`] counts the uses of the parameter, so that a tied weight is handed over when complete;
-//! 3. [`layout`] says which bucket the parameter lies in;
-//! 4. [`reducer`], a thread of its own, copies it there, and averages each bucket over the ranks as
+//! 1. `hook`: an identity on each parameter sees its gradient as soon as backward has it;
+//! 2. `usage` counts the uses of the parameter, so that a tied weight is handed over when complete;
+//! 3. `layout` says which bucket the parameter lies in;
+//! 4. `reducer`, a thread of its own, copies it there, and averages each bucket over the ranks as
 //!    soon as it is full, in the same order on every rank;
 //! 5. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
 //!    the averages to the optimizer.
