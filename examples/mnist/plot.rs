@@ -46,6 +46,7 @@ fn draw(epochs: &[Epoch], text: &mut String) -> Result<(), Box<dyn Error>> {
         .x_desc("epoch")
         .y_desc("loss")
         .x_labels(epochs.len().clamp(2, 20))
+        .x_label_formatter(&|epoch| format!("{epoch:.0}"))
         .draw()?;
     chart
         .configure_secondary_axes()

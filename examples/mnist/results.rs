@@ -148,12 +148,22 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    let result =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.persist(path).map(drop).map_err(|error| error.error)
-        });
+    let result = temporary(folder.unwrap_or(Path::new("."))).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    });
     result.map_err(|error| format!("can't write {}: {error}", path.display()).into())
+}
+
+/// A temporary file that others may read, as the user's umask has it: results are no secrets.
+fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
 }
 
 #[cfg(test)]
