@@ -15,6 +15,7 @@ use burn_dist::launch::{Backend, Devices, Launcher};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use options::Options;
+use progress::say;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,15 +61,15 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         options.oversubscribe,
     )?;
     if let Some(note) = note {
-        println!("{note}");
+        say(note);
     }
-    println!(
+    say(format_args!(
         "{} training and {} test digits, {} replica(s) on {backend}, global batch {}",
         digits.train.len(),
         digits.test.len(),
         devices.len(),
         options.batch_size as usize * devices.len(),
-    );
+    ));
 
     let outcomes =
         Launcher::new(devices).run(|worker| training::train(&worker, options, &digits, &stop))?;
@@ -97,7 +98,7 @@ fn load(options: &Options) -> Result<Digits, Box<dyn Error + Send + Sync>> {
 
 #[cfg(feature = "download")]
 fn download() -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
-    println!("looking for the full MNIST in the cache folder, downloading what is missing");
+    say("looking for the full MNIST in the cache folder, downloading what is missing");
     Ok(datasets::download::mnist()?)
 }
 

@@ -2,7 +2,13 @@
 
 use crate::training::Epoch;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+/// Prints a line, and lets training go on if nobody reads it any more.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
 
 /// The display of the whole job. Only one rank shows it; on the others it does nothing.
 pub(crate) struct Progress {
@@ -41,8 +47,8 @@ impl Progress {
             figures.sync_wait_fraction * 100.0,
         );
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(bar) => bar.suspend(|| say(&line)),
+            None => say(&line),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::options::Options;
 use crate::plot;
+use crate::progress::say;
 use crate::training::{Epoch, Outcome};
 use burn::module::Module;
 use serde::Serialize;
@@ -100,7 +101,7 @@ pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Resul
         json.push(b'\n');
         write(path, &json)?;
     }
-    println!(
+    say(format_args!(
         "test accuracy {:.2} % after {:.1} s of training ({:.0} samples/s, {:.1} % waiting for \
          synchronisation)\nreplicas identical: {}, parameters {}\nmodel, metrics and plot in {}",
         report.test_accuracy * 100.0,
@@ -114,7 +115,7 @@ pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Resul
         },
         &report.parameters_sha256[..12],
         folder.display(),
-    );
+    ));
     if report.replicas_identical {
         Ok(())
     } else {

@@ -21,9 +21,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Builds a module whose initial parameters depend on `seed` alone.
 ///
-/// Seeds the device's generator, runs `build`, and makes every parameter (Burn creates them at first
-/// use otherwise), all under a lock that the whole process shares: replicas that build at the same
-/// time get the same parameters.
+/// Draws on the CPU backend and moves the module to `device` then, so that every backend starts from
+/// the same parameters (in a build without the feature `flex`, `device` draws itself). All parameters
+/// are made at once (Burn would make them at first use), under a lock that the whole process shares:
+/// replicas that build at the same time get the same ones.
 ///
 /// ```
 /// # use burn::{nn::LinearConfig, tensor::Device};
@@ -34,12 +35,31 @@ use std::sync::{Mutex, PoisonError};
 /// ```
 pub fn init<M: Module>(seed: u64, device: &Device, build: impl FnOnce(&Device) -> M) -> M {
     static GENERATOR: Mutex<()> = Mutex::new(());
-    // A builder that panicked leaves nothing half-done in `()`.
-    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(seed);
-    let module = build(device);
-    module.visit(&mut Materialise);
-    module
+    let source = source(device);
+    let module = {
+        // A builder that panicked leaves nothing half-done in `()`.
+        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        source.seed(seed);
+        let module = build(&source);
+        module.visit(&mut Materialise);
+        module
+    };
+    if source == *device {
+        module
+    } else {
+        module.fork(device)
+    }
+}
+
+/// Where parameters for `device` are drawn.
+#[cfg(feature = "flex")]
+fn source(device: &Device) -> Device {
+    Device::flex().with_autodiff_context_from(device)
+}
+
+#[cfg(not(feature = "flex"))]
+fn source(device: &Device) -> Device {
+    device.clone()
 }
 
 /// Makes parameters that are still to be initialised.

@@ -4,9 +4,10 @@ use super::{Failure, assert_close, run, values};
 use burn::module::{Module, ModuleMapper, Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::ddp::{Ddp, DdpConfig, parameters_sha256};
-use burn_dist::launch::Worker;
+use burn_dist::launch::{Launcher, Worker};
 use burn_dist::random;
 
 fn linear(device: &Device) -> Linear {
@@ -240,4 +241,19 @@ fn the_wrapped_model_is_saved_and_validated_as_before() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn gradient_checkpointing_changes_nothing() {
+    let device = Device::flex().autodiff().gradient_checkpointing();
+    let gradients = Launcher::new(vec![device; 2]).run(|worker| -> Result<_, Failure> {
+        let device = worker.device();
+        let (ddp, model) = attach(&worker, vec![linear(device), linear(device)])?;
+        let x = ones(1.0 + worker.rank() as f32, device);
+        let loss = relu(model[0].forward(x.clone())).sum() + model[1].forward(x).sum();
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        assert!(ddp.stats().during_backward > 0);
+        Ok(gradient(&gradients, &model[1]))
+    });
+    assert_eq!(gradients.unwrap(), [Some(vec![1.5; 6]), Some(vec![1.5; 6])]);
 }
