@@ -10,7 +10,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1024))]
     pub(crate) gpus: u32,
 
-    /// What to train on; `auto` takes NVIDIA GPUs if there are any, else other GPUs, else the CPU
+    /// What to train on; `auto` takes NVIDIA GPUs if there are enough, else other GPUs, else the CPU
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
 

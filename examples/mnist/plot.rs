@@ -17,10 +17,13 @@ fn draw(epochs: &[Epoch], text: &mut String) -> Result<(), Box<dyn Error>> {
             .iter()
             .enumerate()
             .map(move |(i, epoch)| ((i + 1) as f64, value(epoch)))
+            // A loss that has run away has no place on an axis.
+            .filter(|(_, value)| value.is_finite())
     };
     let highest = epochs
         .iter()
         .map(|epoch| epoch.loss)
+        .filter(|loss| loss.is_finite())
         .fold(0.0, f64::max)
         .max(1e-6);
     let lowest = epochs
@@ -83,5 +86,12 @@ mod tests {
             let svg = svg(&vec![Epoch::default(); count]).unwrap();
             assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         }
+    }
+
+    #[test]
+    fn a_loss_that_ran_away_is_left_out() {
+        let mut epochs = [Epoch::default(); 3];
+        (epochs[1].loss, epochs[2].loss) = (f64::INFINITY, f64::NAN);
+        assert!(svg(&epochs).unwrap().ends_with("</svg>\n"));
     }
 }

@@ -84,23 +84,22 @@ pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Resul
         interrupted: outcome.interrupted,
     };
     let folder = &options.output;
-    write(&folder.join("metrics.csv"), csv(&outcome.epochs).as_bytes())?;
-    write(
-        &folder.join("training.svg"),
-        plot::svg(&outcome.epochs)?.as_bytes(),
-    )?;
     let model = folder.join("model.bpk");
-    outcome.model.valid().save_file(&model).map_err(|error| {
-        format!(
-            "can't write {}: {error}; the other results are in place",
-            model.display()
-        )
-    })?;
+    outcome
+        .model
+        .valid()
+        .save_file(&model)
+        .map_err(|error| format!("can't write {}: {error}", model.display()))?;
     if let Some(path) = &options.report {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
         write(path, &json)?;
     }
+    write(&folder.join("metrics.csv"), csv(&outcome.epochs).as_bytes())?;
+    write(
+        &folder.join("training.svg"),
+        plot::svg(&outcome.epochs)?.as_bytes(),
+    )?;
     say(format_args!(
         "test accuracy {:.2} % after {:.1} s of training ({:.0} samples/s, {:.1} % waiting for \
          synchronisation)\nreplicas identical: {}, parameters {}\nmodel, metrics and plot in {}",

@@ -88,8 +88,15 @@ pub(crate) fn train(
 
             let MnistBatch { images, targets } = batch.batch;
             let output = model.forward(images);
+            // Padding, at the end of a last batch, counts for nothing; and where ranks have unequal
+            // numbers of real samples, the mean over ranks must be that over samples.
+            let rows = batch.real.max(1);
+            let output = output.narrow(0, 0, rows);
+            let targets = targets.narrow(0, 0, rows);
             let loss = criterion.forward(output.clone(), targets.clone());
-            tally.add(output.detach(), &loss.clone().detach(), targets, batch.real);
+            tally.add(output.detach(), loss.clone().detach(), targets, batch.real);
+            let share = batch.real * worker.world_size();
+            let loss = loss.mul_scalar(share as f64 / batch.total_real as f64);
             let gradients = ddp.synchronize(loss.backward(), &model)?;
             let done = (epoch * steps_per_epoch + step) as f64 / total as f64;
             let rate = options.lr * 0.5 * (1.0 + (PI * done).cos());
@@ -205,10 +212,9 @@ impl Tally {
         }
     }
 
-    /// Counts the real samples of a batch, leaving padding out. The loss counts as that of the whole
-    /// batch where some of it is padding: copies of other samples.
-    fn add(&mut self, output: Tensor<2>, loss: &Tensor<1>, targets: Tensor<1, Int>, real: usize) {
-        let loss = loss.clone().without_autodiff().mul_scalar(real as f64);
+    /// Counts the real samples of a batch: `real` rows of output and the mean loss over them.
+    fn add(&mut self, output: Tensor<2>, loss: Tensor<1>, targets: Tensor<1, Int>, real: usize) {
+        let loss = loss.without_autodiff().mul_scalar(real as f64);
         self.loss = self.loss.clone() + loss;
         if let Some(correct) = correct(output.without_autodiff(), targets, real) {
             self.correct = self.correct.clone() + correct;

@@ -5,14 +5,16 @@
 
 use super::Attached;
 use super::config::DdpConfig;
-use super::hook::{GradientSink, Hook, Hooks, supports};
+use super::hook::{GradientSink, Hooks, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
 use super::usage::Usage;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::module::{Module, ModuleMapper, Param, ParamId, Reparameterization};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Bool, Int, Tensor};
+use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(super) fn attach<M: Module>(
@@ -20,6 +22,9 @@ pub(super) fn attach<M: Module>(
     group: &ProcessGroup,
     model: M,
 ) -> Result<(M, Attached)> {
+    // Running statistics that wait to be taken over are taken over by this, or they would come after
+    // rank 0's.
+    let _ = model.valid();
     let mut parameters = Parameters::of(&model);
     parameters.check_equal(group)?;
     check_devices(group, &parameters)?;
@@ -30,9 +35,9 @@ pub(super) fn attach<M: Module>(
     let sink: Arc<dyn GradientSink> = usage.clone();
     let model = model.apply_reparameterization(Hooks {
         sink: &sink,
-        index: |id: ParamId| parameters.index(id),
+        index: |path: &str| parameters.index(path),
     });
-    parameters.mark_buffers(&model, Hook::NAME);
+    parameters.mark_buffers(&model);
     let parameters = Arc::new(parameters);
     let reducer = Reducer::start(
         config.clone(),
@@ -48,23 +53,30 @@ pub(super) fn attach<M: Module>(
     Ok((model, attached))
 }
 
-/// Refuses devices whose backend this build has no hook for; the operation would panic there.
+/// Refuses devices whose backend this build has no hook for (the operation would panic there), and
+/// those that can't train.
 fn check_devices(group: &ProcessGroup, parameters: &Parameters) -> Result<()> {
-    let unsupported = parameters
-        .entries
-        .iter()
-        .find(|entry| !supports(&entry.device));
-    let Some(entry) = unsupported else {
-        return Ok(());
-    };
-    let error = Error::InvalidArgument {
-        rank: group.global_rank(),
-        call: "Ddp::attach",
-        message: format!(
+    let entries = &parameters.entries;
+    let unsupported = entries.iter().find(|entry| !supports(&entry.device));
+    let floats = entries.iter().filter(|entry| entry.dtype.is_float());
+    let untracked = floats.clone().all(|entry| !entry.device.is_autodiff());
+    let message = match (unsupported, floats.clone().next()) {
+        (Some(entry), _) => format!(
             "parameter `{}` is on {:?}, and burn-dist was built without that backend; enable its \
              feature of burn-dist (flex, wgpu, cuda)",
             entry.description.path, entry.device
         ),
+        (None, Some(_)) if untracked => {
+            "the model is on a device without autodiff, and so can't be \
+             trained; build it on `device.autodiff()`, or call `train()` on it first"
+                .into()
+        }
+        _ => return Ok(()),
+    };
+    let error = Error::InvalidArgument {
+        rank: group.global_rank(),
+        call: "Ddp::attach",
+        message,
     };
     group.abort(&error.to_string());
     Err(error)
@@ -74,6 +86,7 @@ fn check_devices(group: &ProcessGroup, parameters: &Parameters) -> Result<()> {
 fn broadcast<M: Module>(group: &ProcessGroup, model: M) -> Result<M> {
     let mut broadcaster = Broadcaster {
         group,
+        seen: HashMap::new(),
         failed: None,
     };
     let model = model.map(&mut broadcaster);
@@ -86,6 +99,8 @@ fn broadcast<M: Module>(group: &ProcessGroup, model: M) -> Result<M> {
 /// Replaces each tensor by rank 0's. After the first error it leaves the others as they are.
 struct Broadcaster<'a> {
     group: &'a ProcessGroup,
+    /// What came for each float parameter: one that is in two places stays one.
+    seen: HashMap<ParamId, Box<dyn Any>>,
     failed: Option<Error>,
 }
 
@@ -104,13 +119,19 @@ impl Broadcaster<'_> {
 
 impl ModuleMapper for Broadcaster<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let group = self.group;
+        let (group, id) = (self.group, param.id);
+        let seen = self.seen.get(&id).and_then(|seen| seen.downcast_ref());
+        let seen: Option<Tensor<D>> = seen.cloned();
         param.map(|tensor| {
-            let trained = tensor.is_require_grad();
-            self.or_as_it_was(tensor, |tensor| {
-                let received = group.broadcast_tensor(tensor.detach(), 0)?;
-                Ok(received.set_require_grad(trained))
-            })
+            let received = seen.unwrap_or_else(|| {
+                let trained = tensor.is_require_grad();
+                self.or_as_it_was(tensor, |tensor| {
+                    let received = group.broadcast_tensor(tensor.detach(), 0)?;
+                    Ok(received.set_require_grad(trained))
+                })
+            });
+            self.seen.insert(id, Box::new(received.clone()));
+            received
         })
     }
 

@@ -35,11 +35,14 @@ impl DdpConfig {
             ("first_bucket_mb", self.first_bucket_mb),
         ] {
             if !(size.is_finite() && size > 0.0) {
-                return Err(Error::InvalidArgument {
+                let error = Error::InvalidArgument {
                     rank: group.global_rank(),
                     call: "DdpConfig::init",
                     message: format!("{name} must be a positive number of megabytes, got {size}"),
-                });
+                };
+                // The others wait for this rank otherwise.
+                group.abort(&error.to_string());
+                return Err(error);
             }
         }
         // A group of its own, so that the reducer's operations never mix with the user's.
@@ -49,6 +52,7 @@ impl DdpConfig {
             group,
             attached: OnceLock::new(),
             stats: std::sync::Mutex::default(),
+            failed: OnceLock::new(),
         })
     }
 

@@ -12,15 +12,16 @@
 //!
 //! Callers: `attach` puts [`Hook`]s on a model; Burn calls the rest.
 
-use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,17 +30,31 @@ use std::sync::Arc;
 /// need not wait for its device.
 pub(super) type HostRead = Pin<Box<dyn Future<Output = Result<TensorData, String>> + Send>>;
 
+/// A parameter's tensor as a forward pass used it: the leaf of autodiff's graph that its gradient
+/// gathers in. The backend's own type is behind the `Any`.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub(super) id: NodeId,
+    tensor: Arc<dyn Any + Send + Sync>,
+}
+
 /// Where the gradients of one replica go.
 pub(super) trait GradientSink: fmt::Debug + Send + Sync {
-    /// The forward pass read this parameter: returns the anchor that gives this use its depth in the
+    /// The forward pass reads this parameter: returns the anchor that gives this use its depth in the
     /// graph.
     fn used(&self, parameter: usize, device: &Device) -> Tensor<1>;
 
-    /// The gradient of one use arrived and was added to the parameter's: returns whether the sum is
-    /// complete and wanted.
-    fn arrived(&self, parameter: usize) -> bool;
+    /// The forward pass has read this tensor as the parameter.
+    fn bind(&self, parameter: usize, leaf: Leaf);
 
-    /// The complete gradient.
+    /// The tensor that the forward passes of this step have used as the parameter.
+    fn leaf(&self, parameter: usize) -> Option<Leaf>;
+
+    /// The gradient of one use arrived and was added to the leaf's, which held some already or not:
+    /// returns whether the sum is complete and wanted.
+    fn arrived(&self, parameter: usize, others_came: bool) -> bool;
+
+    /// The complete gradient, taken out of Burn's container.
     fn complete(&self, parameter: usize, gradient: HostRead);
 }
 
@@ -82,6 +97,13 @@ impl<B: Backend, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
         anchor: FloatTensor<Self>,
         target: Target,
     ) -> FloatTensor<Self> {
+        // Held by the sink until the end of the step, as the model itself holds the leaf. (Burn asks
+        // that the graph's own steps hold no leaves, or abandoned graphs would never go.)
+        let leaf = Leaf {
+            id: parameter.id(),
+            tensor: Arc::new(parameter.clone()),
+        };
+        target.sink.bind(target.parameter, leaf);
         let (parameter, node) = parameter.into_parts();
         let (_, anchor) = anchor.into_parts();
         match HandOver
@@ -109,14 +131,20 @@ impl<B: Backend> Backward<B, 2> for HandOver {
         _checkpointer: &mut Checkpointer,
     ) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let [Some(leaf), _] = &ops.parents else {
+        let [Some(node), _] = &ops.parents else {
             return;
         };
-        gradients.register::<B>(leaf.id, gradient);
         let Target { sink, parameter } = ops.state;
-        if sink.arrived(parameter) {
-            // A leaf keeps its gradient: this is a second handle on it, not a copy.
-            let complete = gradients.consume::<B>(leaf);
+        let leaf = sink.leaf(parameter).map(|leaf| leaf.tensor);
+        // The same type whatever the checkpointing strategy.
+        let leaf = leaf
+            .as_deref()
+            .and_then(|leaf| leaf.downcast_ref::<FloatTensor<Autodiff<B>>>());
+        let others_came = leaf.is_some_and(|leaf| gradients.get::<B>(leaf).is_some());
+        gradients.register::<B>(node.id, gradient);
+        if sink.arrived(parameter, others_came)
+            && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
+        {
             sink.complete(parameter, read::<B>(complete));
         }
     }
@@ -166,21 +194,21 @@ impl Reparameterization for Hook {
     }
 }
 
-/// Puts a [`Hook`] on every parameter that `index` knows.
+/// Puts a [`Hook`] on every parameter that `index` knows the path of.
 pub(super) struct Hooks<'a, F> {
     pub(super) sink: &'a Arc<dyn GradientSink>,
     pub(super) index: F,
 }
 
-impl<F: Fn(burn::module::ParamId) -> Option<usize>> Reparameterizer for Hooks<'_, F> {
+impl<F: Fn(&str) -> Option<usize>> Reparameterizer for Hooks<'_, F> {
     type Reparam = Hook;
 
     fn reparameterize<const D: usize>(
         &mut self,
-        _path: &str,
+        path: &str,
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<Hook>) {
-        let hook = (self.index)(param.id).map(|parameter| Hook {
+        let hook = (self.index)(path).map(|parameter| Hook {
             target: Target {
                 sink: Arc::clone(self.sink),
                 parameter,
@@ -208,165 +236,4 @@ pub(super) fn supports(device: &Device) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ddp::usage::Usage;
-    use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::activation::relu;
-    use crossbeam::channel::unbounded;
-    use std::sync::Mutex;
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Event {
-        /// A layer's weight was handed over.
-        Weight(usize),
-        /// Backward passed between a layer and the next.
-        Between(usize),
-    }
-
-    /// Writes down what happens in which order; counts and depths are those of a real [`Usage`].
-    #[derive(Debug)]
-    struct Recorder {
-        usage: Usage,
-        events: Mutex<Vec<Event>>,
-    }
-
-    impl Recorder {
-        fn new(parameters: usize) -> Arc<Self> {
-            Arc::new(Self {
-                usage: Usage::new(parameters, unbounded().0),
-                events: Mutex::default(),
-            })
-        }
-    }
-
-    impl GradientSink for Recorder {
-        fn used(&self, parameter: usize, device: &Device) -> Tensor<1> {
-            self.usage.used(parameter, device)
-        }
-
-        fn arrived(&self, parameter: usize) -> bool {
-            self.usage.arrived(parameter)
-        }
-
-        fn complete(&self, parameter: usize, gradient: HostRead) {
-            self.events.lock().unwrap().push(Event::Weight(parameter));
-            self.usage.complete(parameter, gradient);
-        }
-    }
-
-    /// Stands between two layers: the same operation on an activation, with no depth of its own.
-    #[derive(Debug)]
-    struct Probe(Arc<Recorder>);
-
-    impl GradientSink for Probe {
-        fn used(&self, _parameter: usize, device: &Device) -> Tensor<1> {
-            Tensor::zeros([1], device)
-        }
-
-        fn arrived(&self, layer: usize) -> bool {
-            self.0.events.lock().unwrap().push(Event::Between(layer));
-            false
-        }
-
-        fn complete(&self, _parameter: usize, _gradient: HostRead) {}
-    }
-
-    fn probed(activation: Tensor<2>, recorder: &Arc<Recorder>, layer: usize) -> Tensor<2> {
-        let target = Target {
-            sink: Arc::new(Probe(Arc::clone(recorder))),
-            parameter: layer,
-        };
-        let anchor = target.sink.used(layer, &activation.device());
-        Tensor::from_dispatch(Dispatch::gradient_hook(
-            activation.into_dispatch(),
-            anchor.into_dispatch(),
-            target,
-        ))
-    }
-
-    fn hooked(layers: usize, recorder: &Arc<Recorder>) -> Vec<Linear> {
-        let device = Device::flex().autodiff();
-        let model: Vec<Linear> = (0..layers)
-            .map(|_| LinearConfig::new(4, 4).with_bias(false).init(&device))
-            .collect();
-        let ids: Vec<_> = model.iter().map(|layer| layer.weight.id).collect();
-        let sink: Arc<dyn GradientSink> = recorder.clone();
-        model.apply_reparameterization(Hooks {
-            sink: &sink,
-            index: |id| ids.iter().position(|other| *other == id),
-        })
-    }
-
-    #[test]
-    fn gradients_are_handed_over_while_backward_runs() {
-        let recorder = Recorder::new(4);
-        let model = hooked(4, &recorder);
-        for _step in 0..2 {
-            let mut x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-            for (i, layer) in model.iter().enumerate() {
-                x = probed(relu(layer.forward(x)), &recorder, i);
-            }
-            x.mean().backward();
-            // Each weight right after its layer, before backward goes on to the layer below. Hooks
-            // that all fired at the end would come after the last `Between`.
-            let expected: Vec<_> = (0..4)
-                .rev()
-                .flat_map(|i| [Event::Between(i), Event::Weight(i)])
-                .collect();
-            assert_eq!(*recorder.events.lock().unwrap(), expected);
-            recorder.events.lock().unwrap().clear();
-            let finished = recorder.usage.finish_step();
-            assert_eq!(finished.ready_order, [3, 2, 1, 0]);
-            assert_eq!(finished.handed, [true; 4]);
-        }
-    }
-
-    #[test]
-    fn a_weight_used_twice_is_handed_over_once_with_both_contributions() {
-        let recorder = Recorder::new(1);
-        let model = hooked(1, &recorder);
-        let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-        let loss = model[0].forward(model[0].forward(x.clone())).sum();
-        let gradients = loss.backward();
-        assert_eq!(*recorder.events.lock().unwrap(), [Event::Weight(0)]);
-
-        // The same without hooks.
-        let weight = model[0].weight.base().detach().require_grad();
-        let plain = x
-            .matmul(weight.clone())
-            .matmul(weight.clone())
-            .sum()
-            .backward();
-        let expected = weight.grad(&plain).unwrap().into_data();
-        let hooked = model[0].weight.base().grad(&gradients).unwrap();
-        hooked.into_data().assert_eq(&expected, true);
-    }
-
-    #[test]
-    fn a_use_that_does_not_reach_the_loss_is_not_handed_over() {
-        let recorder = Recorder::new(2);
-        let model = hooked(2, &recorder);
-        let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-        let _unused = model[1].forward(x.clone());
-        model[0].forward(x).sum().backward();
-        assert_eq!(recorder.usage.finish_step().handed, [true, false]);
-    }
-
-    #[test]
-    fn a_second_backward_pass_is_a_fault() {
-        let recorder = Recorder::new(1);
-        let model = hooked(1, &recorder);
-        let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-        model[0].forward(x.clone()).sum().backward();
-        model[0].forward(x).sum().backward();
-        assert!(
-            recorder
-                .usage
-                .finish_step()
-                .fault
-                .unwrap()
-                .contains("second backward")
-        );
-    }
-}
+mod tests;

@@ -70,6 +70,8 @@ pub struct Ddp {
     group: ProcessGroup,
     attached: OnceLock<Attached>,
     stats: Mutex<SyncStats>,
+    /// The first error of `synchronize`: the end of it.
+    failed: OnceLock<Error>,
 }
 
 /// What exists once a model is attached.
@@ -83,7 +85,9 @@ struct Attached {
 impl Drop for Ddp {
     fn drop(&mut self) {
         if let Some(attached) = self.attached.get_mut() {
-            attached.reducer.stop(attached.usage.in_step());
+            let mid_step = attached.usage.in_step();
+            attached.usage.close();
+            attached.reducer.stop(mid_step);
         }
         // The other ranks may still count on this one: with a launcher they hear why it ended. Without
         // one, the drop of the group tells them that it did.
@@ -100,8 +104,8 @@ pub struct SyncStats {
     pub wait: Duration,
     /// How many gradients were handed over while backward ran.
     pub during_backward: u64,
-    /// How many parameters were settled only in `synchronize`: unused ones, and those whose uses did
-    /// not all reach backward.
+    /// How many parameters were settled only in `synchronize`: all of the first step, and later unused
+    /// ones, those whose uses did not all reach backward, and those used around their module.
     pub at_end: u64,
 }
 
@@ -133,29 +137,53 @@ impl Ddp {
     /// Averages the gradients of one backward pass over all ranks, and adds what
     /// [`no_sync`](Self::no_sync) kept before.
     ///
-    /// Every rank calls it once a step. A parameter that only some ranks used counts as zero on the
+    /// Every rank calls it once a step. The gradients of the model have moved out of `grads` by then,
+    /// but for those that can't be averaged before backward ends. A parameter that only some ranks used counts as zero on the
     /// others; one that no rank used has no gradient in the result, as in a single process (its name
     /// is in the debug log).
     ///
     /// # Errors
     ///
-    /// [`Error::Order`] if more than one backward pass ran since the last call; otherwise the
-    /// group's errors. After an error the ranks' steps no longer match, and every later call returns
-    /// it again.
+    /// [`Error::Order`] if more than one backward pass ran since the last call, or parameters were added
+    /// or unfrozen since `attach`; otherwise the group's errors. After an error the ranks' steps no
+    /// longer match: all ranks fail, and every later call returns the error again.
     pub fn synchronize<M: Module>(&self, grads: Gradients, model: &M) -> Result<GradientsParams> {
         let attached = self.attached()?;
-        let step = attached.usage.finish_step();
-        if let Some(fault) = step.fault {
-            self.group.abort(&fault);
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
+        }
+        self.average(attached, grads, model).inspect_err(|error| {
+            // The other ranks can't go on without this one. The first error is the one that is kept.
+            self.group.abort(&error.to_string());
+            let _ = self.failed.set(error.clone());
+        })
+    }
+
+    fn average<M: Module>(
+        &self,
+        attached: &Attached,
+        grads: Gradients,
+        model: &M,
+    ) -> Result<GradientsParams> {
+        let Attached {
+            parameters,
+            usage,
+            reducer,
+        } = attached;
+        let mut step = usage.finish_step();
+        if let Some(fault) = step.fault.take() {
             return Err(self.order(fault));
         }
         let handed = step.handed.iter().filter(|handed| **handed).count();
-        let rest = settle::collect_rest(&attached.parameters, grads, model, step.handed, step.kept);
-        let at_end = rest.len();
+        let ready_order = std::mem::take(&mut step.ready_order);
+        let rest = settle::collect_rest(parameters, grads, model, step);
+        let rest = rest.map_err(|message| self.order(message))?;
+        let at_end = rest.readings.len();
 
         let waiting = Instant::now();
-        let averages = attached.reducer.finish(rest, step.ready_order)?;
+        let averages = reducer.finish(rest.readings, ready_order)?;
         let wait = waiting.elapsed();
+        usage.hand_over_from_now(&rest.late);
         {
             let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
             stats.steps += 1;
@@ -163,7 +191,7 @@ impl Ddp {
             stats.during_backward += handed as u64;
             stats.at_end += at_end as u64;
         }
-        Ok(settle::unpack(&attached.parameters, &averages, model))
+        Ok(settle::unpack(parameters, &averages, model))
     }
 
     /// Runs a backward pass whose gradients stay on this rank, to be added to those of the next
@@ -198,6 +226,27 @@ impl Ddp {
         };
         settle::keep(&attached.parameters, &attached.usage, grads, model);
         Ok(())
+    }
+
+    /// Runs a pass whose gradients for this model are not wanted, such as a generator's pass through a
+    /// discriminator that is attached to a `Ddp` of its own. They stay in the `Gradients` that backward
+    /// returns, and are not averaged or added up.
+    ///
+    /// ```no_run
+    /// # use burn::{nn::Linear, tensor::{Gradients, Tensor}};
+    /// # use burn_dist::{ddp::Ddp, Result};
+    /// # fn example(ddp: &Ddp, generator: &Linear, critic: &Linear, noise: Tensor<2>) -> Result<Gradients> {
+    /// let gradients = ddp.ignore(|| critic.forward(generator.forward(noise)).mean().backward())?;
+    /// # Ok(gradients)
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] if no model is attached.
+    pub fn ignore<R>(&self, pass: impl FnOnce() -> R) -> Result<R> {
+        let _local = self.attached()?.usage.local();
+        Ok(pass())
     }
 
     /// Checks that every rank holds the same parameters, bit for bit, and returns their SHA-256 (see

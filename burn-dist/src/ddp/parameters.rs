@@ -9,13 +9,13 @@ use crate::group::ProcessGroup;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// All tensors of a model. Parameters that share an id (one tensor in two places) are one entry.
 #[derive(Debug)]
 pub(super) struct Parameters {
     pub(super) entries: Vec<Entry>,
-    by_id: HashMap<ParamId, usize>,
+    by_path: HashMap<String, usize>,
 }
 
 /// One tensor of a model.
@@ -60,27 +60,23 @@ impl Parameters {
         model.visit(&mut lister);
         Self {
             entries: lister.entries,
-            by_id: lister.by_id,
+            by_path: lister.by_path,
         }
     }
 
-    /// The place of a parameter in the list.
-    pub(super) fn index(&self, id: ParamId) -> Option<usize> {
-        self.by_id.get(&id).copied()
+    /// The place in the list of the parameter at a path.
+    pub(super) fn index(&self, path: &str) -> Option<usize> {
+        self.by_path.get(path).copied()
     }
 
     /// Finds the buffers of a hooked model: Burn traverses them as if they were frozen parameters, but
-    /// drops the reparameterization (named `hook`) that was put on them.
-    pub(super) fn mark_buffers<M: Module>(&mut self, model: &M, hook: &str) {
-        let mut finder = HookFinder {
-            hook,
-            last: None,
-            hooked: HashSet::new(),
-            floats: HashSet::new(),
-        };
+    /// drops the reparameterization that was put on them.
+    pub(super) fn mark_buffers<M: Module>(&mut self, model: &M) {
+        let mut finder = BufferFinder::default();
         model.visit(&mut finder);
-        for id in finder.floats.difference(&finder.hooked) {
-            if let Some(&index) = self.by_id.get(id) {
+        finder.settle_last();
+        for path in finder.bare {
+            if let Some(index) = self.index(&path) {
                 let entry = &mut self.entries[index];
                 entry.buffer = !entry.description.trained;
             }
@@ -137,22 +133,45 @@ fn first_difference(theirs: &[Description], reference: &[Description]) -> Option
     }
 }
 
+/// Where a visitor is in a model.
+#[derive(Debug, Default)]
+pub(super) struct Path(Vec<String>);
+
+impl Path {
+    pub(super) fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    pub(super) fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    /// The names on the way, as Burn writes them for reparameterizers too.
+    pub(super) fn joined(&self) -> String {
+        self.0.join(".")
+    }
+}
+
 #[derive(Default)]
 struct Lister {
-    path: Vec<String>,
+    path: Path,
     entries: Vec<Entry>,
     by_id: HashMap<ParamId, usize>,
+    by_path: HashMap<String, usize>,
 }
 
 impl Lister {
     fn add(&mut self, id: ParamId, shape: Vec<usize>, dtype: DType, device: Device, trained: bool) {
-        if self.by_id.contains_key(&id) {
+        let path = self.path.joined();
+        let next = self.entries.len();
+        let index = *self.by_id.entry(id).or_insert(next);
+        self.by_path.insert(path.clone(), index);
+        if index < next {
             return;
         }
-        self.by_id.insert(id, self.entries.len());
         self.entries.push(Entry {
             description: Description {
-                path: self.path.join("."),
+                path,
                 shape,
                 dtype: dtype.name().to_owned(),
                 trained,
@@ -166,11 +185,11 @@ impl Lister {
 
 impl ModuleVisitor for Lister {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+        self.path.enter(name);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -192,24 +211,36 @@ impl ModuleVisitor for Lister {
     }
 }
 
-/// Finds the float tensors that carry a hook: Burn enters it right after it visits the tensor.
-struct HookFinder<'a> {
-    hook: &'a str,
-    last: Option<ParamId>,
-    hooked: HashSet<ParamId>,
-    floats: HashSet<ParamId>,
+/// Finds the float tensors that carry no reparameterization: Burn enters one right after it visits the
+/// tensor.
+#[derive(Default)]
+struct BufferFinder {
+    path: Path,
+    last: Option<String>,
+    bare: Vec<String>,
 }
 
-impl ModuleVisitor for HookFinder<'_> {
+impl BufferFinder {
+    fn settle_last(&mut self) {
+        self.bare.extend(self.last.take());
+    }
+}
+
+impl ModuleVisitor for BufferFinder {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        if name == self.hook && container_type == "Reparameterization" {
-            self.hooked.extend(self.last.take());
+        if container_type == "Reparameterization" {
+            self.last = None;
         }
+        self.path.enter(name);
     }
 
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.floats.insert(param.id);
-        self.last = Some(param.id);
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+        self.settle_last();
+        self.last = Some(self.path.joined());
     }
 }
 

@@ -13,12 +13,11 @@
 
 use super::buffer::Buffer;
 use super::config::DdpConfig;
-use super::hook::{HostRead, read_tensor};
+use super::hook::HostRead;
 use super::layout::{self, Layout};
 use super::parameters::Parameters;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::tensor::Tensor;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -40,24 +39,15 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A gradient that is still to be read: what backward gave, what `no_sync` kept, or neither.
+/// A gradient that is still to be read: the sum of its parts, or nothing.
 pub(super) struct Reading {
     parameter: usize,
-    gradient: Option<HostRead>,
-    kept: Option<HostRead>,
+    parts: Vec<HostRead>,
 }
 
 impl Reading {
-    pub(super) fn new(
-        parameter: usize,
-        gradient: Option<HostRead>,
-        kept: Option<Tensor<1>>,
-    ) -> Self {
-        Self {
-            parameter,
-            gradient,
-            kept: kept.map(read_tensor),
-        }
+    pub(super) fn new(parameter: usize, parts: Vec<HostRead>) -> Self {
+        Self { parameter, parts }
     }
 }
 
@@ -72,6 +62,8 @@ pub(super) struct Averages {
 #[derive(Debug)]
 pub(super) struct Reducer {
     group: ProcessGroup,
+    /// The number of parameters, and so the most buckets there can be.
+    parameters: usize,
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,6 +82,7 @@ impl Reducer {
         (commands, inbox): (Sender<Command>, Receiver<Command>),
     ) -> Result<Self> {
         let rank = group.global_rank();
+        let count = parameters.entries.len();
         let mut worker = Worker::new(config, group.clone(), parameters);
         let thread = std::thread::Builder::new()
             .name(format!("burn-dist-reducer-{rank}"))
@@ -101,6 +94,7 @@ impl Reducer {
             })?;
         Ok(Self {
             group,
+            parameters: count,
             commands,
             thread: Some(thread),
         })
@@ -117,17 +111,22 @@ impl Reducer {
         if self.commands.send(finish).is_err() {
             return Err(self.ended());
         }
-        // The thread answers after at most one timeout of the group for each operation it is in.
+        // The thread answers after at most one timeout of the group for each bucket and the new order.
         // A device that never answers a read is the one thing that has no deadline of its own.
-        let deadline = self.group.timeout().saturating_mul(3);
+        let operations = u32::try_from(self.parameters.saturating_add(2)).unwrap_or(u32::MAX);
+        let deadline = self.group.timeout().saturating_mul(operations);
         match averages.recv_timeout(deadline) {
             Ok(averages) => averages,
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
-            Err(RecvTimeoutError::Timeout) => Err(Error::Tensor {
-                rank: self.group.global_rank(),
-                operation: "reading gradients",
-                message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
-            }),
+            Err(RecvTimeoutError::Timeout) => {
+                let error = Error::Tensor {
+                    rank: self.group.global_rank(),
+                    operation: "reading gradients",
+                    message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
+                };
+                self.group.abort(&error.to_string());
+                Err(error)
+            }
         }
     }
 
@@ -255,19 +254,16 @@ impl Worker {
     }
 
     fn pack(&mut self, reading: Reading) -> Result<()> {
-        let Reading {
-            parameter,
-            gradient,
-            kept,
-        } = reading;
+        let Reading { parameter, parts } = reading;
         let Some((bucket, slot)) = self.places[parameter] else {
-            return Err(self.unknown(parameter));
+            // `settle` collects only what has a place, and only trained parameters are hooked.
+            return Err(self.unreadable(parameter, "it has no place in a bucket"));
         };
         let place = self.layout.buckets[bucket].slots[slot];
         let range = place.offset..place.offset + place.len;
         let flag = self.layout.buckets[bucket].gradient_len() + slot;
         let mut used = false;
-        for read in [gradient, kept].into_iter().flatten() {
+        for read in parts {
             let packed = futures_lite::future::block_on(read)
                 .and_then(|data| self.step.buffers[bucket].pack(range.clone(), &data, used));
             packed.map_err(|message| self.unreadable(parameter, &message))?;
@@ -332,17 +328,6 @@ impl Worker {
             "buckets follow backward's order"
         );
         Ok(())
-    }
-
-    fn unknown(&self, parameter: usize) -> Error {
-        Error::Order {
-            rank: self.group.global_rank(),
-            message: format!(
-                "parameter `{}` was frozen when the model was attached and is trained now; unfreeze \
-                 it first, then attach",
-                self.parameters.entries[parameter].description.path
-            ),
-        }
     }
 
     fn unreadable(&self, parameter: usize, message: &str) -> Error {

@@ -2,10 +2,10 @@
 //!
 //! Callers: `Ddp::verify_replicas`, programs that report the checksum.
 
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Path};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 ///
 /// [`Error::Tensor`] if a tensor can't be read from its device.
 pub fn parameters_sha256<M: Module>(model: &M) -> Result<String> {
-    checksum(model, |_| true, 0).map(|digest| hexadecimal(&digest))
+    checksum(&model.valid(), |_| true, 0).map(|digest| hexadecimal(&digest))
 }
 
 /// Compares the parameters of all ranks; buffers (running statistics) are each rank's own.
@@ -26,9 +26,9 @@ pub(super) fn verify<M: Module>(
     parameters: &Parameters,
     model: &M,
 ) -> Result<String> {
-    let counted = |id| {
+    let counted = |path: &str| {
         parameters
-            .index(id)
+            .index(path)
             .is_none_or(|i| !parameters.entries[i].buffer)
     };
     let digest = checksum(model, counted, group.global_rank())?;
@@ -57,13 +57,9 @@ fn outliers<T: PartialEq>(values: &[T]) -> Option<(usize, Vec<usize>)> {
     (!differing.is_empty()).then_some((reference, differing))
 }
 
-fn checksum<M: Module>(
-    model: &M,
-    counted: impl Fn(ParamId) -> bool,
-    rank: usize,
-) -> Result<[u8; 32]> {
+fn checksum<M: Module>(model: &M, counted: impl Fn(&str) -> bool, rank: usize) -> Result<[u8; 32]> {
     let mut hasher = Hasher {
-        path: Vec::new(),
+        path: Path::default(),
         counted,
         digest: Sha256::new(),
         failed: None,
@@ -89,28 +85,24 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 struct Hasher<F> {
-    path: Vec<String>,
+    path: Path,
     counted: F,
     digest: Sha256,
     failed: Option<String>,
 }
 
-impl<F: Fn(ParamId) -> bool> Hasher<F> {
-    fn add<E: std::fmt::Debug>(&mut self, id: ParamId, data: Result<TensorData, E>) {
-        if !(self.counted)(id) {
+impl<F: Fn(&str) -> bool> Hasher<F> {
+    fn add<E: std::fmt::Debug>(&mut self, data: Result<TensorData, E>) {
+        let path = self.path.joined();
+        if !(self.counted)(&path) {
             return;
         }
         match data {
             Err(error) => {
-                self.failed = Some(format!("{error:?} (parameter `{}`)", self.path.join(".")));
+                self.failed = Some(format!("{error:?} (parameter `{path}`)"));
             }
             Ok(data) => {
-                let header = format!(
-                    "{} {:?} {:?};",
-                    self.path.join("."),
-                    data.dtype(),
-                    data.shape()
-                );
+                let header = format!("{} {:?} {:?};", path, data.dtype(), data.shape());
                 self.digest.update(header.as_bytes());
                 self.digest.update(data.as_bytes());
             }
@@ -118,25 +110,25 @@ impl<F: Fn(ParamId) -> bool> Hasher<F> {
     }
 }
 
-impl<F: Fn(ParamId) -> bool> ModuleVisitor for Hasher<F> {
+impl<F: Fn(&str) -> bool> ModuleVisitor for Hasher<F> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+        self.path.enter(name);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.add(param.id, param.base().try_into_data());
+        self.add(param.base().try_into_data());
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.add(param.id, param.base().try_into_data());
+        self.add(param.base().try_into_data());
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.add(param.id, param.base().try_into_data());
+        self.add(param.base().try_into_data());
     }
 }
 

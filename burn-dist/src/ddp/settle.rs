@@ -1,42 +1,93 @@
 //! What `synchronize` does around the averaging: collects the gradients that no hook handed over,
 //! and makes tensors of the averages.
 //!
+//! Parameters are found by their paths: their ids change when a record is loaded.
+//!
 //! Callers: `Ddp`.
 
 use super::hook::read_tensor;
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Path};
 use super::reducer::{Averages, Reading};
-use super::usage::Usage;
+use super::usage::{Finished, Usage};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
 
-/// A reading for each trained parameter that was not handed over, in canonical order: the gradient
-/// that backward left in `grads`, what `no_sync` kept, or nothing.
+/// What hooks did not hand over.
+pub(super) struct Rest {
+    /// For each trained parameter that was not handed over, in canonical order: what was held back,
+    /// what backward left in the container, what `no_sync` kept, or nothing.
+    pub(super) readings: Vec<Reading>,
+    /// The parameters whose gradient was held back and went on growing: they are used around their
+    /// hooks.
+    pub(super) late: Vec<usize>,
+}
+
+/// Collects what is missing of a step. The error says how the calls or the model make that impossible.
 pub(super) fn collect_rest<M: Module>(
     parameters: &Parameters,
     mut grads: Gradients,
     model: &M,
-    handed: Vec<bool>,
-    kept: Vec<Option<Tensor<1>>>,
-) -> Vec<Reading> {
-    let mut local: Vec<Option<_>> = parameters.entries.iter().map(|_| None).collect();
-    visit_gradients(parameters, &mut grads, model, |parameter, gradient| {
-        if !handed[parameter] {
-            local[parameter] = Some(read_tensor(gradient));
-        }
-    });
-    let trained = parameters
+    step: Finished,
+) -> Result<Rest, String> {
+    let Finished {
+        handed,
+        held,
+        mut parts,
+        ..
+    } = step;
+    let mut late = Vec::new();
+    let unfrozen = |path: &str| {
+        format!(
+            "`{path}` was frozen when the model was attached and is trained now; unfreeze it first, \
+             then attach"
+        )
+    };
+    let mut wrong = parameters
         .entries
         .iter()
-        .map(|entry| entry.description.trained);
-    trained
-        .zip(handed)
-        .zip(local.into_iter().zip(kept))
+        .zip(held.iter().zip(&handed))
+        .find(|(entry, (held, handed))| !entry.description.trained && (**held || **handed))
+        .map(|(entry, _)| unfrozen(&entry.description.path));
+    visit_gradients(
+        parameters,
+        &mut grads,
+        model,
+        |path, parameter, gradient| match parameter {
+            None => {
+                wrong.get_or_insert(format!(
+                    "`{path}` is trained and was not there when the model was attached; add \
+                     parameters first, then attach"
+                ));
+            }
+            Some(i) if !parameters.entries[i].description.trained => {
+                wrong.get_or_insert_with(|| unfrozen(path));
+            }
+            Some(i) if handed[i] => {
+                wrong.get_or_insert(format!(
+                    "the gradient of `{path}` went on after it was handed over: the parameter is \
+                     also used outside of its module's forward pass (`base()`, or `val()` in a \
+                     visitor), and was not in the first step; use it so from the first step on"
+                ));
+            }
+            Some(i) => {
+                if held[i] {
+                    late.push(i);
+                }
+                parts[i].push(read_tensor(gradient));
+            }
+        },
+    );
+    if let Some(message) = wrong {
+        return Err(message);
+    }
+    let readings = parts
+        .into_iter()
         .enumerate()
-        .filter(|(_, ((trained, handed), _))| *trained && !handed)
-        .map(|(parameter, (_, (gradient, kept)))| Reading::new(parameter, gradient, kept))
-        .collect()
+        .filter(|(i, _)| parameters.entries[*i].description.trained && !handed[*i])
+        .map(|(parameter, parts)| Reading::new(parameter, parts))
+        .collect();
+    Ok(Rest { readings, late })
 }
 
 /// Adds the gradients of a local backward pass to those that wait for the next step.
@@ -46,9 +97,17 @@ pub(super) fn keep<M: Module>(
     mut grads: Gradients,
     model: &M,
 ) {
-    visit_gradients(parameters, &mut grads, model, |parameter, gradient| {
-        usage.keep(parameter, gradient);
-    });
+    visit_gradients(
+        parameters,
+        &mut grads,
+        model,
+        |_path, parameter, gradient| {
+            // What is not known here is reported by the step that is synchronised.
+            if let Some(parameter) = parameter {
+                usage.keep(parameter, gradient);
+            }
+        },
+    );
 }
 
 /// Makes the optimizer's gradients of the averages.
@@ -58,6 +117,7 @@ pub(super) fn unpack<M: Module>(
     model: &M,
 ) -> GradientsParams {
     let mut unpacker = Unpacker {
+        path: Path::default(),
         parameters,
         averages,
         places: averages.layout.places(parameters.entries.len()),
@@ -67,14 +127,15 @@ pub(super) fn unpack<M: Module>(
     unpacker.gradients
 }
 
-/// Takes each known parameter's gradient, flattened, out of `grads`.
+/// Takes each parameter's gradient, flattened, out of `grads`, with its path and place in the list.
 fn visit_gradients<M: Module>(
     parameters: &Parameters,
     grads: &mut Gradients,
     model: &M,
-    take: impl FnMut(usize, Tensor<1>),
+    take: impl FnMut(&str, Option<usize>, Tensor<1>),
 ) {
     model.visit(&mut Taker {
+        path: Path::default(),
         parameters,
         grads,
         take,
@@ -82,23 +143,33 @@ fn visit_gradients<M: Module>(
 }
 
 struct Taker<'a, F> {
+    path: Path,
     parameters: &'a Parameters,
     grads: &'a mut Gradients,
     take: F,
 }
 
-impl<F: FnMut(usize, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
+impl<F: FnMut(&str, Option<usize>, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(parameter) = self.parameters.index(param.id)
-            && let Some(gradient) = param.base().grad_remove(self.grads)
-        {
+        if let Some(gradient) = param.base().grad_remove(self.grads) {
+            let path = self.path.joined();
             let len = gradient.shape().num_elements();
-            (self.take)(parameter, gradient.reshape([len]));
+            let parameter = self.parameters.index(&path);
+            (self.take)(&path, parameter, gradient.reshape([len]));
         }
     }
 }
 
 struct Unpacker<'a> {
+    path: Path,
     parameters: &'a Parameters,
     averages: &'a Averages,
     places: Vec<Option<(usize, usize)>>,
@@ -106,8 +177,16 @@ struct Unpacker<'a> {
 }
 
 impl ModuleVisitor for Unpacker<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(parameter) = self.parameters.index(param.id) else {
+        let Some(parameter) = self.parameters.index(&self.path.joined()) else {
             return;
         };
         let Some((bucket, slot)) = self.places[parameter] else {

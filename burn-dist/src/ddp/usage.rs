@@ -5,30 +5,32 @@
 //! completes (a forward pass without backward, a use that does not reach the loss) is settled by
 //! `synchronize`.
 //!
-//! Each use also gets a *depth*. Burn's autodiff runs backward steps strictly by the depth of their
-//! nodes, and a parameter's hook would have depth 1, and so run last of all. An untracked second
-//! input, the anchor, lends it a greater one: the n-th use of a step gets depth n × [`STRIDE`], which
+//! Each parameter also gets a *depth*. Burn's autodiff runs backward steps strictly by the depth of
+//! their nodes, and a hook would have depth 1, and so run last of all. An untracked second input, the
+//! anchor, lends it a greater one: the n-th parameter that a step uses gets depth n × [`STRIDE`], which
 //! lifts every later operation above it, so that each hook runs right after the backward of its own
-//! layer. Anchors are made once and kept.
+//! layer. Further uses share the anchor of the first, which is where the gradient becomes complete.
 //!
-//! Invariants: the lock is held for counting alone, but for the first step's anchors; a gradient is
-//! handed over at most once a step.
+//! The first step only watches: gradients are held back until `synchronize`, which sees then whether a
+//! parameter is also used around its hook (a penalty on weights that a module visitor reads). Such
+//! *late* parameters are settled at the end of every step. A gradient that is handed over is taken out
+//! of Burn's container, so what lies there afterwards came around the hook.
+//!
+//! Invariants: the lock is held for counting alone, but for making anchors; a gradient is handed over
+//! at most once a step; after [`Usage::close`] nothing is counted or handed over.
 //!
 //! Callers: hooks, on the replica's thread; `Ddp`.
 
-use super::hook::{GradientSink, HostRead};
+use super::hook::{GradientSink, HostRead, Leaf, read_tensor};
 use super::reducer::{Command, Reading};
 use burn::tensor::{Device, Tensor};
 use crossbeam::channel::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How much deeper each use lies than the one before: more than the operations that a network runs
-/// between two uses of parameters (attention: about 25). A network that runs more of them is averaged
-/// as correctly, with its hooks running later.
+/// How much deeper each parameter lies than the one before: more than the operations that a network
+/// runs between two of them (attention: about 25). A network that runs more of them is averaged as
+/// correctly, with its hooks running later.
 const STRIDE: usize = 64;
-
-/// The most anchors that are kept; further uses share the last one.
-const ANCHORS: usize = 1 << 16;
 
 /// The uses of one replica's parameters in the current step.
 #[derive(Debug)]
@@ -37,33 +39,82 @@ pub(super) struct Usage {
     step: Mutex<Step>,
 }
 
+/// What becomes of gradients that hooks see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The first step: they are held back.
+    Watching,
+    /// They are handed to the reducer.
+    HandingOver,
+    /// The `Ddp` is gone: they are nobody's business.
+    Closed,
+}
+
 #[derive(Debug)]
 struct Step {
-    /// Whether gradients stay local (`no_sync`).
+    mode: Mode,
+    /// Whether gradients stay on this rank for now (`no_sync`, `ignore`).
     local: bool,
-    /// How often the forward passes used each parameter.
-    uses: Vec<u32>,
-    /// How many of these uses backward has come to.
-    arrived: Vec<u32>,
-    handed: Vec<bool>,
+    /// What is known of each parameter in this step.
+    parameters: Vec<State>,
+    /// Which parameters are used around their hooks.
+    late: Vec<bool>,
+    /// The parameters whose gradients became complete, in that order.
     ready_order: Vec<usize>,
-    /// The sum of gradients that `no_sync` kept, flattened.
-    kept: Vec<Option<Tensor<1>>>,
     fault: Option<String>,
-    /// The number of uses in this step.
-    count: usize,
+    /// The number of parameters that this step has used.
+    used: usize,
+    chains: Vec<Chain>,
+}
+
+/// One parameter in one step.
+#[derive(Default)]
+struct State {
+    /// How often forward passes used it.
+    uses: u32,
+    /// How many of these uses backward has come to.
+    arrived: u32,
+    /// Its place among the parameters that the step used.
+    place: usize,
+    /// The tensor that was used.
+    leaf: Option<Leaf>,
+    /// Whether different tensors were used (a copy of the model that trains on its own).
+    split: bool,
+    /// Whether its gradient was handed to the reducer.
+    handed: bool,
+    /// Its gradient, where it was held back.
+    held: Option<HostRead>,
+    /// The sum of gradients that `no_sync` kept, flattened.
+    kept: Option<Tensor<1>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("uses", &self.uses)
+            .field("arrived", &self.arrived)
+            .field("handed", &self.handed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Untracked tensors of growing depth, for one device and one way to differentiate on it.
+#[derive(Debug)]
+struct Chain {
+    device: Device,
     anchors: Vec<Tensor<1>>,
 }
 
 /// What a finished step knows.
-#[derive(Debug)]
 pub(super) struct Finished {
     /// Which parameters' gradients were handed over during backward.
     pub(super) handed: Vec<bool>,
-    /// In which order.
+    /// For the others, what was held back and what `no_sync` kept.
+    pub(super) parts: Vec<Vec<HostRead>>,
+    /// For each parameter, whether its gradient was held back.
+    pub(super) held: Vec<bool>,
+    /// In which order gradients became complete.
     pub(super) ready_order: Vec<usize>,
-    /// What `no_sync` kept for the others.
-    pub(super) kept: Vec<Option<Tensor<1>>>,
     /// What was wrong with the order of calls.
     pub(super) fault: Option<String>,
 }
@@ -74,35 +125,59 @@ impl Usage {
         Self {
             ready,
             step: Mutex::new(Step {
+                mode: Mode::Watching,
                 local: false,
-                uses: vec![0; parameters],
-                arrived: vec![0; parameters],
-                handed: vec![false; parameters],
+                parameters: states(parameters),
+                late: vec![false; parameters],
                 ready_order: Vec::new(),
-                kept: vec![None; parameters],
                 fault: None,
-                count: 0,
-                anchors: Vec::new(),
+                used: 0,
+                chains: Vec::new(),
             }),
         }
     }
 
-    /// Ends the step and starts the next.
+    /// Ends the step.
     pub(super) fn finish_step(&self) -> Finished {
         let mut step = self.lock();
-        step.forget_uses();
-        let parameters = step.handed.len();
+        step.used = 0;
+        let count = step.parameters.len();
+        let ended = std::mem::replace(&mut step.parameters, states(count));
+        let part = |state: State| -> Vec<HostRead> {
+            let kept = state.kept.map(read_tensor);
+            state.held.into_iter().chain(kept).collect()
+        };
         Finished {
-            handed: std::mem::replace(&mut step.handed, vec![false; parameters]),
+            handed: ended.iter().map(|state| state.handed).collect(),
+            held: ended.iter().map(|state| state.held.is_some()).collect(),
+            parts: ended.into_iter().map(part).collect(),
             ready_order: std::mem::take(&mut step.ready_order),
-            kept: std::mem::replace(&mut step.kept, vec![None; parameters]),
             fault: step.fault.take(),
         }
     }
 
+    /// Ends the first step: from now on gradients are handed over, but for those of `late` parameters.
+    pub(super) fn hand_over_from_now(&self, late: &[usize]) {
+        let mut step = self.lock();
+        if step.mode == Mode::Watching {
+            step.mode = Mode::HandingOver;
+            for &parameter in late {
+                step.late[parameter] = true;
+            }
+        }
+    }
+
+    /// Lets the hooks do nothing from now on.
+    pub(super) fn close(&self) {
+        let mut step = self.lock();
+        step.mode = Mode::Closed;
+        step.forget_uses();
+        step.chains.clear();
+    }
+
     /// Whether gradients were handed over for a step that is not finished.
     pub(super) fn in_step(&self) -> bool {
-        !self.lock().ready_order.is_empty()
+        self.lock().parameters.iter().any(|state| state.handed)
     }
 
     /// Lets gradients stay local until the guard is dropped.
@@ -113,63 +188,121 @@ impl Usage {
 
     /// Adds a gradient that stays on this rank for now.
     pub(super) fn keep(&self, parameter: usize, gradient: Tensor<1>) {
-        let kept = self.lock().kept[parameter].take();
-        let sum = match kept {
+        let mut step = self.lock();
+        let state = &mut step.parameters[parameter];
+        if state.handed || state.held.is_some() {
+            step.fault = Some(
+                "`no_sync` ran after the backward pass that is synchronised; run it before".into(),
+            );
+            return;
+        }
+        let kept = state.kept.take();
+        state.kept = Some(match kept {
             Some(kept) => kept + gradient,
             None => gradient,
-        };
-        self.lock().kept[parameter] = Some(sum);
+        });
+    }
+
+    /// How many anchors are kept.
+    #[cfg(test)]
+    pub(super) fn anchors(&self) -> usize {
+        self.lock()
+            .chains
+            .iter()
+            .map(|chain| chain.anchors.len())
+            .sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Step> {
-        // Nothing panics while it is held but an allocation that fails.
+        // What a panic could leave half-done here is one step's counts, and the rank ends with it.
         self.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn states(parameters: usize) -> Vec<State> {
+    (0..parameters).map(|_| State::default()).collect()
+}
+
 impl Step {
     fn forget_uses(&mut self) {
-        self.uses.fill(0);
-        self.arrived.fill(0);
-        self.count = 0;
+        self.used = 0;
+        for state in &mut self.parameters {
+            state.uses = 0;
+            state.arrived = 0;
+            state.leaf = None;
+            state.split = false;
+        }
     }
 
-    /// The anchor of the n-th use: a chain of untracked operations.
+    /// The anchor of the n-th parameter: a chain of untracked operations.
     fn anchor(&mut self, n: usize, device: &Device) -> Tensor<1> {
-        let n = n.min(ANCHORS - 1);
-        if self
-            .anchors
-            .first()
-            .is_none_or(|anchor| anchor.device() != *device)
-        {
-            self.anchors = vec![Tensor::zeros([1], device)];
-        }
-        while self.anchors.len() <= n {
-            let mut anchor = self.anchors[self.anchors.len() - 1].clone();
+        let strategy = device.gradient_checkpointing_strategy();
+        let found = self.chains.iter().position(|chain| {
+            // Devices are equal whatever their strategy, and graphs of two strategies don't mix.
+            chain.device == *device && chain.device.gradient_checkpointing_strategy() == strategy
+        });
+        let place = found.unwrap_or_else(|| {
+            self.chains.push(Chain {
+                device: device.clone(),
+                anchors: vec![Tensor::zeros([1], device)],
+            });
+            self.chains.len() - 1
+        });
+        let anchors = &mut self.chains[place].anchors;
+        while anchors.len() <= n {
+            let mut anchor = anchors[anchors.len() - 1].clone();
             for _ in 0..STRIDE {
                 anchor = anchor.mul_scalar(1.0);
             }
-            self.anchors.push(anchor);
+            anchors.push(anchor);
         }
-        self.anchors[n].clone()
+        anchors[n].clone()
     }
 }
 
 impl GradientSink for Usage {
     fn used(&self, parameter: usize, device: &Device) -> Tensor<1> {
         let mut step = self.lock();
-        step.uses[parameter] += 1;
-        let n = step.count;
-        step.count += 1;
-        step.anchor(n, device)
+        if step.mode == Mode::Closed {
+            return Tensor::zeros([1], device);
+        }
+        let next = step.used;
+        let state = &mut step.parameters[parameter];
+        let first = state.uses == 0;
+        state.uses = state.uses.saturating_add(1);
+        if first {
+            state.place = next;
+            step.used += 1;
+        }
+        let place = step.parameters[parameter].place;
+        step.anchor(place, device)
     }
 
-    fn arrived(&self, parameter: usize) -> bool {
+    fn bind(&self, parameter: usize, leaf: Leaf) {
         let mut step = self.lock();
-        if step.local {
+        if step.mode == Mode::Closed {
+            return;
+        }
+        let state = &mut step.parameters[parameter];
+        match &state.leaf {
+            Some(known) if known.id != leaf.id => state.split = true,
+            Some(_) => {}
+            None => state.leaf = Some(leaf),
+        }
+    }
+
+    fn leaf(&self, parameter: usize) -> Option<Leaf> {
+        self.lock().parameters[parameter].leaf.clone()
+    }
+
+    fn arrived(&self, parameter: usize, others_came: bool) -> bool {
+        let mut step = self.lock();
+        if step.local || step.mode == Mode::Closed || step.late[parameter] {
             return false;
         }
-        if step.handed[parameter] {
+        let state = &mut step.parameters[parameter];
+        let earlier = state.arrived > 0 && !others_came;
+        if state.handed || state.held.is_some() || (earlier && !state.split) {
             step.fault = Some(
                 "a second backward pass ran before `synchronize`; run all but the last of a step \
                  in `no_sync`, or add the losses and run one"
@@ -177,19 +310,26 @@ impl GradientSink for Usage {
             );
             return false;
         }
-        step.arrived[parameter] += 1;
-        step.arrived[parameter] == step.uses[parameter]
+        state.arrived += 1;
+        state.arrived == state.uses && !state.split
     }
 
     fn complete(&self, parameter: usize, gradient: HostRead) {
         let kept = {
             let mut step = self.lock();
-            step.handed[parameter] = true;
             step.ready_order.push(parameter);
-            step.kept[parameter].take()
+            let mode = step.mode;
+            let state = &mut step.parameters[parameter];
+            if mode == Mode::Watching {
+                state.held = Some(gradient);
+                return;
+            }
+            state.handed = true;
+            state.kept.take()
         };
+        let parts = [Some(gradient), kept.map(read_tensor)];
+        let reading = Reading::new(parameter, parts.into_iter().flatten().collect());
         // If the reducer has ended, `synchronize` says why.
-        let reading = Reading::new(parameter, Some(gradient), kept);
         let _ = self.ready.send(Command::Ready(reading));
     }
 }

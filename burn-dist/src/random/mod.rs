@@ -17,14 +17,16 @@ pub use stream::seed;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
-use std::sync::{Mutex, PoisonError};
+use std::cell::Cell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Builds a module whose initial parameters depend on `seed` alone.
 ///
 /// Draws on the CPU backend and moves the module to `device` then, so that every backend starts from
 /// the same parameters (in a build without the feature `flex`, `device` draws itself). All parameters
 /// are made at once (Burn would make them at first use), under a lock that the whole process shares:
-/// replicas that build at the same time get the same ones.
+/// replicas that build at the same time get the same ones. (Code that draws from Burn's generator at
+/// that very time, outside of this function, is not held off.)
 ///
 /// ```
 /// # use burn::{nn::LinearConfig, tensor::Device};
@@ -34,11 +36,9 @@ use std::sync::{Mutex, PoisonError};
 /// one.weight.val().into_data().assert_eq(&two.weight.val().into_data(), true);
 /// ```
 pub fn init<M: Module>(seed: u64, device: &Device, build: impl FnOnce(&Device) -> M) -> M {
-    static GENERATOR: Mutex<()> = Mutex::new(());
     let source = source(device);
     let module = {
-        // A builder that panicked leaves nothing half-done in `()`.
-        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = Alone::enter();
         source.seed(seed);
         let module = build(&source);
         module.visit(&mut Materialise);
@@ -48,6 +48,36 @@ pub fn init<M: Module>(seed: u64, device: &Device, build: impl FnOnce(&Device) -
         module
     } else {
         module.fork(device)
+    }
+}
+
+/// This thread's turn on the process's generator. A builder may build parts in the same way, so a turn
+/// within a turn waits for nobody.
+struct Alone {
+    _turn: Option<MutexGuard<'static, ()>>,
+    within: bool,
+}
+
+thread_local! {
+    static BUILDING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Alone {
+    fn enter() -> Self {
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let within = BUILDING.replace(true);
+        // A builder that panicked leaves nothing half-done in `()`.
+        let turn = || GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            _turn: (!within).then(turn),
+            within,
+        }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        BUILDING.set(self.within);
     }
 }
 
@@ -103,5 +133,20 @@ mod tests {
         });
         assert!(together.iter().all(|weights| *weights == alone));
         assert_ne!(build(4), alone);
+    }
+
+    #[test]
+    fn a_builder_may_build_its_parts_so() {
+        let device = Device::flex();
+        let parts: Vec<Linear> = init(1, &device, |device| {
+            let part = |seed| {
+                init(seed, device, |device| {
+                    LinearConfig::new(16, 16).init(device)
+                })
+            };
+            vec![part(3), part(4)]
+        });
+        let first: Vec<f32> = parts[0].weight.val().into_data().try_to_vec().unwrap();
+        assert_eq!(first, build(3));
     }
 }

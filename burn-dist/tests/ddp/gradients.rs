@@ -1,7 +1,7 @@
 //! What gradients `synchronize` gives, in the cases that a loop over one plain model does not meet.
 
 use super::{Failure, assert_close, run, values};
-use burn::module::{Module, ModuleMapper, Param, RunningState};
+use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::activation::relu;
@@ -80,16 +80,16 @@ fn a_forward_pass_without_backward_does_no_harm() {
     let gradients = run(2, |worker| {
         let device = worker.device();
         let (ddp, model) = attach(worker, linear(device))?;
+        let warm_up = model.forward(ones(1.0, device)).sum().backward();
+        ddp.synchronize(warm_up, &model)?;
         let _ = model.forward(ones(100.0, device));
         let loss = model
             .forward(ones(1.0 + worker.rank() as f32, device))
             .sum();
         let gradients = ddp.synchronize(loss.backward(), &model)?;
-        let settled = ddp.stats().at_end;
-        assert_eq!(
-            settled, 2,
-            "one of two uses came, so the gradient waited for `synchronize`"
-        );
+        // One of two uses came, so the gradients of weight and bias waited for `synchronize`; so do all
+        // of the first step.
+        assert_eq!(ddp.stats().at_end, 4);
         Ok(gradient(&gradients, &model))
     });
     assert_eq!(gradients.unwrap(), [Some(vec![1.5; 6]), Some(vec![1.5; 6])]);
@@ -252,8 +252,115 @@ fn gradient_checkpointing_changes_nothing() {
         let x = ones(1.0 + worker.rank() as f32, device);
         let loss = relu(model[0].forward(x.clone())).sum() + model[1].forward(x).sum();
         let gradients = ddp.synchronize(loss.backward(), &model)?;
-        assert!(ddp.stats().during_backward > 0);
         Ok(gradient(&gradients, &model[1]))
     });
     assert_eq!(gradients.unwrap(), [Some(vec![1.5; 6]), Some(vec![1.5; 6])]);
+}
+
+#[test]
+fn a_record_loaded_after_attach_trains_on() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        // Loading gives parameters the ids of the record.
+        let model = model.load_record(linear(device).into_record());
+        let mut seen = Vec::new();
+        for _step in 0..3 {
+            let loss = model
+                .forward(ones(1.0 + worker.rank() as f32, device))
+                .sum();
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            seen.push(gradient(&gradients, &model));
+        }
+        assert!(ddp.stats().during_backward > 0);
+        ddp.verify_replicas(&model)?;
+        Ok(seen)
+    });
+    for seen in gradients.unwrap().into_iter().flatten() {
+        assert_eq!(seen, Some(vec![1.5; 6]));
+    }
+}
+
+/// Half the squares of all weights, read by a visitor: around the hooks.
+#[derive(Default)]
+struct Penalty(Option<Tensor<1>>);
+
+impl ModuleVisitor for Penalty {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let squares = param.val().powi_scalar(2).sum().mul_scalar(0.5);
+        self.0 = Some(match self.0.take() {
+            Some(sum) => sum + squares,
+            None => squares,
+        });
+    }
+}
+
+#[test]
+fn a_penalty_that_a_visitor_reads_counts() {
+    run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        for _step in 0..3 {
+            let mut penalty = Penalty::default();
+            model.visit(&mut penalty);
+            let loss = model
+                .forward(ones(1.0 + worker.rank() as f32, device))
+                .sum();
+            let loss = loss + penalty.0.ok_or("no parameters")?;
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            // The mean input, and the weight itself.
+            let expected = model.weight.base().without_autodiff() + 1.5;
+            let found = gradients.get::<2>(model.weight.id).ok_or("no gradient")?;
+            let difference: f32 = (found - expected).abs().max().try_into_scalar()?;
+            assert!(difference < 1e-6, "{difference}");
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_pass_that_is_ignored_leaves_no_trace() {
+    let gradients = run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        let mut seen = Vec::new();
+        for _step in 0..3 {
+            let pass = |scale: f32| model.forward(ones(scale, device)).sum().backward();
+            let ignored = ddp.ignore(|| pass(100.0))?;
+            assert!(model.weight.base().grad(&ignored).is_some());
+            let gradients = ddp.synchronize(pass(1.0 + worker.rank() as f32), &model)?;
+            seen.push(gradient(&gradients, &model));
+        }
+        Ok(seen)
+    });
+    for seen in gradients.unwrap().into_iter().flatten() {
+        assert_eq!(seen, Some(vec![1.5; 6]));
+    }
+}
+
+#[test]
+fn adapters_are_trained_and_their_frozen_base_is_verified() {
+    run(2, |worker| {
+        let device = worker.device();
+        let model = linear(device).apply_lora(Lora::new(2, 4.0));
+        let (ddp, mut model) = attach(worker, model)?;
+        for _step in 0..3 {
+            let loss = model
+                .forward(ones(1.0 + worker.rank() as f32, device))
+                .sum();
+            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            assert!(!gradients.is_empty());
+            model = SgdConfig::new().init().step(0.1, model, gradients);
+        }
+        assert!(ddp.stats().during_backward > 0);
+        ddp.verify_replicas(&model)?;
+        if worker.rank() == 1 {
+            model.weight = model.weight.map(|weight| (weight + 1.0).detach());
+        }
+        let differ = ddp.verify_replicas(&model).unwrap_err();
+        assert!(differ.to_string().starts_with("rank 1 hold"), "{differ}");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -207,3 +207,67 @@ fn a_rank_that_fails_between_steps_ends_the_others_with_its_error() {
         );
     }
 }
+
+#[test]
+fn parameters_added_after_attach_are_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let device = worker.device();
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let mut model: Vec<Linear> = ddp.attach(vec![LinearConfig::new(3, 2).init(device)])?;
+        model.push(LinearConfig::new(2, 2).init(device));
+        let hidden = model[0].forward(Tensor::<2>::ones([1, 3], device));
+        let loss = model[1].forward(hidden).sum();
+        let error = ddp.synchronize(loss.backward(), &model).unwrap_err();
+        let again = ddp.synchronize(loss_of(device), &model).unwrap_err();
+        assert_eq!(again.to_string(), error.to_string());
+        Err(error.into())
+    });
+    for message in messages {
+        assert!(
+            message.contains("was not there when the model was attached"),
+            "{message}"
+        );
+    }
+}
+
+fn loss_of(device: &Device) -> burn::tensor::Gradients {
+    Tensor::<1>::ones([1], device)
+        .require_grad()
+        .sum()
+        .backward()
+}
+
+#[test]
+fn a_local_pass_after_the_synchronised_one_is_refused() {
+    let messages = messages(2, |worker| {
+        let device = worker.device();
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
+        let pass = || {
+            model
+                .forward(Tensor::<2>::ones([1, 3], device))
+                .sum()
+                .backward()
+        };
+        let gradients = pass();
+        ddp.no_sync(&model, pass)?;
+        ddp.synchronize(gradients, &model)?;
+        Ok(())
+    });
+    for message in messages {
+        assert!(message.contains("`no_sync` ran after"), "{message}");
+    }
+}
+
+#[test]
+fn a_model_without_autodiff_is_refused() {
+    let messages = messages(2, |worker| {
+        let device = worker.device().clone().without_autodiff();
+        let ddp = DdpConfig::new().init(worker.group())?;
+        ddp.attach::<Linear>(LinearConfig::new(3, 2).init(&device))?;
+        Ok(())
+    });
+    for message in messages {
+        assert!(message.contains("without autodiff"), "{message}");
+    }
+}
