@@ -49,8 +49,8 @@ impl Launch {
         self.command.output().unwrap()
     }
 
-    fn start(&mut self) -> Child {
-        self.command.spawn().unwrap()
+    fn start(&mut self) -> Running {
+        Running(Some(self.command.spawn().unwrap()))
     }
 
     /// Waits until the file is there with a whole line, and gives that.
@@ -62,6 +62,34 @@ impl Launch {
     fn pids(&self, files: &[&str]) -> Vec<u32> {
         let pid = |file: &&str| self.wait_for(file).parse().unwrap();
         files.iter().map(pid).collect()
+    }
+}
+
+/// A launcher; a test that fails ends it.
+struct Running(Option<Child>);
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        kill_process(Pid::from_child(self.child()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    fn output(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // Its guard ends the processes.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -128,10 +156,6 @@ fn group_of(pid: u32) -> Vec<u32> {
         .filter(|row| row.1 == group)
         .map(|row| row.0)
         .collect()
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -318,12 +342,12 @@ const CLEAN: &str = r"
 fn signals_are_passed_on_and_leave_nothing_behind() {
     for (sent, name, code) in [(Signal::TERM, "TERM", 143), (Signal::INT, "INT", 130)] {
         let mut launch = Launch::new(1, CLEAN);
-        let child = launch.start();
+        let mut launcher = launch.start();
         let pids = launch.pids(&["pid0", "child0"]);
         let group = group_of(pids[0]);
         assert!(group.len() >= 3, "with the guard: {group:?}");
-        signal(&child, sent);
-        let output = child.wait_with_output().unwrap();
+        launcher.signal(sent);
+        let output = launcher.output();
         assert_eq!(output.status.code(), Some(code));
         assert_eq!(text(&output.stdout), format!("[0] asked by {name}\n"));
         // The shell may report its own children before.
@@ -343,13 +367,13 @@ fn a_second_signal_kills_at_once() {
         while true; do sleep 0.01; done
     ";
     let mut launch = Launch::new(1, script);
-    let child = launch.start();
+    let mut launcher = launch.start();
     let pids = launch.pids(&["pid"]);
-    signal(&child, Signal::TERM);
+    launcher.signal(Signal::TERM);
     launch.wait_for("asked");
     let start = Instant::now();
-    signal(&child, Signal::TERM);
-    let output = child.wait_with_output().unwrap();
+    launcher.signal(Signal::TERM);
+    let output = launcher.output();
     assert!(start.elapsed() < GRACE);
     assert_eq!(output.status.code(), Some(143));
     assert_gone(&pids);
@@ -358,12 +382,12 @@ fn a_second_signal_kills_at_once() {
 #[test]
 fn a_killed_launcher_leaves_nothing_behind() {
     let mut launch = Launch::new(2, CLEAN);
-    let child = launch.start();
+    let mut launcher = launch.start();
     let pids = launch.pids(&["pid0", "pid1", "child0", "child1"]);
     let group = group_of(pids[0]);
     assert!(pids.iter().all(|pid| group.contains(pid)), "{group:?}");
-    signal(&child, Signal::KILL);
-    let output = child.wait_with_output().unwrap();
+    launcher.signal(Signal::KILL);
+    let output = launcher.output();
     assert_eq!(output.status.signal(), Some(9));
     assert_soon_gone(&group);
 }
@@ -450,11 +474,13 @@ fn no_processes_are_a_usage_error() {
 #[test]
 fn lost_output_ends_the_job() {
     let mut launch = Launch::new(1, "trap '' PIPE; while true; do echo line; done");
-    let mut child = launch.start();
+    let mut launcher = launch.start();
     let mut first = [0; 8];
-    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let mut stdout = launcher.child().stdout.take().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    drop(stdout);
     assert_eq!(&first, b"[0] line");
-    let output = child.wait_with_output().unwrap();
+    let output = launcher.output();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("error: the output can't be written any more"));
 }
