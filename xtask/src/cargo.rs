@@ -1,31 +1,12 @@
 //! Starts cargo with a list of arguments.
 //!
-//! Callers: `train_mnist`, which hands the terminal over for good, and `ci`, which goes on afterwards.
+//! Callers: `train_mnist`, which hands the terminal over for good or builds a program to launch, and
+//! `ci`, which goes on afterwards.
 
+use crate::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
-use std::process::{Command, ExitCode, ExitStatus};
-
-/// Cargo could not be started at all. What cargo itself reports is told by its exit code.
-#[derive(Debug)]
-pub(crate) struct Error {
-    program: OsString,
-    cause: io::Error,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot start `{}`: {}; install Rust with its cargo, or put cargo on the PATH",
-            self.program.display(),
-            self.cause
-        )
-    }
-}
-
-impl std::error::Error for Error {}
+use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
 
 /// One call of cargo: its arguments, and environment variables to set for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +47,20 @@ impl Call {
         let program = program();
         self.command(&program)
             .status()
-            .map_err(|cause| Error { program, cause })
+            .map_err(|cause| Error::Cargo { program, cause })
+    }
+
+    /// Runs cargo, waits for it, and keeps what it writes to stdout.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    pub(crate) fn read(&self) -> Result<Output, Error> {
+        let program = program();
+        self.command(&program)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|cause| Error::Cargo { program, cause })
     }
 
     /// Lets cargo take this program's place, so that its exit code and every signal are its own:
@@ -81,7 +75,7 @@ impl Call {
         use std::os::unix::process::CommandExt;
         let program = program();
         let cause = self.command(&program).exec();
-        Err(Error { program, cause })
+        Err(Error::Cargo { program, cause })
     }
 
     /// Runs cargo and returns its exit code. Ctrl-C goes to every program of the console; this one

@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what a change must pass, step by step; the same steps as `.ci/run`.
 
-use crate::cargo::{self, Call, Error};
+use crate::cargo::{self, Call};
+use crate::error::Error;
 use std::process::ExitCode;
 
 /// Runs every step until one fails, and ends with that step's exit code.

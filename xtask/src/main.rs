@@ -3,10 +3,12 @@
 //! This crate depends on no Burn crate, so that it compiles in seconds and can start the programs that
 //! do with the features that a machine needs.
 //!
-//! Imports point one way: `main` > `train_mnist`, `ci` > `machine`, `cargo`.
+//! Imports point one way: `main` > `train_mnist`, `ci` > `launch`, `machine`, `cargo` > `error`.
 
 mod cargo;
 mod ci;
+mod error;
+mod launch;
 mod machine;
 mod train_mnist;
 
@@ -29,15 +31,22 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Train a CNN on handwritten digits, data-parallel over the devices of this machine
-    TrainMnist(train_mnist::Options),
+    TrainMnist(train_mnist::Arguments),
+    /// Start several processes of a program on this machine, as a job over several machines would
+    Launch(launch::Options),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
     Ci,
+    /// A part of `launch`
+    #[command(hide = true)]
+    LaunchGuard,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::TrainMnist(options) => train_mnist::run(&options),
+        Command::TrainMnist(arguments) => train_mnist::run(&arguments),
+        Command::Launch(options) => launch::run(&options),
         Command::Ci => ci::run(),
+        Command::LaunchGuard => launch::guard().map(|never| match never {}),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
@@ -59,9 +68,10 @@ mod tests {
     fn help_lists_every_subcommand() {
         let help = Cli::command().render_help().to_string();
         assert!(
-            help.contains("train-mnist") && help.contains("ci"),
+            help.contains("train-mnist") && help.contains("launch ") && help.contains("ci"),
             "{help}"
         );
+        assert!(!help.contains("guard"), "a part of another: {help}");
     }
 
     #[test]
@@ -69,7 +79,43 @@ mod tests {
         for wrong in [
             &["xtask", "train-mnist", "--gpu", "4"][..],
             &["xtask", "train-mnist", "--backend", "tpu"],
+            &["xtask", "train-mnist", "--nodes", "0"],
             &["xtask", "train-nothing"],
+            &["xtask", "launch", "--nodes", "0", "--", "true"],
+            &["xtask", "launch", "--nodes", "-1", "--", "true"],
+            &[
+                "xtask",
+                "launch",
+                "--nodes",
+                "2",
+                "--gpus-per-node",
+                "0",
+                "--",
+                "true",
+            ],
+            &[
+                "xtask",
+                "launch",
+                "--nodes",
+                "2",
+                "--master-port",
+                "0",
+                "--",
+                "true",
+            ],
+            &[
+                "xtask",
+                "launch",
+                "--nodes",
+                "2",
+                "--master-port",
+                "65536",
+                "--",
+                "true",
+            ],
+            &["xtask", "launch", "--nodes", "2", "true"],
+            &["xtask", "launch", "--nodes", "2", "--"],
+            &["xtask", "launch", "--", "true"],
             &["xtask"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();

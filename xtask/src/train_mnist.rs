@@ -1,27 +1,91 @@
 //! `cargo xtask train-mnist`: chooses the features that the backend needs and starts `mnist` of the examples,
-//! which takes the same flags, from the same file, and does the work.
+//! which takes the same flags, from the same file, and does the work; with `--nodes`, several processes of it.
 
 #[path = "../../examples/mnist/options.rs"]
 mod options;
 
-use crate::cargo::{Call, Error};
+use crate::cargo::{self, Call};
+use crate::error::Error;
+use crate::launch::Launch;
 use crate::machine::{Backend, Machine};
+use clap::{Args, value_parser};
 pub(crate) use options::Options;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Builds the program and lets it take over.
+/// The program's name among those of the examples.
+const PROGRAM: &str = "mnist";
+
+/// The flags of `mnist`, and in how many processes to run it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+
+    /// Processes to train in, each with --gpus replicas, as if each had a machine of its own
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1024))]
+    nodes: u32,
+}
+
+/// Builds the program and lets it take over, or launches several processes of it.
 ///
 /// # Errors
 ///
-/// When cargo cannot be started.
-pub(crate) fn run(options: &Options) -> Result<ExitCode, Error> {
-    let call = call(options, to_build(options.backend, Machine::observe));
-    eprintln!("{call}");
-    call.hand_over()
+/// When cargo or the program cannot be started.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let Arguments { options, nodes } = arguments;
+    let backend = to_build(options.backend, Machine::observe);
+    if *nodes == 1 {
+        let call = call(options, backend);
+        eprintln!("{call}");
+        return call.hand_over();
+    }
+
+    let build = build_call(options, backend);
+    eprintln!("{build}");
+    let output = build.read()?;
+    if !output.status.success() {
+        return Ok(cargo::exit_code(output.status));
+    }
+    let program = built_file(&output.stdout)?;
+    let flags = flags(options);
+    eprintln!(
+        "{nodes} processes of {}, their output with their numbers",
+        program.display()
+    );
+    Launch {
+        program: program.as_os_str(),
+        args: &flags,
+        nodes: *nodes,
+        devices: options.gpus,
+        port: None,
+    }
+    .run()
 }
 
 /// The call of cargo that builds the program for `backend` and runs it with the flags.
 fn call(options: &Options, backend: Backend) -> Call {
+    let mut call = Call::new(["run"]);
+    choose(&mut call, options, backend);
+    call.arg("--");
+    for flag in flags(options) {
+        call.arg(flag);
+    }
+    call
+}
+
+/// The call of cargo that builds the same program, and tells where it is.
+fn build_call(options: &Options, backend: Backend) -> Call {
+    let mut call = Call::new(["build"]);
+    choose(&mut call, options, backend);
+    call.arg("--message-format=json-render-diagnostics");
+    call
+}
+
+/// Names the program and its features.
+fn choose(call: &mut Call, options: &Options, backend: Backend) {
     // The CPU backend is always built: replicas fall back to it.
     let mut features = String::from("flex");
     match backend {
@@ -32,43 +96,70 @@ fn call(options: &Options, backend: Backend) -> Call {
     if options.download {
         features.push_str(",download");
     }
-
-    let mut call = Call::new([
-        "run",
-        "--release",
-        "--package",
-        "examples",
-        "--bin",
-        "mnist",
-    ]);
+    for arg in ["--release", "--package", "examples", "--bin", PROGRAM] {
+        call.arg(arg);
+    }
     call.arg("--no-default-features")
         .arg("--features")
-        .arg(features)
-        .arg("--");
+        .arg(features);
+}
+
+/// The program's file, from the messages of cargo, one JSON object a line.
+///
+/// # Errors
+///
+/// When no message names it.
+fn built_file(messages: &[u8]) -> Result<PathBuf, Error> {
+    let unbuilt = |cause| Error::Unbuilt {
+        name: PROGRAM,
+        cause,
+    };
+    let mut file = None;
+    for line in messages.split(|byte| *byte == b'\n') {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let message: Value =
+            serde_json::from_slice(line).map_err(|cause| unbuilt(cause.to_string()))?;
+        let target = &message["target"];
+        let is_program = message["reason"] == "compiler-artifact"
+            && target["name"] == PROGRAM
+            && target["kind"] == serde_json::json!(["bin"]);
+        if let (true, Some(path)) = (is_program, message["executable"].as_str()) {
+            file = Some(PathBuf::from(path));
+        }
+    }
+    file.ok_or_else(|| unbuilt("no message is about it".into()))
+}
+
+/// The flags for the program, which come to the same options there.
+fn flags(options: &Options) -> Vec<OsString> {
+    let mut flags = Vec::new();
+    let mut pair = |flag: &str, value: OsString| flags.extend([flag.into(), value]);
     // `auto` stays `auto`: the program knows better which devices it can use than a look at the
     // machine's files.
-    call.arg("--backend").arg(name(options.backend));
-    call.arg("--gpus").arg(options.gpus.to_string());
-    call.arg("--epochs").arg(options.epochs.to_string());
-    call.arg("--batch-size").arg(options.batch_size.to_string());
-    call.arg("--lr").arg(options.lr.to_string());
-    call.arg("--seed").arg(options.seed.to_string());
-    call.arg("--output").arg(&options.output);
+    pair("--backend", name(options.backend).into());
+    pair("--gpus", options.gpus.to_string().into());
+    pair("--epochs", options.epochs.to_string().into());
+    pair("--batch-size", options.batch_size.to_string().into());
+    pair("--lr", options.lr.to_string().into());
+    pair("--seed", options.seed.to_string().into());
+    pair("--output", (&options.output).into());
     if let Some(folder) = &options.data_dir {
-        call.arg("--data-dir").arg(folder);
+        pair("--data-dir", folder.into());
     }
     if let Some(file) = &options.report {
-        call.arg("--report").arg(file);
+        pair("--report", file.into());
     }
     for (set, flag) in [
         (options.download, "--download"),
         (options.oversubscribe, "--oversubscribe"),
     ] {
         if set {
-            call.arg(flag);
+            flags.push(flag.into());
         }
     }
-    call
+    flags
 }
 
 fn name(backend: options::Backend) -> &'static str {

@@ -5,12 +5,12 @@ use clap::{CommandFactory, Parser, ValueEnum};
 #[derive(Parser, Debug)]
 struct Program {
     #[command(flatten)]
-    options: Options,
+    arguments: Arguments,
 }
 
 fn parse(flags: &[&str]) -> Result<Options, clap::Error> {
     let flags = std::iter::once("train-mnist").chain(flags.iter().copied());
-    Program::try_parse_from(flags).map(|program| program.options)
+    Program::try_parse_from(flags).map(|program| program.arguments.options)
 }
 
 fn words(flags: &[&str], backend: Backend) -> Vec<String> {
@@ -54,6 +54,46 @@ fn every_flag_reaches_the_program() {
         call(&again, Backend::Wgpu),
         call(&parse(&flags).unwrap(), Backend::Wgpu)
     );
+}
+
+#[test]
+fn what_is_built_is_what_would_be_run() {
+    let options = parse(&["--download", "--gpus", "2"]).unwrap();
+    let run = call(&options, Backend::Cuda).to_string();
+    let build = build_call(&options, Backend::Cuda).to_string();
+    let (run, flags) = run.split_once(" -- ").unwrap();
+    let chosen = run.strip_prefix("cargo run ").unwrap();
+    let format = "--message-format=json-render-diagnostics";
+    assert_eq!(build, format!("cargo build {chosen} {format}"));
+    let passed: Vec<_> = self::flags(&options)
+        .iter()
+        .map(|flag| flag.to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(passed.join(" "), flags);
+}
+
+#[test]
+fn the_program_is_where_cargo_says() {
+    let artifact = |kind: &str, name: &str, file: &str| {
+        format!(
+            r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":{file}}}"#
+        )
+    };
+    let messages = [
+        artifact("lib", "burn_dist", "null"),
+        artifact("example", "mnist", r#""/t/examples/mnist""#),
+        artifact("bin", "mnist", r#""/a target/release/mnist""#),
+        artifact("bin", "other", r#""/t/release/other""#),
+        r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        String::new(),
+    ];
+    let file = built_file(messages.join("\n").as_bytes()).unwrap();
+    assert_eq!(file, PathBuf::from("/a target/release/mnist"));
+
+    for wrong in ["", r#"{"reason":"build-finished"}"#, "Compiling", "{", "[]"] {
+        let error = built_file(wrong.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("`mnist`"), "{wrong}: {error}");
+    }
 }
 
 #[test]
@@ -105,6 +145,7 @@ fn wrong_values_are_usage_errors() {
     for wrong in [
         &["--gpus", "0"][..],
         &["--gpus", "-1"],
+        &["--nodes", "0"],
         &["--gpus", "many"],
         &["--epochs", "0"],
         &["--batch-size", "0"],
@@ -143,6 +184,6 @@ fn paths_need_not_be_utf_8() {
     use std::os::unix::ffi::OsStringExt;
     let path = std::ffi::OsString::from_vec(vec![b'a', 0xFF]);
     let flags = ["train-mnist".into(), "--report".into(), path.clone()];
-    let options = Program::try_parse_from(flags).unwrap().options;
+    let options = Program::try_parse_from(flags).unwrap().arguments.options;
     assert!(call(&options, Backend::Cpu).args().contains(&path));
 }

@@ -1,0 +1,49 @@
+//! What can go wrong before a started program has its say; what it reports itself is told by its exit
+//! code.
+
+use std::ffi::OsString;
+use std::io;
+
+/// What failed, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Cargo could not be started at all.
+    #[error(
+        "cannot start `{}`: {cause}; install Rust with its cargo, or put cargo on the PATH",
+        program.display()
+    )]
+    Cargo { program: OsString, cause: io::Error },
+
+    /// Cargo built the program, but did not say where it is.
+    #[error("cargo built `{name}` but named no file for it: {cause}")]
+    Unbuilt { name: &'static str, cause: String },
+
+    /// One of the processes could not be started. Those that ran already have been ended.
+    #[error(
+        "cannot start `{}` as process {process}: {cause}; give its path, or put it on the PATH",
+        program.display()
+    )]
+    Start {
+        program: OsString,
+        process: usize,
+        cause: io::Error,
+    },
+
+    /// The system refused what processes are started and ended with.
+    #[error("cannot {what}: {cause}")]
+    System {
+        what: &'static str,
+        cause: io::Error,
+    },
+
+    /// `launch-guard` was started by hand.
+    #[error("launch-guard is a part of `cargo xtask launch`, which starts it itself")]
+    Guard,
+}
+
+impl Error {
+    /// For `map_err`: "cannot *what*", with the system's reason.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self::System { what, cause }
+    }
+}

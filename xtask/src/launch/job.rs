@@ -1,0 +1,258 @@
+//! Several processes that run and end together.
+//!
+//! The thread that calls [`run`] owns the [`Job`], decides, and alone sends signals. Each process has
+//! three threads that report to it: one waits for its end, two copy its stdout and stderr. They are
+//! joined, except those of a process that can't be killed or of a stream that a program outside the
+//! process group holds open: they end with the launcher. `signals` adds a thread.
+//!
+//! A job goes through [`Phase`]s, each with a deadline once the end has begun, so it ends in any case.
+//!
+//! Caller: `launch`.
+
+use super::group::Group;
+use super::outcome::{Cause, End, Outcome};
+use super::output::{Stream, Tail, copy};
+use super::signals::Signals;
+use crate::error::Error;
+use std::io;
+use std::mem;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long processes have to end after they were asked to, and to be gone after they were killed.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// What the threads of a job report.
+#[derive(Debug)]
+enum Event {
+    Ended(usize, io::Result<ExitStatus>),
+    /// A stream of a process has ended, and all of it is written.
+    Closed,
+    /// The launcher's stdout or stderr is gone.
+    OutputLost,
+    Signal(i32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Running,
+    /// The processes were asked to end.
+    Ending(Instant),
+    /// They were killed.
+    Killed(Instant),
+}
+
+/// Processes that run and end together. Dropping it kills them.
+#[derive(Debug)]
+struct Job {
+    phase: Phase,
+    cause: Option<Cause>,
+    ends: Vec<End>,
+    tails: Vec<Arc<Tail>>,
+    /// Processes that have not ended, and streams that have not.
+    running: usize,
+    open: usize,
+    events: Receiver<Event>,
+    report: Sender<Event>,
+    group: Group,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts the commands as processes 0, 1, … and waits until all have ended. The first that fails ends
+/// the others, as a signal to the launcher does.
+///
+/// # Errors
+///
+/// When a process can't be started; those that were are ended before.
+pub(super) fn run(commands: Vec<Command>) -> Result<Outcome, Error> {
+    let (report, events) = channel();
+    // Before the first process, so that no signal can come between.
+    let tell = report.clone();
+    let _signals = Signals::new(move |signal| drop(tell.send(Event::Signal(signal))))?;
+    let mut job = Job {
+        phase: Phase::Running,
+        cause: None,
+        ends: Vec::new(),
+        tails: Vec::new(),
+        running: 0,
+        open: 0,
+        events,
+        report,
+        group: Group::new()?,
+        threads: Vec::new(),
+    };
+    for command in commands {
+        if let Err(error) = job.start(command) {
+            job.kill();
+            job.wait();
+            return Err(error);
+        }
+    }
+    job.wait();
+    Ok(job.outcome())
+}
+
+impl Job {
+    fn start(&mut self, mut command: Command) -> Result<(), Error> {
+        let process = self.ends.len();
+        self.group.enter(&mut command);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|cause| Error::Start {
+            program: command.get_program().into(),
+            process,
+            cause,
+        })?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        self.ends.push(End::Never);
+        let tail = Arc::new(Tail::default());
+        self.tails.push(Arc::clone(&tail));
+
+        self.attend(process, child)?;
+        if let Some(stdout) = stdout {
+            self.copy(process, stdout, Stream::Out, None)?;
+        }
+        if let Some(stderr) = stderr {
+            self.copy(process, stderr, Stream::Err, Some(tail))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the process on a thread.
+    fn attend(&mut self, process: usize, child: Child) -> Result<(), Error> {
+        let wait = self.group.waiter(child);
+        let report = self.report.clone();
+        self.spawn(format!("launch-wait-{process}"), move || {
+            let end = wait();
+            // The job is there as long as anybody waits for its processes.
+            let _ = report.send(Event::Ended(process, end));
+        })?;
+        self.running += 1;
+        Ok(())
+    }
+
+    /// Copies a stream of the process on a thread.
+    fn copy(
+        &mut self,
+        process: usize,
+        from: impl io::Read + Send + 'static,
+        to: Stream,
+        tail: Option<Arc<Tail>>,
+    ) -> Result<(), Error> {
+        let report = self.report.clone();
+        self.spawn(format!("launch-output-{process}"), move || {
+            // As above.
+            let lost = || drop(report.send(Event::OutputLost));
+            copy(from, process, to, tail.as_deref(), lost);
+            let _ = report.send(Event::Closed);
+        })?;
+        self.open += 1;
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = Builder::new()
+            .name(name)
+            .spawn(work)
+            .map_err(Error::system("start a thread"))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Until all processes and streams have ended, or can't be made to.
+    fn wait(&mut self) {
+        while self.running > 0 || self.open > 0 {
+            match self.next() {
+                Some(event) => self.take(event),
+                None => match self.phase {
+                    Phase::Running => self.terminate(),
+                    Phase::Ending(_) => self.kill(),
+                    Phase::Killed(_) => return,
+                },
+            }
+        }
+    }
+
+    /// The next event; none when the phase has lasted long enough.
+    fn next(&self) -> Option<Event> {
+        match self.phase {
+            Phase::Running => self.events.recv().ok(),
+            Phase::Ending(until) | Phase::Killed(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                self.events.recv_timeout(left).ok()
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Ended(process, end) => {
+                let end = end.map_or_else(End::Unknown, End::Known);
+                let failed = !end.is_success();
+                self.ends[process] = end;
+                self.running -= 1;
+                if failed {
+                    self.stop(Cause::Failed(process));
+                } else if self.running == 0 && matches!(self.phase, Phase::Running) {
+                    // What the processes left behind doesn't outlive them.
+                    self.terminate();
+                }
+            }
+            Event::Closed => self.open -= 1,
+            Event::OutputLost => self.stop(Cause::OutputLost),
+            Event::Signal(signal) => match self.phase {
+                Phase::Running => {
+                    self.cause = Some(Cause::Signal(signal));
+                    self.group.forward(signal);
+                    self.phase = Phase::Ending(Instant::now() + GRACE);
+                }
+                // Asked for again: at once, then.
+                Phase::Ending(_) => self.kill(),
+                Phase::Killed(_) => {}
+            },
+        }
+    }
+
+    /// Begins the end for this reason, unless it has begun.
+    fn stop(&mut self, cause: Cause) {
+        if matches!(self.phase, Phase::Running) {
+            self.cause = Some(cause);
+            self.terminate();
+        }
+    }
+
+    fn terminate(&mut self) {
+        self.phase = Phase::Ending(Instant::now() + GRACE);
+        self.group.terminate();
+    }
+
+    fn kill(&mut self) {
+        self.phase = Phase::Killed(Instant::now() + GRACE);
+        self.group.kill();
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let last_lines = match self.cause {
+            Some(Cause::Failed(process)) => self.tails[process].lines(),
+            _ => Vec::new(),
+        };
+        let outcome = Outcome {
+            cause: self.cause,
+            ends: mem::take(&mut self.ends),
+            last_lines,
+            held: self.running == 0 && self.open > 0,
+        };
+        if self.running == 0 && self.open == 0 {
+            for thread in self.threads.drain(..) {
+                // Each has reported its end, so this takes no time, and none can have panicked.
+                let _ = thread.join();
+            }
+        }
+        outcome
+    }
+}

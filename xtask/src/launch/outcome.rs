@@ -1,0 +1,153 @@
+//! What became of a job: the summary for the user, and the exit code.
+//!
+//! Caller: `job` makes an [`Outcome`], `launch` shows it.
+
+use super::signals;
+use std::fmt;
+use std::io;
+use std::process::{ExitCode, ExitStatus};
+
+/// How a process ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Known(ExitStatus),
+    /// The system did not tell.
+    Unknown(io::Error),
+    /// It is there still, although it was killed.
+    Never,
+}
+
+impl End {
+    pub(super) fn is_success(&self) -> bool {
+        matches!(self, Self::Known(status) if status.success())
+    }
+
+    /// 128 and the signal's number after a signal, as shells have it.
+    fn code(&self) -> ExitCode {
+        let Self::Known(status) = self else {
+            return ExitCode::FAILURE;
+        };
+        let code = signal_of(*status).map_or(status.code(), |signal| Some(128 + signal));
+        code.and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitCode::FAILURE, ExitCode::from)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(status) => match (status.code(), signal_of(*status)) {
+                (Some(code), _) => write!(f, "exit code {code}"),
+                (None, Some(signal)) => write!(f, "signal {signal}, {}", signals::name(signal)),
+                (None, None) => write!(f, "{status}"),
+            },
+            Self::Unknown(cause) => write!(f, "unknown end: {cause}"),
+            Self::Never => write!(f, "still there although killed"),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal_of(_status: ExitStatus) -> Option<i32> {
+    None
+}
+
+/// Why a job ended before all its processes had done their work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// This process was the first to fail.
+    Failed(usize),
+    /// The launcher got this signal.
+    Signal(i32),
+    /// Nobody reads the launcher's stdout or stderr any more.
+    OutputLost,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// None after success.
+    pub(super) cause: Option<Cause>,
+    /// How each process ended.
+    pub(super) ends: Vec<End>,
+    /// The last lines that the first process to fail wrote to stderr.
+    pub(super) last_lines: Vec<Vec<u8>>,
+    /// Something outside the job's processes holds their output open, and was not waited for.
+    pub(super) held: bool,
+}
+
+impl Outcome {
+    pub(super) fn code(&self) -> ExitCode {
+        match self.cause {
+            None => ExitCode::SUCCESS,
+            Some(Cause::Failed(process)) => self.ends[process].code(),
+            Some(Cause::Signal(signal)) => {
+                u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
+            }
+            Some(Cause::OutputLost) => ExitCode::FAILURE,
+        }
+    }
+
+    /// The summary as bytes, for the last lines may be no UTF-8. Nothing after success.
+    pub(super) fn summary(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        match self.cause {
+            None => {}
+            Some(Cause::Failed(process)) => self.failure(process, &mut text),
+            Some(Cause::Signal(signal)) => text.extend(
+                format!(
+                    "ended by {}; {}\n",
+                    signals::name(signal),
+                    self.others(None)
+                )
+                .bytes(),
+            ),
+            Some(Cause::OutputLost) => text.extend(
+                format!(
+                    "error: the output can't be written any more; {}\n",
+                    self.others(None)
+                )
+                .bytes(),
+            ),
+        }
+        if self.held {
+            text.extend(
+                b"warning: a program that left the job's process group holds its output open, \
+                  and may still run\n",
+            );
+        }
+        text
+    }
+
+    fn failure(&self, process: usize, text: &mut Vec<u8>) {
+        let end = &self.ends[process];
+        text.extend(format!("error: process {process} failed first ({end})").bytes());
+        if self.last_lines.is_empty() {
+            text.extend(b"; it wrote nothing to stderr\n");
+        } else {
+            text.extend(b"; its last lines on stderr:\n");
+            for line in &self.last_lines {
+                text.extend(b"    ");
+                text.extend(line);
+                text.push(b'\n');
+            }
+        }
+        if self.ends.len() > 1 {
+            text.extend(format!("the others: {}\n", self.others(Some(process))).bytes());
+        }
+    }
+
+    fn others(&self, but: Option<usize>) -> String {
+        let all = self.ends.iter().enumerate();
+        let others = all.filter(|(process, _)| Some(*process) != but);
+        let ends: Vec<_> = others
+            .map(|(process, end)| format!("process {process}: {end}"))
+            .collect();
+        ends.join("; ")
+    }
+}

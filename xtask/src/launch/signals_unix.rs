@@ -1,0 +1,53 @@
+//! Ctrl-C and termination, as events of the job instead of the launcher's end.
+//!
+//! A hang-up is left as it is: it ends the launcher, and so the job, unless `nohup` made it ignored.
+//!
+//! Thread: one, started by [`Signals::new`] and joined by its drop. Caller: `job`.
+
+use crate::error::Error;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals as Incoming};
+use std::thread::{Builder, JoinHandle};
+
+/// Tells of signals until it is dropped.
+#[derive(Debug)]
+pub(super) struct Signals {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// Calls `tell` with the number of each signal from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a handler or a thread.
+    pub(super) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
+        let failed = || Error::system("wait for Ctrl-C");
+        let mut incoming = Incoming::new([SIGINT, SIGTERM]).map_err(failed())?;
+        let handle = incoming.handle();
+        let thread = Builder::new()
+            .name("launch-signals".into())
+            .spawn(move || incoming.forever().for_each(tell))
+            .map_err(failed())?;
+        Ok(Self {
+            handle,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            // It panics only if `tell` does, and that was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The signal's name, such as `SIGTERM`.
+pub(super) fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("unnamed")
+}
