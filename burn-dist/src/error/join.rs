@@ -112,8 +112,8 @@ pub enum JoinFailure {
     /// Some processes did not come before the deadline.
     #[error(
         "waited {:.0} s: {} of {processes} did not come; were they started, and can they reach this \
-         address?",
-        after.as_secs_f64(), Processes(missing)
+         address?{}",
+        after.as_secs_f64(), Processes(missing), TurnedAway(*turned_away)
     )]
     Missing {
         /// Who did not come.
@@ -122,6 +122,8 @@ pub enum JoinFailure {
         processes: usize,
         /// How long the process that gave up first had waited.
         after: Duration,
+        /// How many connections process 0 turned away meanwhile; it alone knows.
+        turned_away: u64,
     },
 
     /// The connection to process 0's store was lost.
@@ -166,6 +168,21 @@ impl std::fmt::Display for Processes<'_> {
     }
 }
 
+/// Writes a hint where connections were turned away.
+struct TurnedAway(u64);
+
+impl std::fmt::Display for TurnedAway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(
+                f,
+                " {count} connections were turned away; the log says why (another secret or version?)"
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +193,7 @@ mod tests {
             missing: vec![3, 5],
             processes: 8,
             after: Duration::from_mins(1),
+            turned_away: 0,
         };
         let text = failure.to_string();
         assert!(text.starts_with("waited 60 s: processes 3 and 5 of 8 did not come"));

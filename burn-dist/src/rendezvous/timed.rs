@@ -47,7 +47,7 @@ impl From<io::Error> for Broken {
 
 /// Fills `buffer`, or says why not.
 pub(crate) fn read(
-    stream: &mut TcpStream,
+    mut stream: &TcpStream,
     mut buffer: &mut [u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -65,7 +65,7 @@ pub(crate) fn read(
 
 /// Writes all of `bytes`, or says why not.
 pub(crate) fn write(
-    stream: &mut TcpStream,
+    mut stream: &TcpStream,
     mut bytes: &[u8],
     deadline: Instant,
 ) -> Result<(), Broken> {

@@ -193,7 +193,7 @@ fn one_byte_at_a_time_does_not_stretch_the_deadline() {
             let secret = Secret::new(GOOD);
             let mut slow = [0_u8; 1];
             let late = loop {
-                if let Err(broken) = timed::read(&mut accepts, &mut slow, deadline) {
+                if let Err(broken) = timed::read(&accepts, &mut slow, deadline) {
                     break broken;
                 }
             };
