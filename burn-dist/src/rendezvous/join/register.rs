@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `job` | the job's number and size, set by process 0 |
 //! | `process/N` | the entry of process N, by whoever was first |
-//! | `arrived` | how many have entered themselves |
+//! | `entered` | how many have entered themselves |
 //! | `list/N` | a part of the finished list |
 //! | `verdict` | how it ended, set once |
-//! | `read`, `all-read` | how many know the verdict |
+//! | `came`, `read`, `all-read` | how many connected, and how many of them know the verdict |
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -94,20 +94,23 @@ impl Entry {
         started: Instant,
         deadline: Instant,
     ) -> Result<List, JoinFailure> {
+        store.add("came", 1)?;
         let job = self.job(store, started, deadline)?;
         if let Some(verdict) = self.enter(store, &job)? {
-            // Its own mistake: what the others fail with is this, unless they have failed already.
-            publish(store, &verdict)?;
+            // The others fail with this as well, unless they have failed already; and if they are gone,
+            // it is no less true here.
+            let _ = publish(store, &verdict).and_then(|_| tell_read(store));
             return Err(failure(verdict));
         }
-        if store.add("arrived", 1)? == self.processes as i64 {
+        if store.add("entered", 1)? == self.processes as i64 {
             self.complete(store)?;
         }
         let verdict = self.verdict(store, started, deadline)?;
         if matches!(verdict, Verdict::Complete) {
             return self.list(store, &job);
         }
-        tell_read(store)?;
+        // Process 0 may leave as soon as it knows, even before this is answered.
+        let _ = tell_read(store);
         Err(failure(verdict))
     }
 
@@ -222,7 +225,7 @@ impl Entry {
     }
 }
 
-/// Waits until all who had entered themselves know the verdict.
+/// Waits until all who came know the verdict.
 pub(super) fn wait_until_read(
     store: &mut StoreClient,
     deadline: Instant,
@@ -233,7 +236,7 @@ pub(super) fn wait_until_read(
 /// Counts those who know the verdict, and notes when all do.
 fn tell_read(store: &mut StoreClient) -> Result<(), JoinFailure> {
     let read = store.add("read", 1)?;
-    if read >= store.add("arrived", 0)? {
+    if read >= store.add("came", 0)? {
         store.set("all-read", b"")?;
     }
     Ok(())

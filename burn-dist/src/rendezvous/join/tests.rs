@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -37,13 +38,18 @@ fn spawn<'scope>(
     scope.spawn(move || join(&config, ranks))
 }
 
-/// A port below those that the system gives to connections, so that no other test is given it.
+/// A port that no other test is given: below those that the system gives to connections, and another
+/// with each call.
 fn quiet_port() -> u16 {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() as u16 % 20_000;
-    (0..20_000)
-        .map(|step| 10_000 + (start + step) % 20_000)
-        .find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
-        .unwrap()
+    loop {
+        let step = GIVEN.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (start + step) % 20_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until a process has entered itself.
