@@ -1,36 +1,46 @@
 //! Control messages: the small typed values that ranks tell one another (parameter lists, bucket
 //! orders), as bytes and back. Tensor bytes never come through here.
 //!
-//! Invariant: a decode never takes more memory than [`LIMIT`], whatever the bytes claim, and every
-//! byte must be used. The format is this module's own business, so it can be replaced here alone.
+//! Invariant: a decode never takes more memory than its limit ([`LIMIT`] or less), whatever the bytes
+//! claim, and every byte must be used. The format is this module's own business, so it can be replaced
+//! here alone.
 //!
-//! Callers: `ddp`.
+//! Callers: `ddp`, `rendezvous`.
 
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The most bytes that one control message may take, encoded or decoded.
 const LIMIT: usize = 256 << 20;
 
-const FORMAT: bincode::config::Configuration<
-    bincode::config::LittleEndian,
-    bincode::config::Varint,
-    bincode::config::Limit<LIMIT>,
-> = bincode::config::standard().with_limit::<LIMIT>();
-
 /// Writes a message as bytes; the error says why it can't be.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
-    bincode::serde::encode_to_vec(message, FORMAT).map_err(|error| error.to_string())
+    bincode::serde::encode_to_vec(message, format::<LIMIT>()).map_err(|error| error.to_string())
 }
 
 /// Reads a message that [`encode`] wrote; the error says what is wrong with the bytes.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let (message, used) =
-        bincode::serde::decode_from_slice(bytes, FORMAT).map_err(|error| error.to_string())?;
+    decode_within::<LIMIT, T>(bytes)
+}
+
+/// [`decode`] for messages that are small: takes at most `MOST` bytes of memory, whatever they claim.
+pub(crate) fn decode_within<const MOST: usize, T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<T, String> {
+    let (message, used) = bincode::serde::decode_from_slice(bytes, format::<MOST>())
+        .map_err(|error| error.to_string())?;
     if used == bytes.len() {
         Ok(message)
     } else {
         Err(format!("{} bytes follow its end", bytes.len() - used))
     }
+}
+
+const fn format<const MOST: usize>() -> bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<MOST>,
+> {
+    bincode::config::standard().with_limit::<MOST>()
 }
 
 #[cfg(test)]
@@ -58,6 +68,13 @@ mod tests {
         let mut bytes = vec![253];
         bytes.extend_from_slice(&(1_u64 << 60).to_le_bytes());
         assert!(decode::<Vec<u64>>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_small_limit_holds_for_a_message_that_is_whole() {
+        let bytes = encode(&vec![7_u8; 100]).unwrap();
+        assert!(decode_within::<200, Vec<u8>>(&bytes).is_ok());
+        assert!(decode_within::<50, Vec<u8>>(&bytes).is_err());
     }
 
     #[test]

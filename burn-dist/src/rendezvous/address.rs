@@ -1,0 +1,137 @@
+//! Addresses: where process 0 is, where this machine listens, and that no port is open to strangers.
+//!
+//! Callers: `join`.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+
+use super::secret::Secret;
+use crate::error::JoinFailure;
+
+/// The addresses of a host. The system's resolver has a deadline of its own.
+pub(super) fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, JoinFailure> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| JoinFailure::Unresolved(error.to_string()))?
+        .collect();
+    if addresses.is_empty() {
+        return Err(JoinFailure::Unresolved("it has no address".to_owned()));
+    }
+    Ok(addresses)
+}
+
+/// Listens on an address, where that is safe.
+pub(super) fn listen(address: SocketAddr, secret: &Secret) -> Result<TcpListener, JoinFailure> {
+    check_open(address.ip(), secret)?;
+    // On Unix the standard library lets a port be used again at once after its last owner ended.
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => JoinFailure::PortTaken,
+        _ => JoinFailure::Listen(error.to_string()),
+    })
+}
+
+/// Refuses an address that other machines reach, where the secret is none or a short one.
+pub(super) fn check_open(address: IpAddr, secret: &Secret) -> Result<(), JoinFailure> {
+    if address.to_canonical().is_loopback() || secret.is_safe() {
+        return Ok(());
+    }
+    Err(JoinFailure::NoSecret {
+        short: !secret.is_empty(),
+    })
+}
+
+/// Listens for process 0's store: on the interface it was given, else on the first of the master's
+/// addresses that is one of this machine.
+pub(super) fn listen_as_master(
+    master: &[SocketAddr],
+    interface: Option<IpAddr>,
+    port: u16,
+    secret: &Secret,
+) -> Result<TcpListener, (SocketAddr, JoinFailure)> {
+    let given = interface.map(|ip| SocketAddr::new(ip, port));
+    let mut failed = None;
+    for &address in given
+        .as_slice()
+        .iter()
+        .chain(if given.is_some() { &[] } else { master })
+    {
+        match listen(address, secret) {
+            Ok(listener) => return Ok(listener),
+            // Only "not an address of this machine" lets the next one be right.
+            Err(failure @ JoinFailure::Listen(_)) => failed = failed.or(Some((address, failure))),
+            Err(failure) => return Err((address, failure)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| {
+        let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port);
+        (
+            nowhere,
+            JoinFailure::Unresolved("it has no address".to_owned()),
+        )
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn only_loopback_may_do_without_a_secret() {
+        let open = [
+            "10.0.0.1",
+            "0.0.0.0",
+            "::",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "192.168.1.1",
+        ];
+        for address in open {
+            let ip: IpAddr = address.parse().unwrap();
+            let refused = listen(SocketAddr::new(ip, 0), &Secret::default()).unwrap_err();
+            assert_eq!(refused, JoinFailure::NoSecret { short: false });
+            assert!(refused.to_string().contains("openssl rand -hex 32"));
+            let refused = check_open(ip, &Secret::new(b"short")).unwrap_err();
+            assert_eq!(refused, JoinFailure::NoSecret { short: true });
+            check_open(ip, &Secret::new(b"0123456789abcdef")).unwrap();
+        }
+        for address in ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"] {
+            check_open(address.parse().unwrap(), &Secret::default()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_taken_port_and_a_foreign_address_have_their_own_errors() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = listen(address, &Secret::default()).unwrap_err();
+        assert_eq!(error, JoinFailure::PortTaken);
+        // 192.0.2.0/24 is for documentation: no machine has it.
+        let foreign = "192.0.2.1:0".parse().unwrap();
+        let error = listen(foreign, &Secret::new(b"0123456789abcdef")).unwrap_err();
+        assert!(matches!(error, JoinFailure::Listen(_)), "{error}");
+    }
+
+    #[test]
+    fn the_master_listens_on_the_first_address_of_its_own() {
+        let secret = Secret::new(b"0123456789abcdef");
+        let master: Vec<SocketAddr> = ["192.0.2.1:0", "127.0.0.1:0"]
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
+        let listener = listen_as_master(&master, None, 0, &secret).unwrap();
+        assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+        // An interface replaces them all.
+        let interface = Some("192.0.2.7".parse().unwrap());
+        let (address, failure) = listen_as_master(&master, interface, 0, &secret).unwrap_err();
+        assert_eq!(address.to_string(), "192.0.2.7:0");
+        assert!(matches!(failure, JoinFailure::Listen(_)));
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_an_error_of_its_own() {
+        let error = resolve("no such host", 1).unwrap_err();
+        assert!(matches!(error, JoinFailure::Unresolved(_)), "{error}");
+        assert_eq!(resolve("::1", 7).unwrap()[0].to_string(), "[::1]:7");
+    }
+}

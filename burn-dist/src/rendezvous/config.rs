@@ -1,0 +1,235 @@
+//! What a process must know to join its job.
+//!
+//! Callers: training programs make one, `join` uses it.
+
+use std::net::{IpAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::secret::Secret;
+use crate::error::{Error, JoinFailure, Result};
+
+/// How long processes wait for one another, unless told otherwise.
+const JOIN_TIMEOUT: Duration = Duration::from_mins(5);
+/// After what silence a process is given up, unless told otherwise.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What a process must know to join its job: its number, how many processes there are, and where
+/// process 0 is. A process may bring several ranks (one for each of its devices).
+///
+/// [`from_env`](Self::from_env) takes it from what launchers set; what is called on it afterwards
+/// replaces what the environment said.
+///
+/// # Example
+///
+/// ```
+/// use burn_dist::{JobConfig, Secret};
+///
+/// // Process 1 of 2; process 0 runs on the machine 10.0.0.1.
+/// let job = JobConfig::new(1, 2, "10.0.0.1:29500")
+///     .secret(Secret::new(b"5f1d7a84db00d2fce00b31a7fc73224f"))
+///     .join_timeout(std::time::Duration::from_secs(60));
+/// assert_eq!((job.process(), job.processes()), (1, 2));
+/// ```
+#[derive(Clone, Debug)]
+pub struct JobConfig {
+    process: usize,
+    processes: usize,
+    local_process: Option<usize>,
+    local_processes: Option<usize>,
+    master: String,
+    address_file: Option<PathBuf>,
+    listener: Option<Arc<Mutex<Option<TcpListener>>>>,
+    interface: Option<IpAddr>,
+    secret: Secret,
+    join_timeout: Duration,
+    heartbeat: Duration,
+}
+
+impl JobConfig {
+    /// Process `process` of `processes`, counted from 0, in the job whose process 0 listens on `master`
+    /// (`host:port`, with an IPv6 address in brackets).
+    pub fn new(process: usize, processes: usize, master: impl Into<String>) -> Self {
+        Self {
+            process,
+            processes,
+            local_process: None,
+            local_processes: None,
+            master: master.into(),
+            address_file: None,
+            listener: None,
+            interface: None,
+            secret: Secret::default(),
+            join_timeout: JOIN_TIMEOUT,
+            heartbeat: HEARTBEAT,
+        }
+    }
+
+    /// The secret that the job's processes share (default: none, which only jobs on one machine may
+    /// have).
+    #[must_use]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = secret;
+        self
+    }
+
+    /// The address of this machine that the other processes reach it by (default: the one that this
+    /// machine uses towards process 0; for process 0 the master's).
+    #[must_use]
+    pub fn interface(mut self, address: IpAddr) -> Self {
+        self.interface = Some(address);
+        self
+    }
+
+    /// How long to wait for the other processes (default: 5 minutes).
+    #[must_use]
+    pub fn join_timeout(mut self, timeout: Duration) -> Self {
+        self.join_timeout = timeout;
+        self
+    }
+
+    /// After how long a silence another process is given up (default: 10 seconds).
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// A file by which process 0 tells the others its address, for a job on one machine whose port is
+    /// 0 (the system chooses). It must not exist before the job starts.
+    #[must_use]
+    pub fn address_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.address_file = Some(file.into());
+        self
+    }
+
+    /// A listener that process 0 uses instead of making one at the master's address. It serves one
+    /// job: who joins a second time makes a new one.
+    #[must_use]
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(Arc::new(Mutex::new(Some(listener))));
+        self
+    }
+
+    pub(super) fn local(mut self, process: Option<usize>, processes: Option<usize>) -> Self {
+        (self.local_process, self.local_processes) = (process, processes);
+        self
+    }
+
+    /// This process's number in the job, from 0.
+    pub fn process(&self) -> usize {
+        self.process
+    }
+
+    /// How many processes the job has.
+    pub fn processes(&self) -> usize {
+        self.processes
+    }
+
+    /// This process's number among those of its machine, if the launcher told it.
+    pub fn local_process(&self) -> Option<usize> {
+        self.local_process
+    }
+
+    /// How many of the job's processes run on this machine, if the launcher told it.
+    pub fn local_processes(&self) -> Option<usize> {
+        self.local_processes
+    }
+
+    /// Where process 0 is: `host:port`.
+    pub fn master(&self) -> &str {
+        &self.master
+    }
+
+    pub(crate) fn get_secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    pub(crate) fn get_interface(&self) -> Option<IpAddr> {
+        self.interface
+    }
+
+    pub(crate) fn get_join_timeout(&self) -> Duration {
+        self.join_timeout
+    }
+
+    pub(crate) fn get_heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
+    pub(super) fn get_address_file(&self) -> Option<&Path> {
+        self.address_file.as_deref()
+    }
+
+    /// The caller's listener, the first time.
+    pub(super) fn take_listener(&self) -> Option<TcpListener> {
+        let listener = self.listener.as_ref()?;
+        listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// What can be seen to be wrong before anyone is asked; gives the master's host and port.
+    pub(super) fn check(&self) -> Result<(&str, u16)> {
+        let fault =
+            |message: String| self.fault(self.master.clone(), JoinFailure::Configuration(message));
+        if self.processes == 0 || self.process >= self.processes {
+            return Err(fault(format!(
+                "there is no process {} in a job of {} processes; they are counted from 0",
+                self.process, self.processes
+            )));
+        }
+        for (what, time) in [
+            ("join timeout", self.join_timeout),
+            ("heartbeat", self.heartbeat),
+        ] {
+            if time.is_zero() || time > LONGEST {
+                return Err(fault(format!(
+                    "a {what} of {time:?}; it must be more than nothing and at most 30 days"
+                )));
+            }
+        }
+        let parts = self.master.rsplit_once(':');
+        let parts = parts.and_then(|(host, port)| Some((bare(host)?, port.parse().ok()?)));
+        let (host, port) = parts.ok_or_else(|| {
+            fault(format!(
+                "process 0's address is given as {:?}; expected host:port with a port up to 65535, and \
+                 brackets around an IPv6 address",
+                self.master
+            ))
+        })?;
+        let told = self.address_file.is_some() || self.listener.is_some() || self.processes == 1;
+        if port == 0 && !told {
+            return Err(fault(
+                "port 0 lets the system choose, and then the other processes can't know it; choose a \
+                 port (MASTER_PORT), or give all of them a file for it (BURN_DIST_ADDRESS_FILE)"
+                    .to_owned(),
+            ));
+        }
+        Ok((host, port))
+    }
+
+    /// An error of this process.
+    pub(super) fn fault(&self, address: String, failure: JoinFailure) -> Error {
+        Error::Rendezvous {
+            process: Some(self.process),
+            address,
+            failure,
+        }
+    }
+}
+
+/// The longest time to wait for anything: far more than anyone waits, and no clock overflows with it.
+const LONGEST: Duration = Duration::from_hours(30 * 24);
+
+/// A host without the brackets of an IPv6 address; none if it is no host.
+fn bare(host: &str) -> Option<&str> {
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    (!host.is_empty() && !host.contains(char::is_whitespace)).then_some(host)
+}

@@ -1,0 +1,227 @@
+//! Joining a job: from a [`JobConfig`] to the list of all its processes.
+//!
+//! Process 0 serves the store. Every process connects to it, in any order, and enters itself; the one
+//! that completes the list says so, and the one that sees that it can't be completed (a number twice,
+//! another number of processes, a deadline) says that, once and for all: every process that came returns
+//! with the same verdict.
+//!
+//! Threads: those of the store's server in process 0, which live as long as [`Joined`].
+//!
+//! Callers: `launch`.
+
+mod host;
+mod register;
+#[cfg(test)]
+mod tests;
+
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use host::Host;
+use register::Entry;
+
+use super::address;
+use super::auth::Rejected;
+use super::config::JobConfig;
+use super::store::{StoreClient, StoreError};
+use crate::error::{JoinFailure, Result};
+
+/// The most processes of a job: the store has a connection for each.
+const MOST: usize = 4000;
+/// How long one attempt to reach process 0 may take.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The pauses between two attempts: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+
+/// A job that this process has joined, and all others too.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// The job's store.
+    pub(crate) store: StoreClient,
+    /// How many ranks each process brings.
+    pub(crate) ranks_per_process: Vec<usize>,
+    /// Where each process listens for the others.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// This process's listener, bound to its address.
+    pub(crate) listener: TcpListener,
+    /// The job's number, which process 0 drew.
+    pub(crate) job: [u8; 16],
+    /// The store's server, in process 0. The job's other processes lose the store with it.
+    pub(crate) host: Option<Host>,
+}
+
+/// Joins the job as the process that `config` says, with so many ranks of its own, and waits for all
+/// other processes.
+///
+/// # Errors
+///
+/// [`Error::Rendezvous`](crate::Error::Rendezvous) with what is wrong, the same on every process that came.
+pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
+    let (name, port) = config.check()?;
+    let started = Instant::now();
+    let deadline = started + config.get_join_timeout();
+    if local_ranks == 0 || config.processes() > MOST {
+        let message = format!(
+            "{local_ranks} ranks in one of {} processes; a process brings at least one rank, and a \
+             job has at most {MOST} processes",
+            config.processes()
+        );
+        return Err(config.fault(String::new(), JoinFailure::Configuration(message)));
+    }
+    let host = match config.process() {
+        0 => Some(Host::start(config, name, port)?),
+        _ => None,
+    };
+    let mut store = match &host {
+        Some(host) => host.connect(config, deadline)?,
+        None => connect(config, (name, port), started, deadline)?,
+    };
+    let listener = listen(config, host.as_ref(), &store)?;
+    let entry = Entry::new(config, local_ranks, listener.address);
+    let outcome = entry.register(&mut store, started, deadline);
+    let list = outcome.map_err(|failure| {
+        let failure = match &host {
+            Some(host) => host.last_words(&mut store, failure),
+            None => failure,
+        };
+        config.fault(master(config, host.as_ref()), failure)
+    })?;
+    Ok(Joined {
+        store,
+        ranks_per_process: list.ranks,
+        addresses: list.addresses,
+        listener: listener.socket,
+        job: list.job,
+        host,
+    })
+}
+
+/// Process 0's address, as messages name it.
+fn master(config: &JobConfig, host: Option<&Host>) -> String {
+    match host {
+        Some(host) => host.address().to_string(),
+        None => config.master().to_owned(),
+    }
+}
+
+/// Tries to reach process 0 until it is there.
+fn connect(
+    config: &JobConfig,
+    (name, port): (&str, u16),
+    started: Instant,
+    deadline: Instant,
+) -> Result<StoreClient> {
+    let [mut pause, longest] = PAUSES;
+    loop {
+        let last = match attempt(config, name, port, deadline) {
+            Ok(store) => return Ok(store),
+            Err((address, Attempt::Fatal(failure))) => return Err(config.fault(address, failure)),
+            Err((address, Attempt::Again(failure))) => (address, failure),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let (address, failure) = last;
+            let failure = match failure {
+                JoinFailure::Unreachable { detail, .. } => JoinFailure::Unreachable {
+                    after: started.elapsed(),
+                    detail,
+                },
+                other => other,
+            };
+            return Err(config.fault(address, failure));
+        }
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// What became of an attempt to reach process 0.
+enum Attempt {
+    /// It may be there later.
+    Again(JoinFailure),
+    /// It won't.
+    Fatal(JoinFailure),
+}
+
+/// Tries each of process 0's addresses once; an error names the last that was tried.
+fn attempt(
+    config: &JobConfig,
+    name: &str,
+    port: u16,
+    deadline: Instant,
+) -> Result<StoreClient, (String, Attempt)> {
+    let named = |attempt| (config.master().to_owned(), attempt);
+    let addresses = match config.get_address_file() {
+        Some(file) if port == 0 => host::read_address(file).map(|address| vec![address]),
+        _ => address::resolve(name, port),
+    };
+    // A name may be known only once its machine is up.
+    let addresses = addresses.map_err(|failure| named(Attempt::Again(failure)))?;
+    let nowhere = JoinFailure::Unresolved("it has no address".to_owned());
+    let mut last = named(Attempt::Again(nowhere));
+    for address in addresses {
+        let failed = |attempt| (address.to_string(), attempt);
+        // This process would listen on the network, too: better said before it waits.
+        address::check_open(address.ip(), config.get_secret())
+            .map_err(|failure| failed(Attempt::Fatal(failure)))?;
+        let until = deadline.min(Instant::now() + ATTEMPT);
+        match StoreClient::connect(address, config.get_secret(), until) {
+            Ok(store) => return Ok(store),
+            Err(error) => last = failed(judge(&error)),
+        }
+        if matches!(last.1, Attempt::Fatal(_)) {
+            break;
+        }
+    }
+    Err(last)
+}
+
+/// Whether another attempt can end otherwise.
+fn judge(error: &StoreError) -> Attempt {
+    match error {
+        StoreError::Rejected(Rejected::Version { ours, theirs }) => {
+            Attempt::Fatal(JoinFailure::Version {
+                ours: ours.clone(),
+                theirs: theirs.clone(),
+            })
+        }
+        StoreError::Rejected(rejected @ (Rejected::WrongSecret | Rejected::NotAPeer(_))) => {
+            Attempt::Fatal(JoinFailure::Rejected(rejected.to_string()))
+        }
+        other => Attempt::Again(JoinFailure::Unreachable {
+            after: Duration::ZERO,
+            detail: other.to_string(),
+        }),
+    }
+}
+
+/// A listener for the other processes, and the address by which they reach it.
+struct Listening {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// Listens where the other processes can reach this one: on the interface it was told, else on the
+/// address that it uses towards process 0.
+fn listen(config: &JobConfig, host: Option<&Host>, store: &StoreClient) -> Result<Listening> {
+    let towards = host.map_or_else(|| store.local_address().ip(), Host::reached_at);
+    let ip = config.get_interface().unwrap_or(towards);
+    let address = SocketAddr::new(ip, 0);
+    let fault = |failure| config.fault(address.to_string(), failure);
+    let socket = address::listen(address, config.get_secret()).map_err(fault)?;
+    let mut address = socket
+        .local_addr()
+        .map_err(|error| fault(system("an address", &error)))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(towards); // it listens on all, but is reached at one
+    }
+    Ok(Listening { socket, address })
+}
+
+fn system(what: &'static str, error: &std::io::Error) -> JoinFailure {
+    JoinFailure::System {
+        what,
+        detail: error.to_string(),
+    }
+}

@@ -1,0 +1,156 @@
+//! Process 0's part: it serves the store, and is the last to leave when joining fails.
+
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::register;
+use super::system;
+use crate::error::{JoinFailure, Result};
+use crate::rendezvous::address;
+use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::store::{Limits, StoreClient, StoreServer};
+
+/// How long process 0 stays for the others to read why joining failed.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The store's server, and the file that tells where it is, if there is one.
+#[derive(Debug)]
+pub(crate) struct Host {
+    server: StoreServer,
+    file: Option<PathBuf>,
+    reached_at: IpAddr,
+}
+
+impl Host {
+    /// Listens at the master's address and serves the store there.
+    pub(super) fn start(config: &JobConfig, name: &str, port: u16) -> Result<Self> {
+        let named = |failure| config.fault(config.master().to_owned(), failure);
+        let master = address::resolve(name, port).map_err(named)?;
+        let secret = config.get_secret();
+        let listener = match config.take_listener() {
+            Some(listener) => listener,
+            None => address::listen_as_master(&master, config.get_interface(), port, secret)
+                .map_err(|(address, failure)| config.fault(address.to_string(), failure))?,
+        };
+        let address = listener
+            .local_addr()
+            .map_err(|error| named(system("an address", &error)))?;
+        let fault = |failure| config.fault(address.to_string(), failure);
+        address::check_open(address.ip(), secret).map_err(fault)?;
+        warn_of_loopback(config, name, address);
+        let server = StoreServer::start(listener, secret.clone(), Limits::default())
+            .map_err(|error| fault(system("the job's store", &error)))?;
+        let reached_at = if address.ip().is_unspecified() {
+            master[0].ip() // it listens on all, but is reached at one
+        } else {
+            address.ip()
+        };
+        let mut host = Self {
+            server,
+            file: None,
+            reached_at,
+        };
+        if let Some(file) = config.get_address_file() {
+            write_address(file, SocketAddr::new(reached_at, address.port())).map_err(fault)?;
+            host.file = Some(file.to_owned());
+        }
+        Ok(host)
+    }
+
+    /// Process 0's own connection to its store.
+    pub(super) fn connect(&self, config: &JobConfig, deadline: Instant) -> Result<StoreClient> {
+        let mut address = self.server.address();
+        if address.ip().is_unspecified() {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        StoreClient::connect(address, config.get_secret(), deadline).map_err(|error| {
+            config.fault(
+                address.to_string(),
+                JoinFailure::Lost(error.to_string().into()),
+            )
+        })
+    }
+
+    /// Where the store listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The address of this machine that others use.
+    pub(super) fn reached_at(&self) -> IpAddr {
+        self.reached_at
+    }
+
+    /// Waits until the others have read why joining failed, and adds what only process 0 knows.
+    pub(super) fn last_words(&self, store: &mut StoreClient, failure: JoinFailure) -> JoinFailure {
+        // They may be gone already; then there is nobody left to wait for.
+        let _ = register::wait_until_read(store, Instant::now() + LINGER);
+        match failure {
+            JoinFailure::Missing {
+                missing,
+                processes,
+                after,
+                ..
+            } => JoinFailure::Missing {
+                missing,
+                processes,
+                after,
+                turned_away: self.server.rejected().total(),
+            },
+            other => other,
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // So that the next job finds none; a folder that is gone took it along.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// A name that means this machine to itself (as Debian's 127.0.1.1) leads the others to themselves.
+fn warn_of_loopback(config: &JobConfig, name: &str, address: SocketAddr) {
+    let by_name = name != "localhost" && name.parse::<IpAddr>().is_err();
+    if by_name && address.ip().is_loopback() && config.processes() > 1 {
+        tracing::warn!(
+            %address,
+            "the name {name} is a loopback address on this machine: processes on other machines can't \
+             reach it; use an address instead of the name, or set `interface`"
+        );
+    }
+}
+
+/// Writes the address where no file is yet, whole or not at all.
+fn write_address(file: &Path, address: SocketAddr) -> Result<(), JoinFailure> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let written = fs::File::create(&draft)
+        .and_then(|mut draft| writeln!(draft, "{address}"))
+        .and_then(|()| fs::hard_link(&draft, file));
+    // It has its name now, or is of no use.
+    let _ = fs::remove_file(&draft);
+    written.map_err(|error| {
+        JoinFailure::Configuration(format!(
+            "the file for process 0's address, {}, can't be made ({error}); give every job a new one",
+            file.display()
+        ))
+    })
+}
+
+/// Reads the address, once process 0 has written it.
+pub(super) fn read_address(file: &Path) -> Result<SocketAddr, JoinFailure> {
+    let unresolved =
+        |what: String| JoinFailure::Unresolved(format!("the file {}: {what}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| unresolved(error.to_string()))?;
+    let address = text.trim().parse();
+    address.map_err(|_| unresolved("it holds no address".to_owned()))
+}

@@ -1,0 +1,25 @@
+//! How the processes of a job find, name and authenticate one another.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `config`, `env` | what a process must know; what launchers tell it |
+//! | `join` | from that to a list of all processes, or an error that names who is wrong |
+//! | `store` | the key-value store in which the list is made |
+//! | `address` | where to listen, and where not without a secret |
+//! | `auth`, `secret` | proof of membership, before anything else is read |
+//! | `timed` | sockets under a deadline |
+//!
+//! Callers: `launch` joins a job; `transport` authenticates its connections.
+#![expect(dead_code, reason = "wired by the launcher and the TCP transport")]
+
+mod address;
+pub(crate) mod auth;
+mod config;
+mod env;
+pub(crate) mod join;
+mod secret;
+mod store;
+pub(crate) mod timed;
+
+pub use config::JobConfig;
+pub use secret::Secret;

@@ -1,0 +1,204 @@
+//! A client of the store: one connection, one operation at a time.
+//!
+//! Invariant: once an exchange broke, what comes next on the connection could be the answer to
+//! another question, so every later call fails with the same error.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::wire::{self, Reply, Request, Unread};
+use super::{KEY, PURPOSE, Rejected, VALUE};
+use crate::rendezvous::auth::{self, Role};
+use crate::rendezvous::secret::Secret;
+
+/// How long the server may take for what it does at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to the store.
+#[derive(Debug)]
+pub(crate) struct StoreClient {
+    stream: TcpStream,
+    local: SocketAddr,
+    broken: Option<StoreError>,
+}
+
+/// Why the store did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// No connection came about.
+    #[error("{0}")]
+    Unreachable(Arc<str>),
+    /// It did, but one side did not accept the other.
+    #[error("{0}")]
+    Rejected(Rejected),
+    /// The connection broke.
+    #[error("the connection to the store was lost: {0}")]
+    Lost(Arc<str>),
+    /// The key had no value before the deadline.
+    #[error("nobody set {0:?} in the store before the deadline")]
+    Late(String),
+    /// The server says why not.
+    #[error("the store refused: {0}")]
+    Refused(String),
+}
+
+/// What became of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Swap {
+    /// The value was the expected one and is now the new one.
+    Done,
+    /// It was this one, and still is.
+    Differs(Option<Vec<u8>>),
+}
+
+impl StoreClient {
+    /// Connects, and proves the secret; one attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unreachable`] if there is no connection before the deadline,
+    /// [`StoreError::Rejected`] if one side did not accept the other, [`StoreError::Refused`] or
+    /// [`StoreError::Lost`] if the server had no place.
+    pub(crate) fn connect(
+        server: SocketAddr,
+        secret: &Secret,
+        deadline: Instant,
+    ) -> Result<Self, StoreError> {
+        let unreachable = |error: std::io::Error| StoreError::Unreachable(error.to_string().into());
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Zero is not allowed; the system counts no less than microseconds.
+        let mut stream = TcpStream::connect_timeout(&server, left.max(Duration::from_micros(1)))
+            .map_err(unreachable)?;
+        let local = stream.local_addr().map_err(unreachable)?;
+        if stream.peer_addr().is_ok_and(|peer| peer == local) {
+            // With nobody there, the system may have chosen the very port it connects to.
+            return Err(StoreError::Unreachable("connection refused".into()));
+        }
+        stream.set_nodelay(true).map_err(unreachable)?;
+        auth::authenticate(&mut stream, secret, Role::Connects, PURPOSE, b"", deadline)
+            .map_err(StoreError::Rejected)?;
+        let mut client = Self {
+            stream,
+            local,
+            broken: None,
+        };
+        // The secret is proved; an answer shows that there was a place, too.
+        client.get("")?;
+        Ok(client)
+    }
+
+    /// The address of this side: one that the server's machine can reach.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Gives a key its value.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], as all operations.
+    pub(crate) fn set(&mut self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        check(key, &[value])?;
+        let (key, value) = (key.to_owned(), value.to_vec());
+        match self.ask(&Request::Set { key, value }, Instant::now())? {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The value of a key, if it has one.
+    pub(crate) fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = key.to_owned();
+        match self.ask(&Request::Get { key }, Instant::now())? {
+            Reply::Value(value) => Ok(value),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The value of a key, as soon as it has one; [`StoreError::Late`] if that is not before the
+    /// deadline.
+    pub(crate) fn wait(&mut self, key: &str, deadline: Instant) -> Result<Vec<u8>, StoreError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = Request::Wait {
+            key: key.to_owned(),
+            milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        };
+        match self.ask(&request, deadline)? {
+            Reply::Value(Some(value)) => Ok(value),
+            Reply::Value(None) => Err(StoreError::Late(key.to_owned())),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Adds to the number at a key, 0 if it has no value, and gives the sum.
+    pub(crate) fn add(&mut self, key: &str, amount: i64) -> Result<i64, StoreError> {
+        let key = key.to_owned();
+        match self.ask(&Request::Add { key, amount }, Instant::now())? {
+            Reply::Number(sum) => Ok(sum),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Gives a key its value if its value so far is the expected one (none: it has none).
+    pub(crate) fn compare_and_set(
+        &mut self,
+        key: &str,
+        expected: Option<&[u8]>,
+        value: &[u8],
+    ) -> Result<Swap, StoreError> {
+        check(key, &[value, expected.unwrap_or_default()])?;
+        let request = Request::CompareAndSet {
+            key: key.to_owned(),
+            expected: expected.map(<[u8]>::to_vec),
+            value: value.to_vec(),
+        };
+        match self.ask(&request, Instant::now())? {
+            Reply::Done => Ok(Swap::Done),
+            Reply::Differs(value) => Ok(Swap::Differs(value)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// One request and its reply, which may take until [`PATIENCE`] after `due`.
+    fn ask(&mut self, request: &Request, due: Instant) -> Result<Reply, StoreError> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let deadline = due.max(Instant::now()) + PATIENCE;
+        let sent = wire::send(&self.stream, request, deadline);
+        // A server that turned this client away has said why, even where the request was not sent.
+        let reply = wire::receive(&self.stream, deadline).map_err(|unread| match (sent, unread) {
+            (Err(broken), _) | (Ok(()), Unread::Broken(broken)) => broken.to_string(),
+            (_, Unread::Malformed(what)) => format!("its answer can't be read: {what}"),
+            (_, Unread::Ended) => "it ended".to_owned(),
+        });
+        match reply {
+            Ok(Reply::Refused(why)) => Err(StoreError::Refused(why)),
+            Ok(reply) => Ok(reply),
+            Err(why) => Err(self.lose(&why)),
+        }
+    }
+
+    fn unexpected(&mut self, reply: &Reply) -> StoreError {
+        self.lose(&format!("it answered {reply:?} to another question"))
+    }
+
+    fn lose(&mut self, why: &str) -> StoreError {
+        let lost = StoreError::Lost(why.into());
+        self.broken = Some(lost.clone());
+        lost
+    }
+}
+
+/// What the server would refuse is not sent, because it would not even be read.
+fn check(key: &str, values: &[&[u8]]) -> Result<(), StoreError> {
+    let longest = values.iter().map(|value| value.len()).max().unwrap_or(0);
+    if key.len() > KEY || longest > VALUE {
+        return Err(StoreError::Refused(format!(
+            "a key of {} and a value of {longest} bytes; {KEY} and {VALUE} are allowed",
+            key.len()
+        )));
+    }
+    Ok(())
+}

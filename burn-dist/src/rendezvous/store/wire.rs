@@ -1,0 +1,129 @@
+//! Requests and replies as bytes: a length of four bytes, little-endian, and that many bytes.
+//!
+//! Invariant: the length is checked before memory is taken for it, and the decoder has the same limit.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{KEY, VALUE};
+use crate::control;
+use crate::rendezvous::timed::{self, Broken};
+
+/// The most bytes of a message: a comparison with its two values, its key, and what frames them.
+pub(super) const MESSAGE: usize = 2 * VALUE + KEY + 64;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Request {
+    Set {
+        key: String,
+        value: Vec<u8>,
+    },
+    Get {
+        key: String,
+    },
+    /// Answered when the key has a value, or after this time.
+    Wait {
+        key: String,
+        milliseconds: u64,
+    },
+    Add {
+        key: String,
+        amount: i64,
+    },
+    CompareAndSet {
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Vec<u8>,
+    },
+}
+
+/// What the server answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    Value(Option<Vec<u8>>),
+    Number(i64),
+    /// A comparison failed: this is the value.
+    Differs(Option<Vec<u8>>),
+    Refused(String),
+}
+
+/// Why no message could be read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// The connection ended between two messages.
+    Ended,
+    /// It broke, or the rest of a message did not come in time.
+    Broken(Broken),
+    /// The bytes are no message.
+    Malformed(String),
+}
+
+/// Writes one message.
+pub(super) fn send<T: Serialize>(
+    stream: &TcpStream,
+    message: &T,
+    deadline: Instant,
+) -> Result<(), Broken> {
+    let body = control::encode(message)
+        .map_err(|error| Broken::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    timed::write(stream, &bytes, deadline)
+}
+
+/// Reads one message before the deadline.
+pub(super) fn receive<T: DeserializeOwned>(
+    stream: &TcpStream,
+    deadline: Instant,
+) -> Result<T, Unread> {
+    let mut first = [0];
+    timed::read(stream, &mut first, deadline).map_err(Unread::Broken)?;
+    rest(stream, first, deadline)
+}
+
+/// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
+pub(super) fn receive_next<T: DeserializeOwned>(
+    mut stream: &TcpStream,
+    patience: Duration,
+) -> Result<T, Unread> {
+    let broken = |error: io::Error| Unread::Broken(error.into());
+    stream.set_read_timeout(None).map_err(broken)?;
+    let mut first = [0];
+    loop {
+        match stream.read(&mut first) {
+            Ok(0) => return Err(Unread::Ended),
+            Ok(_) => return rest(stream, first, Instant::now() + patience),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(error)),
+        }
+    }
+}
+
+fn rest<T: DeserializeOwned>(
+    stream: &TcpStream,
+    first: [u8; 1],
+    deadline: Instant,
+) -> Result<T, Unread> {
+    let read = |buffer: &mut [u8]| {
+        timed::read(stream, buffer, deadline).map_err(|broken| match broken {
+            Broken::Closed => Unread::Malformed("it ended in the middle".to_owned()),
+            other => Unread::Broken(other),
+        })
+    };
+    let mut length = [first[0], 0, 0, 0];
+    read(&mut length[1..])?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MESSAGE {
+        return Err(Unread::Malformed(format!(
+            "a message of {length} bytes was announced, {MESSAGE} are allowed"
+        )));
+    }
+    let mut body = vec![0; length];
+    read(&mut body)?;
+    control::decode_within::<MESSAGE, T>(&body).map_err(Unread::Malformed)
+}
