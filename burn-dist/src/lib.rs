@@ -53,8 +53,10 @@ mod error;
 mod group;
 pub mod launch;
 pub mod random;
+mod rendezvous;
 mod transport;
 
 pub use element::{Element, ReduceOp};
-pub use error::{Call, Departure, Detail, Error, Result};
+pub use error::{Call, Departure, Detail, Error, JoinFailure, Result};
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
+pub use rendezvous::Secret;
