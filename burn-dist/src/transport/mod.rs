@@ -1,7 +1,8 @@
 //! How the ranks of a group reach one another.
 //!
 //! - `threads`: ranks of one process, in shared memory;
-//! - `network`: what processes ask of whatever carries bytes between them.
+//! - `network`: what is asked of whatever carries bytes between processes;
+//! - `tcp`: the network of a job;
 //!
 //! Callers: `collective` runs its algorithms on it, `group` opens and closes it.
 
@@ -10,5 +11,8 @@
     reason = "the network between processes is not wired to groups yet"
 )]
 
+mod locks;
 pub(crate) mod network;
+pub(crate) mod tcp;
 pub(crate) mod threads;
+mod watchers;
