@@ -29,23 +29,23 @@ enum Event {
 
 impl Watchers {
     /// Tells the watcher what has happened, and from now on what happens.
-    pub(super) fn add(&self, watcher: Arc<dyn Watcher>) {
+    pub(super) fn add(&self, watcher: &Arc<dyn Watcher>) {
         let past = {
             let mut state = lock(&self.0);
             state.watchers.push(watcher.clone());
             state.past.clone()
         };
         for event in &past {
-            event.tell(&*watcher);
+            event.tell(&**watcher);
         }
     }
 
     pub(super) fn lost(&self, lost: Lost) {
-        self.publish(Event::Lost(lost));
+        self.publish(&Event::Lost(lost));
     }
 
     pub(super) fn notice(&self, from: usize, notice: Vec<u8>) {
-        self.publish(Event::Notice(from, notice.into()));
+        self.publish(&Event::Notice(from, notice.into()));
     }
 
     /// Lets go of all watchers: they may own the network, which would then never be dropped.
@@ -57,7 +57,7 @@ impl Watchers {
         drop(watchers);
     }
 
-    fn publish(&self, event: Event) {
+    fn publish(&self, event: &Event) {
         let watchers = {
             let mut state = lock(&self.0);
             state.past.push(event.clone());

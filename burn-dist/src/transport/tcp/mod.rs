@@ -1,7 +1,7 @@
 //! The network of a job whose processes reach one another over TCP: one authenticated connection for
 //! each pair of processes, used in both directions at once.
 //!
-//! - `connect`: brings the connections up;
+//! - `connect`, `gather`: bring the connections up;
 //! - `frame`: what travels on them;
 //! - `connection`, `writing`, `reading`: one connection;
 //! - `pulse`: heartbeats, and who has fallen silent.
@@ -21,6 +21,7 @@
 pub(crate) mod connect;
 mod connection;
 mod frame;
+mod gather;
 mod pulse;
 mod reading;
 mod writing;
@@ -193,7 +194,7 @@ impl Network for TcpNetwork {
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
-        self.watchers.add(watcher);
+        self.watchers.add(&watcher);
     }
 
     /// Waits up to a heartbeat for the others to have read all that was sent to them.

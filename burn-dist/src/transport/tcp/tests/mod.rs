@@ -14,7 +14,7 @@ use crate::rendezvous::Secret;
 use crate::transport::locks::wait_for;
 
 /// Far longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// Long enough that a busy machine doesn't look frozen.
 const CALM: Duration = Duration::from_secs(30);
 const JOB: [u8; 16] = *b"the job of tests";
