@@ -159,12 +159,13 @@ impl<'p> Port<'p> {
         while Instant::now() < self.deadline && !lock(&self.state).complete(process) {
             match self.place.listener.accept() {
                 Ok((stream, address)) => self.admit(scope, stream, address),
-                // Nobody is there, or the system is short of something that others may give back.
-                Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::warn!("process {process} could not accept a connection: {error}");
-                    }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.pause(LOOK);
+                }
+                // The system is short of something that others may give back.
+                Err(error) => {
+                    tracing::warn!("process {process} could not accept a connection: {error}");
+                    self.pause(RETRY.1);
                 }
             }
         }
@@ -233,30 +234,37 @@ impl<'p> Port<'p> {
     fn admit<'s>(&'s self, scope: &'s Scope<'s, '_>, stream: TcpStream, address: SocketAddr) {
         let number = match self.register(&stream) {
             Ok(number) => number,
-            Err(error) => return self.reject(address, &error.to_string()),
+            Err(error) => return tracing::warn!("{address} was not heard: {error}"),
         };
         let thread = thread::Builder::new()
             .name(format!("burn-dist-newcomer-{}", self.place.process))
             .spawn_scoped(scope, move || {
                 let heard = self.hear(stream);
-                let mut state = lock(&self.state);
-                // In one step, so that nobody who has been let in is ever sent away as a newcomer.
-                state.newcomers.retain(|(other, _)| *other != number);
-                let reason = match heard {
-                    // A process calls again if it could not tell that it had been let in: the last
-                    // call counts.
-                    Ok((peer, stream)) => return state.streams[peer] = Some(stream),
-                    Err(reason) => reason,
-                };
-                drop(state);
-                self.reject(address, &reason);
+                self.judge(number, address, heard);
             });
         if let Err(error) = thread {
-            lock(&self.state)
-                .newcomers
-                .retain(|(other, _)| *other != number);
-            self.reject(address, &error.to_string());
+            self.judge(number, address, Err(error.to_string()));
         }
+    }
+
+    /// Lets a newcomer in or turns it away, and forgets it as a newcomer in the same step.
+    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, TcpStream), String>) {
+        let mut state = lock(&self.state);
+        let before = state.newcomers.len();
+        state.newcomers.retain(|(other, _)| *other != number);
+        let sent_away = state.newcomers.len() == before;
+        let reason = match heard {
+            _ if state.stopped => return,
+            _ if sent_away => "it took long, and others came".to_owned(),
+            // A process calls again if it could not tell that it had been let in: the last call
+            // counts.
+            Ok((peer, stream)) => return state.streams[peer] = Some(stream),
+            Err(reason) => reason,
+        };
+        state.rejected += 1;
+        drop(state);
+        let process = self.place.process;
+        tracing::warn!("process {process} turned away a connection from {address}: {reason}");
     }
 
     /// Keeps a handle by which the newcomer can be sent away.
@@ -301,16 +309,5 @@ impl<'p> Port<'p> {
             ));
         }
         Ok((stream, hello))
-    }
-
-    fn reject(&self, address: SocketAddr, reason: &str) {
-        let process = self.place.process;
-        let mut state = lock(&self.state);
-        if state.stopped {
-            return;
-        }
-        state.rejected += 1;
-        drop(state);
-        tracing::warn!("process {process} turned away a connection from {address}: {reason}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod failures;
+mod faults;
 mod strangers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
