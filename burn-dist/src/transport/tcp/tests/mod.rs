@@ -80,16 +80,15 @@ fn close_all(networks: &[Arc<TcpNetwork>]) {
     });
 }
 
-/// The two ends of a connection over loopback.
-fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (other, _) = listener.accept().unwrap();
-    (one, other)
-}
-
 /// Process 0 of a job whose other processes are bare sockets, which have said that they are up.
 fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<TcpStream>) {
+    // One listener for all: finding a free port is slow where thousands were used just before.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap();
+    let pair = || {
+        let theirs = TcpStream::connect(port).unwrap();
+        (listener.accept().unwrap().0, theirs)
+    };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..others).map(|_| pair()).unzip();
     let streams = std::iter::once(None).chain(ours.into_iter().map(Some));
     let network = TcpNetwork::start(0, streams.collect(), heartbeat, 0).unwrap();
