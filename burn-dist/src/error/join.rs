@@ -126,6 +126,21 @@ pub enum JoinFailure {
         turned_away: u64,
     },
 
+    /// All processes came, but not all could be connected with one another.
+    #[error(
+        "waited {:.1} s for connections: {detail}; can every machine reach the others at these \
+         addresses, and does a firewall let them through?",
+        after.as_secs_f64()
+    )]
+    Unconnected {
+        /// The processes that this one is not connected with.
+        missing: Vec<usize>,
+        /// How long it waited.
+        after: Duration,
+        /// Their addresses, and what the last attempts met with.
+        detail: String,
+    },
+
     /// The connection to process 0's store was lost.
     #[error("lost process 0 while joining ({0}); look at its own error first")]
     Lost(Arc<str>),

@@ -1,0 +1,140 @@
+//! How the processes of a job exchange bytes: what the collectives ask of a network, whatever it is
+//! made of.
+//!
+//! Invariants that every network keeps:
+//! - a message is found by its sender and its [`Tag`], whatever order messages come in;
+//! - once a process is lost, every send to it and every receive from it fails at once with the same
+//!   [`Lost`], and each watcher is told once (what had come before may still be received);
+//! - every wait has a deadline.
+//!
+//! Callers: `group` and `collective` use it; `tcp` is the network of a job, `memory` that of tests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Names one message between two processes; equal on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Tag {
+    /// The group whose operation it belongs to.
+    pub(crate) group: u64,
+    /// The operation's number in the group's order.
+    pub(crate) sequence: u64,
+    /// What tells the messages of one operation apart.
+    pub(crate) part: u32,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "message {} of operation #{} in group {:x}",
+            self.part, self.sequence, self.group
+        )
+    }
+}
+
+/// How the processes of a job exchange bytes.
+pub(crate) trait Network: fmt::Debug + Send + Sync {
+    /// This process, from 0.
+    fn process(&self) -> usize;
+
+    /// How many processes there are.
+    fn processes(&self) -> usize;
+
+    /// Hands a message over. Returns once it is on its way (queued or written); it does not wait for
+    /// the receiver to ask. `head` is a small control part (the encoded call), `body` the tensor bytes.
+    ///
+    /// # Errors
+    /// The process is lost, or the message could not be handed over before the deadline. (After a
+    /// deadline that passed in the middle of a message the process is lost too: the rest of the
+    /// message can't be taken back.)
+    fn send(
+        &self,
+        to: usize,
+        tag: Tag,
+        head: &[u8],
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<(), Lost>;
+
+    /// Waits for the message with this tag; gives its head and body.
+    ///
+    /// # Errors
+    /// The process is lost and the message had not come before that, or the deadline passed. A
+    /// deadline alone does not make a process lost: the message may be asked for again.
+    fn receive(&self, from: usize, tag: Tag, deadline: Instant)
+    -> Result<(Vec<u8>, Vec<u8>), Lost>;
+
+    /// Tells every process (that can still be reached) why this one can't go on, without waiting.
+    fn notify(&self, notice: &[u8]);
+
+    /// Who is called, on a thread of the network's, when a process is lost or has sent a notice.
+    /// Called at once for what happened before.
+    fn watch(&self, watcher: Arc<dyn Watcher>);
+
+    /// Says goodbye in good order: after this a closed connection is no failure. Joins the network's
+    /// threads.
+    fn close(&self);
+}
+
+/// Who is told what happens to the other processes. It must not wait for the network: the thread
+/// that calls it is the one that brings messages in.
+pub(crate) trait Watcher: Send + Sync {
+    /// A process is lost. (One that left in good order is not, until somebody needs it.)
+    fn lost(&self, lost: &Lost);
+
+    /// A process said why it can't go on.
+    fn notice(&self, from: usize, notice: &[u8]);
+}
+
+/// A process that can't be reached, or a message that did not come.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    /// The other process.
+    pub(crate) process: usize,
+    /// Its address.
+    pub(crate) address: String,
+    /// What happened.
+    pub(crate) cause: Cause,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "process {} ({}) {}",
+            self.process, self.address, self.cause
+        )
+    }
+}
+
+/// Why a process is lost.
+#[derive(Clone, Debug)]
+pub(crate) enum Cause {
+    /// The connection was closed or reset: what the system said.
+    Disconnected(Arc<str>),
+    /// Nothing was heard for so long.
+    Silent(Duration),
+    /// It closed in good order although messages were expected.
+    Left,
+    /// The message did not come, or could not be handed over, in the time given.
+    Deadline(Duration),
+    /// It sent bytes that are no frame, or too large a frame.
+    Malformed(Arc<str>),
+    /// This process closed its network.
+    Stopped,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected(detail) => write!(f, "broke its connection: {detail}"),
+            Self::Silent(time) => write!(f, "was silent for {:.1} s", time.as_secs_f64()),
+            Self::Left => f.write_str("left the job while messages of it were expected"),
+            Self::Deadline(time) => write!(f, "did not answer within {:.1} s", time.as_secs_f64()),
+            Self::Malformed(detail) => write!(f, "sent bytes that make no sense: {detail}"),
+            Self::Stopped => f.write_str("can't be reached: this process has closed its network"),
+        }
+    }
+}
