@@ -6,12 +6,16 @@
 //!
 //! Callers: every module of the crate returns [`Result`].
 
+mod join;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use join::JoinFailure;
 
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -197,6 +201,17 @@ pub enum Error {
         /// How it ended.
         reason: Departure,
     },
+
+    /// A process could not join its job.
+    #[error("{}{failure}", Joining(*process, address))]
+    Rendezvous {
+        /// The process that tells it, where its number is known.
+        process: Option<usize>,
+        /// The address it is about; empty where none is.
+        address: String,
+        /// What went wrong, and what to do.
+        failure: JoinFailure,
+    },
 }
 
 /// One call on a group, as error messages name it: `all_reduce #17 f32[128, 10] sum`.
@@ -287,6 +302,22 @@ impl fmt::Display for Ranks<'_> {
             [first @ .., last] => {
                 let first: Vec<String> = first.iter().map(usize::to_string).collect();
                 write!(f, "ranks {} and {last}", first.join(", "))
+            }
+        }
+    }
+}
+
+/// Writes `process 3, joining the job at 10.0.0.1:29500: `, as far as it is known.
+struct Joining<'a>(Option<usize>, &'a str);
+
+impl fmt::Display for Joining<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, self.1) {
+            (None, "") => f.write_str("joining the job: "),
+            (None, address) => write!(f, "joining the job at {address}: "),
+            (Some(process), "") => write!(f, "process {process}, joining the job: "),
+            (Some(process), address) => {
+                write!(f, "process {process}, joining the job at {address}: ")
             }
         }
     }

@@ -44,6 +44,10 @@
 //! rank fails, all others stop at once with its reason.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// Tests inside the crate share what those outside it use, which names the crate.
+#[cfg(test)]
+extern crate self as burn_dist;
+
 mod collective;
 mod control;
 pub mod data;
@@ -53,8 +57,10 @@ mod error;
 mod group;
 pub mod launch;
 pub mod random;
+mod rendezvous;
 mod transport;
 
 pub use element::{Element, ReduceOp};
-pub use error::{Call, Departure, Detail, Error, Result};
+pub use error::{Call, Departure, Detail, Error, JoinFailure, Result};
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
+pub use rendezvous::Secret;

@@ -19,6 +19,10 @@ mod slices;
 mod split;
 mod tensor;
 mod work;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the launcher does not join processes yet")
+)]
 mod world;
 
 use std::ops::Range;
@@ -208,3 +212,6 @@ impl ProcessGroup {
         self.member.lineage().leave(reason);
     }
 }
+
+#[cfg(test)]
+mod tests;

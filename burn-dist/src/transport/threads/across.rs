@@ -394,8 +394,7 @@ impl Carrier<'_, '_> {
         if let (Cause::Deadline(_), Some(place)) = (&lost.cause, place) {
             return meeting.fail(self.timeout(&[place]));
         }
-        let call = Some(self.entry.call.clone());
-        meeting.cut_off(&mut meeting.lock(), lost, call)
+        meeting.missed(self.entry.rank, lost, &self.entry.call)
     }
 
     /// Both sides find a mismatch; they tell it alike, the lower rank last.

@@ -8,13 +8,16 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::meeting::{Gone, Meeting, State};
 use super::{lock, wait_for};
 use crate::error::{Call, Error};
-use crate::transport::network::{Lost, Network};
-use crate::transport::processes::{Layout, Notice, Registry, Told};
+use crate::transport::network::{Cause, Lost, Network};
+use crate::transport::processes::{Layout, Notice, Place, Registry, Told};
+
+/// How long a departure may take to be heard after the process has closed its network.
+const HEAR_OUT: Duration = Duration::from_secs(1);
 
 /// How a meeting reaches the ranks in other processes.
 pub(crate) struct Away {
@@ -120,6 +123,12 @@ impl Meeting {
         }
     }
 
+    /// Whether all ranks are in this process.
+    #[cfg(test)]
+    pub(crate) fn is_local(&self) -> bool {
+        self.away.is_none()
+    }
+
     /// Whether this process hosts the rank.
     pub(super) fn is_here(&self, rank: usize) -> bool {
         self.away
@@ -155,13 +164,39 @@ impl Meeting {
         }
     }
 
+    /// Waits a moment for the news of how the ranks of a process ended that has left in good order: they
+    /// said it before, but may not have been heard yet.
+    fn hear_out<'m>(&'m self, mut state: Locked<'m>, ranks: &[usize], rank: usize) -> Locked<'m> {
+        let deadline = Instant::now() + HEAR_OUT;
+        while state.failure.is_none() && ranks.iter().any(|&rank| state.departed[rank].is_none()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = state.wait_for(&self.inboxes[rank], left);
+        }
+        state
+    }
+
+    /// What the loss of a process means to `rank`, which needs it in this call.
+    pub(super) fn missed(&self, rank: usize, lost: &Lost, call: &Arc<Call>) -> Error {
+        let mut state = self.lock();
+        if let (Cause::Left, Some(place)) = (&lost.cause, self.place(lost.process)) {
+            state = self.hear_out(state, &place.ranks, rank);
+        }
+        self.cut_off(&mut state, lost, Some(call.clone()))
+    }
+
+    /// What hosts ranks of the group in a process.
+    fn place(&self, process: usize) -> Option<&Place> {
+        let layout = &self.away.as_ref()?.layout;
+        Some(&layout.places()[layout.place_of(process)?])
+    }
+
     /// What the loss of a process means to the group, in this call: nothing new, if it has failed or all
     /// ranks of the process have left it.
-    pub(super) fn cut_off(&self, state: &mut State, lost: &Lost, call: Option<Arc<Call>>) -> Error {
-        let place = self.away.as_ref().and_then(|away| {
-            let place = away.layout.place_of(lost.process)?;
-            Some(&away.layout.places()[place])
-        });
+    fn cut_off(&self, state: &mut State, lost: &Lost, call: Option<Arc<Call>>) -> Error {
+        let place = self.place(lost.process);
         let ranks = place.map_or(&[][..], |place| &place.ranks);
         let gone = ranks.iter().map(|&rank| {
             let gone = state.departed[rank].as_ref()?;
@@ -213,12 +248,11 @@ impl Told for Meeting {
     }
 
     fn lost(&self, lost: &Lost) {
-        let Some(away) = &self.away else { return };
-        let Some(place) = away.layout.place_of(lost.process) else {
+        let Some(place) = self.place(lost.process) else {
             return;
         };
         let mut state = self.lock();
-        let mut ranks = away.layout.places()[place].ranks.iter();
+        let mut ranks = place.ranks.iter();
         if ranks.all(|&rank| state.departed[rank].is_some()) {
             // Whoever still waits for it finds out alone.
             self.wake_receivers();

@@ -138,10 +138,11 @@ impl Meeting {
         let process = away.layout.process_of(route.to);
         let deadline = Instant::now() + timeout;
         let sent = away.network.send(process, tag, &head, bytes, deadline);
-        sent.map_err(|lost| {
-            let mut state = self.lock();
-            let wait = (route.from, route.to, timeout);
-            self.unreachable(&mut state, &lost, &call, wait)
+        sent.map_err(|lost| match lost.cause {
+            Cause::Deadline(_) => {
+                self.fail(self.no_message(&call, (route.from, route.to, timeout)))
+            }
+            _ => self.missed(route.from, &lost, &call),
         })
     }
 
@@ -201,7 +202,15 @@ impl Meeting {
                     state.streams.incoming(route).fetching = false;
                     // Another may want the next one, or the one that has just come.
                     self.inboxes[route.to].notify_all();
-                    self.file(&mut state, route, call, come)?;
+                    match come {
+                        Ok(come) => self.file(&mut state, route, come)?,
+                        // What came by another thread, or the deadline, is looked at above.
+                        Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => {}
+                        Err(lost) => {
+                            drop(state);
+                            return Err(self.missed(route.to, &lost, call));
+                        }
+                    }
                 }
                 _ => state = state.wait_for(&self.inboxes[route.to], left),
             }
@@ -218,13 +227,12 @@ impl Meeting {
     }
 
     /// Puts what has come where its receiver looks.
-    fn file(&self, state: &mut State, route: Route, call: &Arc<Call>, come: Fetched) -> Result<()> {
-        let (head, bytes) = match come {
-            Ok(come) => come,
-            // The caller looks at its own deadline.
-            Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => return Ok(()),
-            Err(lost) => return Err(self.cut_off(state, &lost, Some(call.clone()))),
-        };
+    fn file(
+        &self,
+        state: &mut State,
+        route: Route,
+        (head, bytes): (Vec<u8>, Vec<u8>),
+    ) -> Result<()> {
         state.streams.incoming(route).taken += 1;
         let read = control::decode::<Call>(&head);
         let read = read.and_then(|sent| {
@@ -250,20 +258,6 @@ impl Meeting {
         let gone = state.departed[route.from].as_ref();
         let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
         sent.any(|&(to, count)| to == route.to && count > taken)
-    }
-
-    /// The error of a message that could not be handed over.
-    fn unreachable(
-        &self,
-        state: &mut State,
-        lost: &Lost,
-        call: &Arc<Call>,
-        wait: (usize, usize, Duration),
-    ) -> Error {
-        if matches!(lost.cause, Cause::Deadline(_)) {
-            return self.latch(state, self.no_message(call, wait));
-        }
-        self.cut_off(state, lost, Some(call.clone()))
     }
 
     /// The error of a rank that waited for another.

@@ -63,8 +63,8 @@ fn one_operation_may_wait_while_a_later_one_is_done() {
 #[test]
 fn a_sub_groups_members_get_one_meeting_and_leave_nothing_behind() {
     let meeting = Meeting::local(vec![0, 1]);
-    let first = meeting.child(7, 1, vec![0, 1]);
-    let second = meeting.child(7, 1, vec![0, 1]);
+    let first = meeting.child(7, 1, &[0, 1]);
+    let second = meeting.child(7, 1, &[0, 1]);
     assert!(Arc::ptr_eq(&first, &second));
     assert!(lock(&meeting.state).births.is_empty());
 }

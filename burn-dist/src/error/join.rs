@@ -1,0 +1,198 @@
+//! Why a process could not join its job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a process could not join its job: the detail of [`Error::Rendezvous`](super::Error::Rendezvous).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinFailure {
+    /// A variable of the environment is missing, or its value can't be right.
+    #[error("{name} {}; expected: {expected}", Value(value.as_deref()))]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// What it holds; nothing if it is not set.
+        value: Option<String>,
+        /// What it should hold.
+        expected: String,
+    },
+
+    /// The configuration can't be right, before anyone is asked.
+    #[error("{0}")]
+    Configuration(String),
+
+    /// A port that other machines can reach would be open to everyone.
+    #[error(
+        "this address is open to other machines, and the job has {}; make a secret with \
+         `openssl rand -hex 32` and give the same to every process, in BURN_DIST_SECRET or in a file \
+         named by BURN_DIST_SECRET_FILE",
+        if *short { "a secret that is too short (fewer than 16 bytes)" } else { "no secret" }
+    )]
+    NoSecret {
+        /// Whether there is one, but a short one.
+        short: bool,
+    },
+
+    /// Another program, or a second process 0, listens on the job's port.
+    #[error(
+        "the port is taken, by another program or by a second process 0; end it, or choose another \
+         port for the job (MASTER_PORT)"
+    )]
+    PortTaken,
+
+    /// Process 0 can't listen on the address it was given.
+    #[error(
+        "can't listen on this address ({0}); MASTER_ADDR must be an address of the machine of \
+         process 0, or process 0 must be told on which of its addresses to listen (`interface`)"
+    )]
+    Listen(String),
+
+    /// A host name has no address.
+    #[error("the name of process 0's machine was not resolved ({0}); is MASTER_ADDR right?")]
+    Unresolved(String),
+
+    /// Nobody answers where process 0 should be.
+    #[error(
+        "tried for {:.1} s to reach process 0 ({detail}); does it run, is this its address, and does \
+         the network let this port through?",
+        after.as_secs_f64()
+    )]
+    Unreachable {
+        /// How long it was tried.
+        after: Duration,
+        /// What the last attempt ended with.
+        detail: String,
+    },
+
+    /// The other side did not prove the secret, or did not believe ours.
+    #[error("{0}")]
+    Rejected(String),
+
+    /// The programs of two processes were built with different versions of this crate.
+    #[error(
+        "this program was built with burn-dist {ours}, that of process 0 with {theirs}; run the same \
+         program on every machine"
+    )]
+    Version {
+        /// The version of this program.
+        ours: String,
+        /// The version of the other.
+        theirs: String,
+    },
+
+    /// Two processes were told different numbers of processes.
+    #[error(
+        "process {process} was told that the job has {told} processes, process 0 that it has \
+         {processes}; give every process the same number (WORLD_SIZE)"
+    )]
+    WorldSize {
+        /// The process that disagrees with process 0.
+        process: usize,
+        /// The number it was told.
+        told: usize,
+        /// The number that process 0 was told.
+        processes: usize,
+    },
+
+    /// Two processes have the same number.
+    #[error(
+        "two processes call themselves process {process}: {first} and {second}; give every process \
+         its own number (RANK), and after a crash start all of them again"
+    )]
+    Duplicate {
+        /// The number.
+        process: usize,
+        /// Who came first.
+        first: String,
+        /// Who came second.
+        second: String,
+    },
+
+    /// Some processes did not come before the deadline.
+    #[error(
+        "waited {:.0} s: {} of {processes} did not come; were they started, and can they reach this \
+         address?",
+        after.as_secs_f64(), Processes(missing)
+    )]
+    Missing {
+        /// Who did not come.
+        missing: Vec<usize>,
+        /// How many processes the job has.
+        processes: usize,
+        /// How long the process that gave up first had waited.
+        after: Duration,
+    },
+
+    /// All processes came, but not all could be connected with one another.
+    #[error(
+        "waited {:.1} s for connections: {detail}; can every machine reach the others at these \
+         addresses, and does a firewall let them through?",
+        after.as_secs_f64()
+    )]
+    Unconnected {
+        /// The processes that this one is not connected with.
+        missing: Vec<usize>,
+        /// How long it waited.
+        after: Duration,
+        /// Their addresses, and what the last attempts met with.
+        detail: String,
+    },
+
+    /// The connection to process 0's store was lost.
+    #[error("lost process 0 while joining ({0}); look at its own error first")]
+    Lost(Arc<str>),
+
+    /// The operating system refused something.
+    #[error("the system refused {what}: {detail}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Writes what a variable holds.
+struct Value<'a>(Option<&'a str>);
+
+impl std::fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            None => f.write_str("is not set"),
+            Some(value) => write!(f, "is {value:?}"),
+        }
+    }
+}
+
+/// Writes `process 3` or `processes 3 and 5`.
+struct Processes<'a>(&'a [usize]);
+
+impl std::fmt::Display for Processes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            [] => f.write_str("no process"),
+            [one] => write!(f, "process {one}"),
+            [first @ .., last] => {
+                let first: Vec<String> = first.iter().map(usize::to_string).collect();
+                write!(f, "processes {} and {last}", first.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_processes_are_listed_as_a_person_would() {
+        let failure = JoinFailure::Missing {
+            missing: vec![3, 5],
+            processes: 8,
+            after: Duration::from_mins(1),
+        };
+        let text = failure.to_string();
+        assert!(text.starts_with("waited 60 s: processes 3 and 5 of 8 did not come"));
+    }
+}

@@ -1,0 +1,46 @@
+//! Groups whose ranks lie in several processes: threads stand for the processes, and a network in
+//! memory connects them.
+#![allow(clippy::float_cmp, reason = "results are exact")]
+
+mod collectives;
+mod failures;
+mod faults;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::ProcessGroup;
+use crate::transport::memory::networks;
+use crate::transport::network::Network;
+
+/// How soon a frozen process is found out.
+const HEARTBEAT: Duration = Duration::from_millis(300);
+
+/// The ranks of a job whose processes host so many ranks each, in rank order.
+fn job(ranks_per_process: &[usize]) -> Vec<ProcessGroup> {
+    let networks = networks(ranks_per_process.len(), HEARTBEAT);
+    let networks = networks
+        .into_iter()
+        .map(|network| network as Arc<dyn Network>);
+    networks
+        .flat_map(|network| ProcessGroup::world(network, ranks_per_process).unwrap())
+        .collect()
+}
+
+/// Runs `work` as every rank of such a job, and returns the results in rank order.
+fn on_job<R: Send>(ranks_per_process: &[usize], work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = job(ranks_per_process)
+            .into_iter()
+            .map(|group| scope.spawn(move || work(group)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}

@@ -1,0 +1,277 @@
+//! The secret that the processes of a job share.
+//!
+//! Invariants: it is never shown (`Debug` says only whether there is one), and its memory is cleared
+//! when it is dropped.
+//!
+//! Callers: `auth`, `config`, `env`; training programs.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::error::{Error, JoinFailure, Result};
+
+/// The variable that holds the secret.
+pub(crate) const SECRET: &str = "BURN_DIST_SECRET";
+/// The variable that names a file with the secret.
+pub(crate) const SECRET_FILE: &str = "BURN_DIST_SECRET_FILE";
+
+/// The fewest bytes that protect a port which other machines reach. Whoever connects is given a value
+/// keyed with the secret, so a short one could be guessed at leisure.
+const SAFE: usize = 16;
+/// The most bytes a secret may have.
+const MOST: usize = 4096;
+
+/// The secret that the processes of a job share, and by which they know one another.
+///
+/// It proves membership; it does not encrypt what travels.
+///
+/// # Example
+///
+/// ```
+/// use burn_dist::Secret;
+///
+/// let made = Secret::generate()?; // print it once, give it to every process
+/// let secret = Secret::new(made.as_bytes());
+/// assert_eq!(format!("{secret:?}"), "Secret(hidden)");
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// A secret from its bytes. White space around it is dropped, so that a file's last line end
+    /// makes no difference. No bytes at all mean "no secret", which only jobs on one machine may have.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.trim_ascii().to_vec()))
+    }
+
+    /// The secret in the variable `BURN_DIST_SECRET`, or in the file that `BURN_DIST_SECRET_FILE`
+    /// names; none if neither is set.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rendezvous`] if both are set, one is empty, or the file can't be used.
+    pub fn from_env() -> Result<Self> {
+        Self::from_variables(&|name| std::env::var_os(name))
+    }
+
+    /// [`from_env`](Self::from_env) with the variables that `lookup` knows.
+    pub(crate) fn from_variables(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
+        match (lookup(SECRET), lookup(SECRET_FILE)) {
+            (None, None) => Ok(Self::default()),
+            (Some(_), Some(_)) => Err(fault(format!(
+                "{SECRET} and {SECRET_FILE} are both set; unset one of them"
+            ))),
+            (None, Some(path)) => Self::from_file(path),
+            (Some(value), None) => {
+                let value = Zeroizing::new(value.into_encoded_bytes());
+                Self::checked(&value).map_err(|what| fault(format!("{SECRET} {what}")))
+            }
+        }
+    }
+
+    /// The secret that a file holds.
+    ///
+    /// A file that every user of the machine can read works, but is warned of; one that every user
+    /// can write is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rendezvous`] if the file can't be read, is empty or too large, or anyone can write it.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let named = |what: String| fault(format!("the secret's file {}: {what}", path.display()));
+        let file = File::open(path).map_err(|error| named(error.to_string()))?;
+        match exposure(&file).map_err(|error| named(error.to_string()))? {
+            Exposure::Private => {}
+            Exposure::Readable => tracing::warn!(
+                file = %path.display(),
+                "every user of this machine can read the job's secret; run `chmod 600` on the file"
+            ),
+            Exposure::Writable => {
+                return Err(named(
+                    "every user of this machine can change it; run `chmod 600` on it".to_owned(),
+                ));
+            }
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MOST + 1));
+        file.take(MOST as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| named(error.to_string()))?;
+        Self::checked(&bytes).map_err(named)
+    }
+
+    /// A new secret: 32 random bytes in hexadecimal, as `openssl rand -hex 32` makes them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rendezvous`] if the operating system has no random numbers.
+    pub fn generate() -> Result<String> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        getrandom::fill(&mut *bytes)
+            .map_err(|error| fault(format!("no random numbers from the system: {error}")))?;
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+        Ok(bytes
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+            .collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it is long enough for a port that other machines can reach.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.0.len() >= SAFE
+    }
+
+    /// Its bytes, as the key of a keyed hash.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn checked(bytes: &[u8]) -> Result<Self, String> {
+        let secret = Self::new(bytes);
+        if secret.is_empty() {
+            Err("is empty; `openssl rand -hex 32` makes a secret".to_owned())
+        } else if bytes.len() > MOST {
+            Err(format!("has more than {MOST} bytes; 32 are plenty"))
+        } else {
+            Ok(secret)
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() {
+            "Secret(none)"
+        } else {
+            "Secret(hidden)"
+        })
+    }
+}
+
+fn fault(message: String) -> Error {
+    Error::Rendezvous {
+        process: None,
+        address: String::new(),
+        failure: JoinFailure::Configuration(message),
+    }
+}
+
+/// Who but its owner can reach a file.
+#[derive(Debug, PartialEq, Eq)]
+enum Exposure {
+    Private,
+    Readable,
+    Writable,
+}
+
+#[cfg(unix)]
+fn exposure(file: &File) -> std::io::Result<Exposure> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata()?.permissions().mode();
+    Ok(if mode & 0o002 != 0 {
+        Exposure::Writable
+    } else if mode & 0o004 != 0 {
+        // Not refused: Kubernetes mounts secrets so unless it is told otherwise.
+        Exposure::Readable
+    } else {
+        Exposure::Private
+    })
+}
+
+#[cfg(not(unix))]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the other platforms ask the system"
+)]
+fn exposure(_: &File) -> std::io::Result<Exposure> {
+    Ok(Exposure::Private)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Secret> {
+        let variables: Vec<(String, OsString)> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.into()))
+            .collect();
+        Secret::from_variables(&move |name| {
+            let found = variables.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone())
+        })
+    }
+
+    #[test]
+    fn it_is_never_shown() {
+        let secret = Secret::new(b"correct horse battery staple");
+        assert_eq!(format!("{secret:?}"), "Secret(hidden)");
+        assert_eq!(format!("{:?}", Secret::default()), "Secret(none)");
+    }
+
+    #[test]
+    fn a_made_secret_is_long_enough_and_new_each_time() {
+        let (one, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        assert_eq!(one.len(), 64);
+        assert!(one.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_ne!(one, other);
+        assert!(Secret::new(one.as_bytes()).is_safe());
+    }
+
+    #[test]
+    fn the_environment_gives_it_or_says_what_is_wrong() {
+        assert!(from(&[]).unwrap().is_empty());
+        assert_eq!(from(&[(SECRET, "abc\n")]).unwrap().key(), b"abc");
+        let error = from(&[(SECRET, " ")]).unwrap_err().to_string();
+        assert!(
+            error.contains(SECRET) && error.contains("openssl rand -hex 32"),
+            "{error}"
+        );
+        let error = from(&[(SECRET, "abc"), (SECRET_FILE, "x")]).unwrap_err();
+        assert!(error.to_string().contains("both set"), "{error}");
+        let error = from(&[(SECRET_FILE, "/no/such/file")]).unwrap_err();
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+        let error = from(&[(SECRET, &"x".repeat(MOST + 1))]).unwrap_err();
+        assert!(error.to_string().contains("more than 4096"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_anyone_can_change_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        for (mode, exposed) in [
+            (0o600, Exposure::Private),
+            (0o644, Exposure::Readable),
+            (0o666, Exposure::Writable),
+        ] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            assert_eq!(exposure(&File::open(&path).unwrap()).unwrap(), exposed);
+            let read = Secret::from_file(&path);
+            if exposed == Exposure::Writable {
+                assert!(read.unwrap_err().to_string().contains("chmod 600"));
+            } else {
+                assert_eq!(read.unwrap().key(), b"0123456789abcdef");
+            }
+        }
+        std::fs::write(&path, "\n").unwrap();
+        let permissions = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        let error = Secret::from_file(&path).unwrap_err().to_string();
+        assert!(error.contains("is empty"), "{error}");
+    }
+}

@@ -1,0 +1,196 @@
+//! Faults on purpose: a network that breaks as a plan says, and a plan that a seed makes.
+//!
+//! Whatever is built on networks must end, under every plan, in the right result or in an error
+//! before the deadline. A plan that fails is printed, and its seed makes it again. A fault happens
+//! at a count of messages, not at a time, so that it happens at the same place again, as far as the
+//! order of sends of one process is the same.
+//!
+//! Callers: tests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+use super::network::{Lost, Network, Tag, Watcher};
+
+/// A network that can be broken on purpose.
+pub(crate) trait Breakable: Network {
+    /// Cuts this process off from another one; both find out at once.
+    fn cut(&self, peer: usize);
+
+    /// From now on nothing of this process reaches the others, nor the other way round; all find out
+    /// after a heartbeat.
+    fn freeze(&self);
+
+    /// Cuts this process off from all others at once, as its death would.
+    fn die(&self);
+}
+
+/// What goes wrong in one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FaultPlan {
+    seed: u64,
+    faults: Vec<Fault>,
+}
+
+/// One fault: it happens when a process is about to send its message of this number, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) process: usize,
+    pub(crate) message: u64,
+    pub(crate) kind: FaultKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    Delay(Duration),
+    Cut { peer: usize },
+    Freeze,
+    Death,
+}
+
+impl FaultPlan {
+    /// The latest message at which something happens: tests need not send more for most plans to
+    /// take effect.
+    const MESSAGES: u64 = 32;
+
+    /// The plan that a seed makes for so many processes: some delays, and mostly one or two breaks.
+    pub(crate) fn from_seed(seed: u64, processes: usize) -> Self {
+        let mut random = SplitMix64::seed_from_u64(seed);
+        let mut below = |limit: u64| random.next_u64() % limit;
+        let (delays, breaks) = (below(5), below(3));
+        let mut faults = Vec::new();
+        for number in 0..delays + breaks {
+            let process = below(processes as u64) as usize;
+            let message = below(Self::MESSAGES);
+            let kind = if number < delays {
+                FaultKind::Delay(Duration::from_micros(below(3000)))
+            } else {
+                match below(3) {
+                    0 if processes > 1 => {
+                        let step = 1 + below(processes as u64 - 1) as usize;
+                        let peer = (process + step) % processes;
+                        FaultKind::Cut { peer }
+                    }
+                    1 => FaultKind::Freeze,
+                    _ => FaultKind::Death,
+                }
+            };
+            faults.push(Fault {
+                process,
+                message,
+                kind,
+            });
+        }
+        Self { seed, faults }
+    }
+
+    /// Whether there is more to it than delays.
+    pub(crate) fn breaks(&self) -> bool {
+        let delays = |fault: &Fault| matches!(fault.kind, FaultKind::Delay(_));
+        !self.faults.iter().all(delays)
+    }
+
+    /// The network of one process, with the plan's faults in it.
+    pub(crate) fn apply<N: Breakable>(&self, inner: Arc<N>) -> Faulty<N> {
+        let process = inner.process();
+        let faults = self.faults.iter().filter(|fault| fault.process == process);
+        Faulty {
+            faults: faults.copied().collect(),
+            inner,
+            sent: AtomicU64::new(0),
+        }
+    }
+}
+
+impl fmt::Display for FaultPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}:", self.seed)?;
+        if self.faults.is_empty() {
+            f.write_str(" no faults")?;
+        }
+        for fault in &self.faults {
+            write!(
+                f,
+                " [process {}, message {}: ",
+                fault.process, fault.message
+            )?;
+            match fault.kind {
+                FaultKind::Delay(time) => write!(f, "delay {time:?}]")?,
+                FaultKind::Cut { peer } => write!(f, "cut off from {peer}]")?,
+                FaultKind::Freeze => f.write_str("freeze]")?,
+                FaultKind::Death => f.write_str("death]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A network with faults.
+#[derive(Debug)]
+pub(crate) struct Faulty<N> {
+    inner: Arc<N>,
+    faults: Vec<Fault>,
+    sent: AtomicU64,
+}
+
+impl<N: Breakable> Network for Faulty<N> {
+    fn process(&self) -> usize {
+        self.inner.process()
+    }
+
+    fn processes(&self) -> usize {
+        self.inner.processes()
+    }
+
+    fn send(
+        &self,
+        to: usize,
+        tag: Tag,
+        head: &[u8],
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<(), Lost> {
+        let number = self.sent.fetch_add(1, Relaxed);
+        for fault in self.faults.iter().filter(|fault| fault.message == number) {
+            match fault.kind {
+                FaultKind::Delay(time) => {
+                    thread::sleep(time.min(deadline.saturating_duration_since(Instant::now())));
+                }
+                FaultKind::Cut { peer } => self.inner.cut(peer),
+                FaultKind::Freeze => self.inner.freeze(),
+                FaultKind::Death => self.inner.die(),
+            }
+        }
+        self.inner.send(to, tag, head, body, deadline)
+    }
+
+    fn receive(
+        &self,
+        from: usize,
+        tag: Tag,
+        deadline: Instant,
+    ) -> Result<(Vec<u8>, Vec<u8>), Lost> {
+        self.inner.receive(from, tag, deadline)
+    }
+
+    fn notify(&self, notice: &[u8]) {
+        self.inner.notify(notice);
+    }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.inner.watch(watcher);
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! The network of a job whose processes reach one another over TCP: one authenticated connection for
+//! each pair of processes, used in both directions at once.
+//!
+//! - `connect`: brings the connections up;
+//! - `frame`: what travels on them;
+//! - `connection`, `writing`, `reading`: one connection;
+//! - `pulse`: heartbeats, and who has fallen silent.
+//!
+//! Threads, all of which end in [`TcpNetwork::close`] (or when the network is dropped): one reader
+//! for each connection (`burn-dist-net-<process>-<peer>`) and the pulse
+//! (`burn-dist-net-<process>-pulse`). Sends are written by the thread that makes them.
+//!
+//! What is found when: a broken connection at once, a frozen process or a silent network within a
+//! heartbeat and a round of the pulse (a quarter of a second at most).
+//!
+//! Messages that nobody asks for are kept until the connection is closed: the collectives above send
+//! nothing that is not expected, so there is no limit on them.
+//!
+//! Callers: `launch`, once for each job.
+
+pub(crate) mod connect;
+mod connection;
+mod frame;
+mod pulse;
+mod reading;
+mod writing;
+
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::locks::lock;
+use super::network::{Cause, Lost, Network, Tag, Watcher};
+use super::watchers::Watchers;
+use connection::{Connection, Small};
+use pulse::Waker;
+
+/// The connections of one process with all others.
+pub(crate) struct TcpNetwork {
+    process: usize,
+    /// By process; none for this one.
+    connections: Vec<Option<Arc<Connection>>>,
+    watchers: Arc<Watchers>,
+    waker: Arc<Waker>,
+    heartbeat: Duration,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    rejected: u64,
+}
+
+impl TcpNetwork {
+    /// Starts the network on connections that are up. `streams` are by process, none for this one.
+    ///
+    /// # Errors
+    /// The system refuses a thread or an option of a socket.
+    fn start(
+        process: usize,
+        streams: Vec<Option<TcpStream>>,
+        heartbeat: Duration,
+        rejected: u64,
+    ) -> io::Result<Self> {
+        let waker = Arc::new(Waker::default());
+        let mut connections = Vec::with_capacity(streams.len());
+        for (peer, stream) in streams.into_iter().enumerate() {
+            connections.push(match stream {
+                Some(stream) => {
+                    prepare(&stream, heartbeat)?;
+                    Some(Arc::new(Connection::new(peer, stream, waker.clone())))
+                }
+                None => None,
+            });
+        }
+        let network = Self {
+            process,
+            connections,
+            watchers: Arc::default(),
+            waker,
+            heartbeat,
+            threads: Mutex::default(),
+            rejected,
+        };
+        // If a thread is refused, dropping the network ends those that were started.
+        network.start_threads()?;
+        Ok(network)
+    }
+
+    fn start_threads(&self) -> io::Result<()> {
+        let mut threads = lock(&self.threads);
+        for connection in self.all() {
+            connection.post(Small::Greeting);
+            let (connection, watchers) = (connection.clone(), self.watchers.clone());
+            let name = format!("burn-dist-net-{}-{}", self.process, connection.peer());
+            threads.push(
+                thread::Builder::new()
+                    .name(name)
+                    .spawn(move || connection.run_reader(&watchers))?,
+            );
+        }
+        let all: Vec<_> = self.all().cloned().collect();
+        let (waker, heartbeat) = (self.waker.clone(), self.heartbeat);
+        threads.push(
+            thread::Builder::new()
+                .name(format!("burn-dist-net-{}-pulse", self.process))
+                .spawn(move || pulse::run(&all, &waker, heartbeat))?,
+        );
+        Ok(())
+    }
+
+    /// How many connections were turned away while the network came up.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Waits until every process has said that it has all its connections; gives those that have not
+    /// by the deadline.
+    fn wait_for_greetings(&self, deadline: Instant) -> Result<Vec<usize>, Lost> {
+        let mut missing = Vec::new();
+        for connection in self.all() {
+            if !connection.wait_for_greeting(deadline)? {
+                missing.push(connection.peer());
+            }
+        }
+        Ok(missing)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().flatten()
+    }
+
+    fn connection(&self, process: usize) -> Result<&Connection, Lost> {
+        match self.connections.get(process) {
+            Some(Some(connection)) => Ok(connection),
+            _ => Err(Lost {
+                process,
+                address: "no address".to_owned(),
+                cause: Cause::Malformed("this process has no connection with it".into()),
+            }),
+        }
+    }
+}
+
+/// Sets what every connection needs.
+fn prepare(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(Some(writing::SLICE))?;
+    // Heartbeats find a dead peer first; this frees the system's side of it where a process is
+    // itself stopped for long. The system counts in seconds.
+    let idle = heartbeat.max(Duration::from_secs(1));
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
+}
+
+impl Network for TcpNetwork {
+    fn process(&self) -> usize {
+        self.process
+    }
+
+    fn processes(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn send(
+        &self,
+        to: usize,
+        tag: Tag,
+        head: &[u8],
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<(), Lost> {
+        self.connection(to)?.send(tag, head, body, deadline)
+    }
+
+    fn receive(
+        &self,
+        from: usize,
+        tag: Tag,
+        deadline: Instant,
+    ) -> Result<(Vec<u8>, Vec<u8>), Lost> {
+        let message = self.connection(from)?.receive(tag, deadline)?;
+        Ok((message.head, message.body))
+    }
+
+    fn notify(&self, notice: &[u8]) {
+        let notice: Arc<[u8]> = notice.into();
+        for connection in self.all() {
+            connection.post(Small::Notice(notice.clone()));
+        }
+    }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.watchers.add(&watcher);
+    }
+
+    /// Waits up to a heartbeat for the others to have read all that was sent to them.
+    fn close(&self) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for connection in self.all() {
+            connection.post(Small::Goodbye);
+        }
+        let deadline = Instant::now() + self.heartbeat;
+        for connection in self.all() {
+            if connection.wait_for_end(deadline).is_none() {
+                connection.end(Cause::Stopped);
+            }
+        }
+        self.waker.stop();
+        self.watchers.clear();
+        for thread in threads {
+            // A watcher may own the network, and so drop it on a reader's thread, which can't wait
+            // for itself; it ends next.
+            if thread.thread().id() != thread::current().id() {
+                // Its panic would be a watcher's, and was printed when it happened.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for TcpNetwork {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for TcpNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpNetwork")
+            .field("process", &self.process)
+            .field("processes", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Who comes to the port of a job that is being connected.
+
+use std::io::Write;
+
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+use super::*;
+use crate::error::{Error, JoinFailure};
+use crate::rendezvous::auth::{Role, authenticate};
+
+fn two_places() -> (Place, Place) {
+    let mut places = places(Ipv4Addr::LOCALHOST.into(), 2, CALM);
+    let second = places.pop().unwrap();
+    (places.pop().unwrap(), second)
+}
+
+/// Process 0 waits while `disturb` does what it does to its port; then process 1 comes.
+fn connects_in_spite_of(disturb: impl FnOnce(SocketAddr)) -> u64 {
+    let (first, second) = two_places();
+    let port = first.addresses[0];
+    let waiting = thread::spawn(move || connect(first, soon()).unwrap());
+    disturb(port);
+    let second = connect(second, soon()).unwrap();
+    let first = waiting.join().unwrap();
+    second.send(0, tag(0), b"hello", &[], soon()).unwrap();
+    assert_eq!(first.receive(1, tag(0), soon()).unwrap().0, b"hello");
+    let rejected = first.rejected();
+    close_all(&[first, second]);
+    rejected
+}
+
+/// Waits until the other side has closed the connection.
+fn wait_for_close(mut stream: &TcpStream) {
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    // It ends with the end of the stream or with a reset; what comes before it is a preamble.
+    if let Err(error) = io::copy(&mut stream, &mut io::sink()) {
+        assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "never closed");
+    }
+}
+
+#[test]
+fn random_bytes_are_turned_away_and_counted() {
+    let mut random = SplitMix64::seed_from_u64(1);
+    let rejected = connects_in_spite_of(|port| {
+        for _ in 0..500 {
+            let mut stream = TcpStream::connect(port).unwrap();
+            let mut bytes = vec![0; 1 + random.next_u32() as usize % 200];
+            random.fill_bytes(&mut bytes);
+            if random.next_u32() % 2 == 0 {
+                // The beginning of a genuine handshake.
+                let length = bytes.len().min(8);
+                bytes[..length].copy_from_slice(&b"burndist"[..length]);
+            }
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            wait_for_close(&stream);
+        }
+    });
+    assert_eq!(rejected, 500);
+}
+
+#[test]
+fn hundreds_of_idle_connections_keep_nobody_out() {
+    let start = Instant::now();
+    let mut idle = Vec::new();
+    connects_in_spite_of(|port| {
+        for _ in 0..600 {
+            idle.push(TcpStream::connect(port).unwrap());
+        }
+    });
+    // Not one handshake's time was waited for them.
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_wrong_secret_another_job_and_a_false_name_are_turned_away() {
+    let rejected = connects_in_spite_of(|port| {
+        let secret = Secret::new(b"what only these tests know");
+        let wrong = Secret::new(b"what anybody could have thought of");
+        let hello = |job: [u8; 16], process: usize, processes: usize| {
+            crate::control::encode(&(job, process, processes)).unwrap()
+        };
+        for (secret, purpose, hello) in [
+            (&wrong, &b"transport"[..], hello(JOB, 1, 2)),
+            (&secret, b"store", hello(JOB, 1, 2)),
+            (&secret, b"transport", hello([0; 16], 1, 2)),
+            (&secret, b"transport", hello(JOB, 1, 3)),
+            (&secret, b"transport", hello(JOB, 0, 2)),
+            (&secret, b"transport", hello(JOB, usize::MAX, 2)),
+            (&secret, b"transport", b"no hello".to_vec()),
+        ] {
+            let mut stream = TcpStream::connect(port).unwrap();
+            // Some are refused in the handshake, some for what they say in it.
+            let _ = authenticate(&mut stream, secret, Role::Connects, purpose, &hello, soon());
+            wait_for_close(&stream);
+        }
+    });
+    assert_eq!(rejected, 7);
+}
+
+#[test]
+fn missing_processes_are_named() {
+    let mut places = places(Ipv4Addr::LOCALHOST.into(), 4, CALM);
+    // Process 0 is away with its port; process 3 never calls; 1 and 2 are there.
+    drop(places.remove(0));
+    places.truncate(2);
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let joining: Vec<_> = places
+        .into_iter()
+        .map(|place| thread::spawn(move || connect(place, deadline).unwrap_err()))
+        .collect();
+    for thread in joining {
+        let error = thread.join().unwrap();
+        assert!(
+            error.to_string().contains("process 0 at 127.0.0.1"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("refused"), "{error}");
+        assert!(error.to_string().contains("did not call"), "{error}");
+        let Error::Rendezvous {
+            failure: JoinFailure::Unconnected { missing, .. },
+            ..
+        } = &error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!(missing, &[0, 3]);
+    }
+    assert!(Instant::now() < deadline + Duration::from_secs(2));
+}
+
+#[test]
+fn a_process_that_waits_for_others_holds_up_all() {
+    // 0 and 1 have each other and 2; but 2 lacks 3, and so do they. Nobody comes up half.
+    let mut places = places(Ipv4Addr::LOCALHOST.into(), 3, CALM);
+    let unreachable = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let nobody = unreachable.local_addr().unwrap();
+    drop(unreachable);
+    // Only process 2 has a wrong address of process 1: it can connect with 0 alone.
+    places[2].addresses[1] = nobody;
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let joining: Vec<_> = places
+        .into_iter()
+        .map(|place| thread::spawn(move || connect(place, deadline).unwrap_err().to_string()))
+        .collect();
+    let errors: Vec<_> = joining.into_iter().map(|t| t.join().unwrap()).collect();
+    assert!(errors[1].contains("process 2"), "{errors:?}");
+    assert!(errors[2].contains("process 1"), "{errors:?}");
+}
+
+#[test]
+fn the_port_is_closed_when_all_are_there() {
+    let (first, second) = two_places();
+    let port = first.addresses[0];
+    let waiting = thread::spawn(move || connect(first, soon()).unwrap());
+    let second = connect(second, soon()).unwrap();
+    let first = waiting.join().unwrap();
+    let refused = TcpStream::connect(port).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    close_all(&[first, second]);
+}
