@@ -3,7 +3,7 @@
 use super::check_length;
 use crate::element::Element;
 use crate::error::Result;
-use crate::transport::threads::{Abroad, Audience, Floor, Lent, Plan};
+use crate::transport::threads::{Abroad, Audience, Check, Floor, Lent, Plan};
 
 /// Waits until every rank has come.
 pub(in crate::collective) fn barrier(abroad: Abroad<'_>) -> Result<()> {
@@ -112,14 +112,14 @@ fn from_root(
     abroad: Abroad<'_>,
     lent: &[u8],
     root: usize,
-    check: &dyn Fn(usize, &[u8]) -> Result<(), String>,
+    check: Check<'_>,
 ) -> Result<std::sync::Arc<Vec<u8>>> {
     let layout = abroad.layout();
     let plan = Plan {
         audience: Audience::All,
-        pack: &|floor, _| match layout.is_here(root) {
-            true => floor.read(layout.seat(root)).to_vec(),
-            false => Vec::new(),
+        pack: &|floor, _| {
+            let root = layout.is_here(root).then(|| layout.seat(root));
+            root.map_or_else(Vec::new, |seat| floor.read(seat).to_vec())
         },
         check,
         second: None,

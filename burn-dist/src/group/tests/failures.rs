@@ -342,7 +342,7 @@ fn an_abort_ends_a_wait_for_the_network() {
 #[test]
 fn a_group_that_fails_before_another_process_has_made_it() {
     on_job(&[1, 1], |group| {
-        // Rank 0 learns of the split's end only after rank 1 has aborted the new group.
+        // Most likely one of the two has not yet made the group when the other's abort comes.
         let twin = group.duplicate().unwrap();
         if group.rank() == 1 {
             twin.abort("at once");

@@ -21,7 +21,7 @@ const LONGEST_TEXT: usize = 8 << 10;
 pub(crate) enum Notice {
     /// The group has failed.
     Failed {
-        failure: Failure,
+        failure: Box<Failure>,
         /// The operations before this one are done, as far as the process that tells it goes: it has
         /// sent all that the others need for them.
         done: u64,
@@ -263,12 +263,12 @@ mod tests {
 
     fn round_trip(error: &Error) -> Error {
         let bytes = Notice::Failed {
-            failure: Failure::new(error, 3),
+            failure: Box::new(Failure::new(error, 3)),
             done: 4,
         };
         let bytes = bytes.encode(9).unwrap();
         match Notice::decode(&bytes).unwrap() {
-            (9, Notice::Failed { failure, done: 4 }) => failure.into(),
+            (9, Notice::Failed { failure, done: 4 }) => (*failure).into(),
             other => panic!("{other:?}"),
         }
     }

@@ -83,24 +83,22 @@ impl Watcher for Registry {
                 let cause = Cause::Malformed(format!("a notice: {message}").into());
                 return self.lost(&Lost {
                     process: from,
-                    address: "its address is known to the network".to_owned(),
+                    address: format!("number {from}"),
                     cause,
                 });
             }
         };
         let group = {
             let mut book = lock(&self.0);
-            let known = book.groups.get(&number).cloned();
-            match known {
+            if let Some(group) = book.groups.get(&number) {
                 // A group that is gone needs no news.
-                Some(group) => group.upgrade(),
-                None => {
-                    if book.early.len() == EARLY_LIMIT {
-                        book.early.pop_front();
-                    }
-                    book.early.push_back((number, from, notice.clone()));
-                    None
+                group.upgrade()
+            } else {
+                if book.early.len() == EARLY_LIMIT {
+                    book.early.pop_front();
                 }
+                book.early.push_back((number, from, notice.clone()));
+                None
             }
         };
         if let Some(group) = group {

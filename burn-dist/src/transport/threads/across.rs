@@ -71,7 +71,7 @@ impl Audience {
 type Pack<'p> = &'p dyn Fn(&Floor<'_>, usize) -> Vec<u8>;
 
 /// Says what is wrong with a parcel from a place.
-type Check<'p> = &'p dyn Fn(usize, &[u8]) -> Result<(), String>;
+pub(crate) type Check<'p> = &'p dyn Fn(usize, &[u8]) -> Result<(), String>;
 
 /// What an operation sends to the other processes.
 pub(crate) struct Plan<'p> {

@@ -223,7 +223,7 @@ impl Told for Meeting {
         let mut state = self.lock();
         match notice {
             Notice::Failed { failure, done } => {
-                self.adopt(&mut state, failure.into(), done);
+                self.adopt(&mut state, (*failure).into(), done);
             }
             Notice::Left {
                 rank,

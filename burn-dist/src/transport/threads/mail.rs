@@ -91,6 +91,17 @@ impl Streams {
     }
 }
 
+impl State {
+    /// Whether the sender has gone, and had sent more before than was taken from the network.
+    fn expects_more(&self, route: Route) -> bool {
+        let taken = self.streams.incoming.get(&(route.from, route.to));
+        let taken = taken.map_or(0, |incoming| incoming.taken);
+        let gone = self.departed[route.from].as_ref();
+        let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
+        sent.any(|&(to, count)| to == route.to && count > taken)
+    }
+}
+
 impl Meeting {
     /// Leaves a copy of `bytes` for the receiver.
     ///
@@ -107,7 +118,7 @@ impl Meeting {
         if let Some(away) = &self.away
             && !away.layout.is_here(route.to)
         {
-            return self.send_away(away, route, call, timeout, bytes);
+            return self.send_away(away, route, &call, timeout, bytes);
         }
         let message = Message {
             call,
@@ -124,25 +135,23 @@ impl Meeting {
         &self,
         away: &Away,
         route: Route,
-        call: Arc<Call>,
+        call: &Arc<Call>,
         timeout: Duration,
         bytes: &[u8],
     ) -> Result<()> {
-        let head = control::encode(&*call)
+        let head = control::encode(&**call)
             .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
         let tag = {
             let mut state = self.lock();
-            self.check_peer(&mut state, route.to, &call)?;
+            self.check_peer(&mut state, route.to, call)?;
             stream_tag(away, route, state.streams.number(route))
         };
         let process = away.layout.process_of(route.to);
         let deadline = Instant::now() + timeout;
         let sent = away.network.send(process, tag, &head, bytes, deadline);
         sent.map_err(|lost| match lost.cause {
-            Cause::Deadline(_) => {
-                self.fail(self.no_message(&call, (route.from, route.to, timeout)))
-            }
-            _ => self.missed(route.from, &lost, &call),
+            Cause::Deadline(_) => self.fail(self.no_message(call, (route.from, route.to, timeout))),
+            _ => self.missed(route.from, &lost, call),
         })
     }
 
@@ -182,7 +191,7 @@ impl Meeting {
                 return Ok(message);
             }
             // What was sent before the sender went is still on its way.
-            if !self.expects_more(&mut state, route) {
+            if !state.expects_more(route) {
                 self.check_peer(&mut state, route.from, call)?;
             }
             if let Some(failure) = &state.failure {
@@ -249,15 +258,6 @@ impl Meeting {
         };
         state.mail.put(Route { tag, ..route }, message);
         Ok(())
-    }
-
-    /// Whether the sender has gone, and had sent more before than was taken from the network.
-    fn expects_more(&self, state: &mut State, route: Route) -> bool {
-        let taken = state.streams.incoming.get(&(route.from, route.to));
-        let taken = taken.map_or(0, |incoming| incoming.taken);
-        let gone = state.departed[route.from].as_ref();
-        let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
-        sent.any(|&(to, count)| to == route.to && count > taken)
     }
 
     /// The error of a rank that waited for another.

@@ -394,7 +394,7 @@ impl Meeting {
             && let Some(away) = &self.away
         {
             let here = self.ranks[away.layout.local()[0]];
-            let failure = Failure::new(&error, here);
+            let failure = Box::new(Failure::new(&error, here));
             let under_way = Self::first_call(state).map(|call| call.sequence);
             let done = under_way.or(state.reached.iter().max().copied());
             let done = done.unwrap_or_default();

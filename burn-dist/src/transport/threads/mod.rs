@@ -19,7 +19,7 @@ mod shared;
 
 use super::locks::{lock, wait, wait_for};
 
-pub(crate) use across::{Abroad, Audience, Parcels, Plan, Second};
+pub(crate) use across::{Abroad, Audience, Check, Parcels, Plan, Second};
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use shared::{Floor, Lent, Piece};
