@@ -193,4 +193,4 @@ impl<N: Breakable> Network for Faulty<N> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

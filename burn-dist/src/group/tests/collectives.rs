@@ -1,10 +1,13 @@
 //! Every collective in every layout gives the bits of its definition, which are those of one process.
 
+use std::time::Duration;
+
 use half::f16;
 use proptest::prelude::*;
 
-use super::on_job;
 use super::support::{OPS, Random, Reference, all_values, assert_same, reduced, values};
+use super::{job_on, on_job, on_ranks};
+use crate::transport::tcp;
 use crate::{ProcessGroup, ReduceOp};
 
 /// How many ranks each process hosts.
@@ -257,6 +260,26 @@ fn many_mixed_calls_in_one_order() {
             }
         }
     });
+}
+
+#[test]
+fn the_same_over_tcp() {
+    for layout in [&[1, 1][..], &[2, 2], &[1, 2, 3]] {
+        let networks = tcp::tests::job(layout.len(), Duration::from_secs(30));
+        on_ranks(job_on(networks, layout), |group| {
+            for length in [0, 7, 1001] {
+                check_all::<f32>(&group, length, length as u64);
+                check_all::<f16>(&group, length, length as u64);
+            }
+            check_reductions::<f32>(&group, 300_007, 1, &[ReduceOp::Sum, ReduceOp::Mean]);
+            check_moves::<f32>(&group, 300_007, 4);
+            // More sub-groups come and go than notices would be kept.
+            for round in 0..100 {
+                let half = group.split(Some((group.rank() % 2) as u64), 0).unwrap();
+                check_reductions::<u8>(&half.unwrap(), 5, round, &[ReduceOp::Sum]);
+            }
+        });
+    }
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{HEARTBEAT, job, on_job};
+use super::{HEARTBEAT, job, job_on, on_job};
 use crate::transport::faults::Breakable;
 use crate::transport::memory::{MemoryNetwork, networks};
 use crate::transport::network::Network;
@@ -374,13 +374,7 @@ fn a_wrong_argument_of_one_rank_is_an_error_on_all() {
 fn breakable(ranks_per_process: &[usize]) -> (Vec<ProcessGroup>, Arc<MemoryNetwork>) {
     let networks = networks(ranks_per_process.len(), HEARTBEAT);
     let last = networks[networks.len() - 1].clone();
-    let networks = networks
-        .into_iter()
-        .map(|network| network as Arc<dyn Network>);
-    let groups = networks
-        .flat_map(|network| ProcessGroup::world(network, ranks_per_process).unwrap())
-        .collect();
-    (groups, last)
+    (job_on(networks, ranks_per_process), last)
 }
 
 /// Breaks the last process of three while the others are in an all-reduce, and checks what all say.
@@ -429,12 +423,12 @@ fn assert_lost(breaks: impl Fn(&MemoryNetwork) + Sync, cause: &str) {
 
 #[test]
 fn a_process_that_dies_is_named_with_its_ranks_address_and_the_operation() {
-    assert_lost(|network| network.die(), "broke its connection");
+    assert_lost(Breakable::die, "broke its connection");
 }
 
 #[test]
 fn a_process_that_freezes_is_named_after_a_heartbeat() {
-    assert_lost(|network| network.freeze(), "was silent for 0.3 s");
+    assert_lost(Breakable::freeze, "was silent for 0.3 s");
 }
 
 #[test]
@@ -464,10 +458,7 @@ fn a_process_that_is_done_and_dies_disturbs_nobody() {
 fn the_network_closes_with_the_last_seat() {
     let networks = networks(2, HEARTBEAT);
     let first = networks[0].clone();
-    let mut groups: Vec<_> = networks
-        .into_iter()
-        .flat_map(|network| ProcessGroup::world(network as Arc<dyn Network>, &[2, 1]).unwrap())
-        .collect();
+    let mut groups = job_on(networks, &[2, 1]);
     let reachable = || {
         let tag = crate::transport::network::Tag {
             group: 9,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::job_on;
 use super::support::{OPS, Random, all_values, assert_same, reduced};
 use crate::transport::faults::FaultPlan;
 use crate::transport::memory::networks;
@@ -86,7 +87,7 @@ fn operation(group: &ProcessGroup, step: u64, random: &mut Random) -> Result<()>
 /// How many operations a rank did, and what stopped it.
 type Ending = (u64, Option<Error>);
 
-fn run_rank(group: ProcessGroup, seed: u64) -> Ending {
+fn run_rank(group: &ProcessGroup, seed: u64) -> Ending {
     let group = group.with_timeout(TIMEOUT);
     let mut random = Random(seed);
     for step in 0..OPERATIONS {
@@ -106,15 +107,15 @@ fn run(seed: u64) -> Result<bool, String> {
     let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
     let plan = FaultPlan::from_seed(seed, processes);
     let start = Instant::now();
-    let groups = networks(processes, HEARTBEAT).into_iter().map(|network| {
-        let network = Arc::new(plan.apply(network));
-        ProcessGroup::world(network, &ranks_per_process).unwrap()
-    });
-    let groups: Vec<ProcessGroup> = groups.flatten().collect();
+    let networks = networks(processes, HEARTBEAT);
+    let networks = networks
+        .into_iter()
+        .map(|network| Arc::new(plan.apply(network)));
+    let groups = job_on(networks.collect(), &ranks_per_process);
     let endings: Vec<Option<Ending>> = thread::scope(|scope| {
         let threads: Vec<_> = groups
             .into_iter()
-            .map(|group| scope.spawn(move || run_rank(group, seed)))
+            .map(|group| scope.spawn(move || run_rank(&group, seed)))
             .collect();
         threads
             .into_iter()

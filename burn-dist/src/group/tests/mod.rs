@@ -21,20 +21,33 @@ const HEARTBEAT: Duration = Duration::from_millis(300);
 
 /// The ranks of a job whose processes host so many ranks each, in rank order.
 fn job(ranks_per_process: &[usize]) -> Vec<ProcessGroup> {
-    let networks = networks(ranks_per_process.len(), HEARTBEAT);
-    let networks = networks
-        .into_iter()
-        .map(|network| network as Arc<dyn Network>);
+    job_on(
+        networks(ranks_per_process.len(), HEARTBEAT),
+        ranks_per_process,
+    )
+}
+
+/// The same on given networks, one for each process.
+fn job_on<N: Network + 'static>(
+    networks: Vec<Arc<N>>,
+    ranks_per_process: &[usize],
+) -> Vec<ProcessGroup> {
     networks
+        .into_iter()
         .flat_map(|network| ProcessGroup::world(network, ranks_per_process).unwrap())
         .collect()
 }
 
-/// Runs `work` as every rank of such a job, and returns the results in rank order.
+/// Runs `work` as every rank of a job, and returns the results in rank order.
 fn on_job<R: Send>(ranks_per_process: &[usize], work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+    on_ranks(job(ranks_per_process), work)
+}
+
+/// Runs `work` with each group on a thread of its own.
+fn on_ranks<R: Send>(groups: Vec<ProcessGroup>, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
     thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = job(ranks_per_process)
+        let threads: Vec<_> = groups
             .into_iter()
             .map(|group| scope.spawn(move || work(group)))
             .collect();

@@ -1,43 +1,17 @@
-//! Brings up the connections of one process: it connects to those before it and accepts those after
-//! it, in any order, until all are there or the deadline passes.
-//!
-//! A connection counts when both sides have proved that they know the job's secret and named the job
-//! and themselves. Whatever else comes to the port is turned away, counted and logged, and disturbs
-//! nobody: each newcomer has a thread of its own and [`HANDSHAKE`] time, and when more than
-//! [`NEWCOMERS`] are at it, the one that has been at it longest goes. When all processes are there
-//! the port is closed.
-//!
-//! Threads: the caller's accepts; `burn-dist-connect-<process>-<peer>` connects to one process;
-//! `burn-dist-newcomer-<process>` hears one newcomer out. All end before [`connect`] returns.
+//! Brings up the network of one process: gathers its connections, closes its port, and waits until
+//! every other process has all of its own.
 //!
 //! Callers: `launch`.
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, Scope};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::TcpNetwork;
-use crate::control;
+use super::gather::gather;
 use crate::error::{Error, JoinFailure, Result};
 use crate::rendezvous::Secret;
-use crate::rendezvous::auth::{Role, authenticate};
-use crate::transport::locks::{lock, wait_for};
-
-/// The longest that a newcomer may take to prove that it belongs to the job.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// The most newcomers heard at once.
-const NEWCOMERS: usize = 256;
-/// How often the port is looked at.
-const LOOK: Duration = Duration::from_millis(2);
-/// How long to wait before another attempt to connect: it doubles from the first to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
-/// What connections are for: one that was authenticated for something else is none.
-const PURPOSE: &[u8] = b"transport";
 
 /// The place of this process in its job, as the rendezvous found it.
 pub(crate) struct Place {
@@ -55,330 +29,76 @@ pub(crate) struct Place {
     pub(crate) heartbeat: Duration,
 }
 
-/// What each side tells the other about itself.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hello {
-    job: [u8; 16],
-    process: usize,
-    processes: usize,
-}
-
 /// Connects this process with all others. When it returns, every process has all its connections.
 ///
 /// # Errors
 /// [`Error::Rendezvous`]: not all processes came before the deadline (they are named, with what the
 /// last attempt met with), one was lost again, or the system refuses threads or sockets.
 pub(crate) fn connect(place: Place, deadline: Instant) -> Result<Arc<TcpNetwork>> {
-    let port = Port::new(&place, deadline);
-    let gathered = thread::scope(|scope| {
-        let gathered = port.gather(scope);
-        // In any case: what is still under way ends now, so that the scope can.
-        port.stop();
-        gathered
-    });
-    let system = |what| {
-        move |error: io::Error| JoinFailure::System {
-            what,
-            detail: error.to_string(),
-        }
-    };
-    let joining = gathered.map_err(system("to connect with the other processes"));
-    let start = port.start;
-    let mut state = port
-        .state
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    let joining = joining.and_then(|()| {
-        state.check_complete(&place, start)?;
-        let streams = std::mem::take(&mut state.streams);
-        let network = TcpNetwork::start(place.process, streams, place.heartbeat, state.rejected)
-            .map_err(system("to start the network"))?;
-        await_others(&network, &place, start, deadline)?;
-        Ok(Arc::new(network))
-    });
-    joining.map_err(|failure| Error::Rendezvous {
-        process: Some(place.process),
-        address: place.addresses[place.process].to_string(),
+    let process = place.process;
+    let address = place.addresses.get(process).map(ToString::to_string);
+    bring_up(place, deadline).map_err(|failure| Error::Rendezvous {
+        process: Some(process),
+        address: address.unwrap_or_default(),
         failure,
     })
+}
+
+fn bring_up(place: Place, deadline: Instant) -> Result<Arc<TcpNetwork>, JoinFailure> {
+    let start = Instant::now();
+    let gathered = gather(&place, deadline)?;
+    let Place {
+        process,
+        addresses,
+        listener,
+        heartbeat,
+        ..
+    } = place;
+    // From now on the system turns strangers away.
+    drop(listener);
+    let network = TcpNetwork::start(process, gathered.streams, heartbeat, gathered.rejected)
+        .map_err(|error| refused("to start the network", &error))?;
+    await_others(&network, &addresses, start, deadline)?;
+    Ok(Arc::new(network))
 }
 
 /// Waits until the others have all their connections too: only then do they send.
 fn await_others(
     network: &TcpNetwork,
-    place: &Place,
+    addresses: &[SocketAddr],
     start: Instant,
     deadline: Instant,
 ) -> Result<(), JoinFailure> {
-    let waiting =
-        network
-            .wait_for_greetings(deadline)
-            .map_err(|lost| JoinFailure::Unconnected {
-                missing: vec![lost.process],
-                after: start.elapsed(),
-                detail: lost.to_string(),
-            })?;
+    let waiting = network
+        .wait_for_greetings(deadline)
+        .map_err(|lost| unconnected(vec![lost.process], start, |_| lost.to_string()))?;
     if waiting.is_empty() {
         return Ok(());
     }
-    let reasons = waiting.iter().map(|&process| {
-        let address = place.addresses[process];
+    Err(unconnected(waiting, start, |process| {
+        let address = addresses[process];
         format!("process {process} at {address} (connected, but waits for others)")
-    });
-    Err(JoinFailure::Unconnected {
-        detail: reasons.collect::<Vec<_>>().join(", "),
-        missing: waiting,
-        after: start.elapsed(),
-    })
+    }))
 }
 
-/// The gathering of the connections.
-struct Port<'p> {
-    place: &'p Place,
-    hello: Vec<u8>,
+/// Names the processes that are missing, each as `describe` has it.
+pub(super) fn unconnected(
+    missing: Vec<usize>,
     start: Instant,
-    deadline: Instant,
-    state: Mutex<State>,
-    stopped: Condvar,
-}
-
-struct State {
-    /// By process.
-    streams: Vec<Option<TcpStream>>,
-    /// What the last attempt to connect met with, by process.
-    reasons: Vec<Option<String>>,
-    /// Who is being heard, the oldest first.
-    newcomers: VecDeque<(u64, TcpStream)>,
-    newcomers_ever: u64,
-    rejected: u64,
-    stopped: bool,
-}
-
-impl State {
-    fn complete(&self, process: usize) -> bool {
-        let mut others = self
-            .streams
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != process);
-        others.all(|(_, stream)| stream.is_some())
-    }
-
-    fn check_complete(&self, place: &Place, start: Instant) -> Result<(), JoinFailure> {
-        let others = (0..self.streams.len()).filter(|&other| other != place.process);
-        let missing: Vec<_> = others
-            .filter(|&other| self.streams[other].is_none())
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let reasons = missing.iter().map(|&process| {
-            let reason = self.reasons[process]
-                .as_deref()
-                .unwrap_or("it did not call");
-            format!(
-                "process {process} at {} ({reason})",
-                place.addresses[process]
-            )
-        });
-        Err(JoinFailure::Unconnected {
-            detail: reasons.collect::<Vec<_>>().join(", "),
-            missing,
-            after: start.elapsed(),
-        })
+    describe: impl Fn(usize) -> String,
+) -> JoinFailure {
+    let described: Vec<_> = missing.iter().map(|&process| describe(process)).collect();
+    JoinFailure::Unconnected {
+        detail: described.join(", "),
+        missing,
+        after: start.elapsed(),
     }
 }
 
-impl<'p> Port<'p> {
-    fn new(place: &'p Place, deadline: Instant) -> Self {
-        let processes = place.addresses.len();
-        let hello = Hello {
-            job: place.job,
-            process: place.process,
-            processes,
-        };
-        Self {
-            place,
-            // Three small fields are within every limit; were they not, nobody would be let in.
-            hello: control::encode(&hello).unwrap_or_default(),
-            start: Instant::now(),
-            deadline,
-            state: Mutex::new(State {
-                streams: (0..processes).map(|_| None).collect(),
-                reasons: vec![None; processes],
-                newcomers: VecDeque::new(),
-                newcomers_ever: 0,
-                rejected: 0,
-                stopped: false,
-            }),
-            stopped: Condvar::new(),
-        }
-    }
-
-    /// Returns when all are there or the deadline has passed.
-    fn gather<'s>(&'s self, scope: &'s Scope<'s, '_>) -> io::Result<()> {
-        let process = self.place.process;
-        for peer in 0..process {
-            thread::Builder::new()
-                .name(format!("burn-dist-connect-{process}-{peer}"))
-                .spawn_scoped(scope, move || self.call(peer))?;
-        }
-        self.place.listener.set_nonblocking(true)?;
-        while Instant::now() < self.deadline && !lock(&self.state).complete(process) {
-            match self.place.listener.accept() {
-                Ok((stream, address)) => self.admit(scope, stream, address),
-                // Nobody is there, or the system is short of something that others may give back.
-                Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::warn!("process {process} could not accept a connection: {error}");
-                    }
-                    self.pause(LOOK);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends all attempts.
-    fn stop(&self) {
-        let mut state = lock(&self.state);
-        state.stopped = true;
-        for (_, stream) in &state.newcomers {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        drop(state);
-        self.stopped.notify_all();
-    }
-
-    /// Waits; says whether to go on.
-    fn pause(&self, time: Duration) -> bool {
-        let until = Instant::now() + time.min(self.left());
-        let mut state = lock(&self.state);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if state.stopped || left.is_zero() {
-                return !state.stopped && Instant::now() < self.deadline;
-            }
-            state = wait_for(&self.stopped, state, left);
-        }
-    }
-
-    fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// Calls a process until it answers.
-    fn call(&self, peer: usize) {
-        let mut wait = RETRY.0;
-        loop {
-            match self.attempt(peer) {
-                Ok(stream) => {
-                    lock(&self.state).streams[peer] = Some(stream);
-                    return;
-                }
-                Err(reason) => lock(&self.state).reasons[peer] = Some(reason),
-            }
-            if !self.pause(wait) {
-                return;
-            }
-            wait = (wait * 2).min(RETRY.1);
-        }
-    }
-
-    fn attempt(&self, peer: usize) -> Result<TcpStream, String> {
-        let address = &self.place.addresses[peer];
-        let time = self.left().min(HANDSHAKE).max(Duration::from_millis(1));
-        let stream =
-            TcpStream::connect_timeout(address, time).map_err(|error| error.to_string())?;
-        let (stream, hello) = self.shake_hands(stream, Role::Connects)?;
-        if hello.process != peer {
-            return Err(format!("process {} is at that address", hello.process));
-        }
-        Ok(stream)
-    }
-
-    /// Hears a newcomer out, on a thread of its own.
-    fn admit<'s>(&'s self, scope: &'s Scope<'s, '_>, stream: TcpStream, address: SocketAddr) {
-        let number = match self.register(&stream) {
-            Ok(number) => number,
-            Err(error) => return self.reject(address, &error.to_string()),
-        };
-        let thread = thread::Builder::new()
-            .name(format!("burn-dist-newcomer-{}", self.place.process))
-            .spawn_scoped(scope, move || {
-                let heard = self.hear(stream);
-                let mut state = lock(&self.state);
-                // In one step, so that nobody who has been let in is ever sent away as a newcomer.
-                state.newcomers.retain(|(other, _)| *other != number);
-                let reason = match heard {
-                    // A process calls again if it could not tell that it had been let in: the last
-                    // call counts.
-                    Ok((peer, stream)) => return state.streams[peer] = Some(stream),
-                    Err(reason) => reason,
-                };
-                drop(state);
-                self.reject(address, &reason);
-            });
-        if let Err(error) = thread {
-            lock(&self.state)
-                .newcomers
-                .retain(|(other, _)| *other != number);
-            self.reject(address, &error.to_string());
-        }
-    }
-
-    /// Keeps a handle by which the newcomer can be sent away.
-    fn register(&self, stream: &TcpStream) -> io::Result<u64> {
-        stream.set_nonblocking(false)?;
-        let handle = stream.try_clone()?;
-        let mut state = lock(&self.state);
-        if state.newcomers.len() == NEWCOMERS
-            && let Some((_, oldest)) = state.newcomers.pop_front()
-        {
-            let _ = oldest.shutdown(Shutdown::Both);
-        }
-        let number = state.newcomers_ever;
-        state.newcomers_ever += 1;
-        state.newcomers.push_back((number, handle));
-        Ok(number)
-    }
-
-    fn hear(&self, stream: TcpStream) -> Result<(usize, TcpStream), String> {
-        let (stream, hello) = self.shake_hands(stream, Role::Accepts)?;
-        let peer = hello.process;
-        if peer <= self.place.process {
-            return Err(format!("process {peer} is one to be called, not to call"));
-        }
-        Ok((peer, stream))
-    }
-
-    fn shake_hands(&self, mut stream: TcpStream, role: Role) -> Result<(TcpStream, Hello), String> {
-        let deadline = self.deadline.min(Instant::now() + HANDSHAKE);
-        let secret = &self.place.secret;
-        let hello = authenticate(&mut stream, secret, role, PURPOSE, &self.hello, deadline)
-            .map_err(|rejected| rejected.to_string())?;
-        let hello: Hello = control::decode(&hello)?;
-        let processes = self.place.addresses.len();
-        if hello.job != self.place.job {
-            return Err("it belongs to another job".to_owned());
-        }
-        if hello.processes != processes || hello.process >= processes {
-            return Err(format!(
-                "it is process {} of {}, in a job of {processes}",
-                hello.process, hello.processes
-            ));
-        }
-        Ok((stream, hello))
-    }
-
-    fn reject(&self, address: SocketAddr, reason: &str) {
-        let process = self.place.process;
-        let mut state = lock(&self.state);
-        if state.stopped {
-            return;
-        }
-        state.rejected += 1;
-        drop(state);
-        tracing::warn!("process {process} turned away a connection from {address}: {reason}");
+/// The system refused something.
+pub(super) fn refused(what: &'static str, error: &io::Error) -> JoinFailure {
+    JoinFailure::System {
+        what,
+        detail: error.to_string(),
     }
 }

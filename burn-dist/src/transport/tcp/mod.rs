@@ -1,7 +1,7 @@
 //! The network of a job whose processes reach one another over TCP: one authenticated connection for
 //! each pair of processes, used in both directions at once.
 //!
-//! - `connect`: brings the connections up;
+//! - `connect`, `gather`: bring the connections up;
 //! - `frame`: what travels on them;
 //! - `connection`, `writing`, `reading`: one connection;
 //! - `pulse`: heartbeats, and who has fallen silent.
@@ -21,6 +21,7 @@
 pub(crate) mod connect;
 mod connection;
 mod frame;
+mod gather;
 mod pulse;
 mod reading;
 mod writing;
@@ -237,4 +238,4 @@ impl fmt::Debug for TcpNetwork {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

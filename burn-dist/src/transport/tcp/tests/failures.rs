@@ -277,7 +277,7 @@ fn a_length_beyond_the_limit_and_a_broken_frame_end_only_their_connection() {
 
 /// A stream that begins well and was then changed in some places, or one that never made sense.
 fn mutated(random: &mut SplitMix64) -> Vec<u8> {
-    if random.next_u32() % 4 == 0 {
+    if random.next_u32().is_multiple_of(4) {
         let mut bytes = vec![0; random.next_u32() as usize % 300];
         random.fill_bytes(&mut bytes);
         return bytes;

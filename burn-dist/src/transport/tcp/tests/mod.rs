@@ -2,6 +2,7 @@
 
 mod exchange;
 mod failures;
+mod faults;
 mod strangers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use crate::rendezvous::Secret;
 use crate::transport::locks::wait_for;
 
 /// Far longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// Long enough that a busy machine doesn't look frozen.
 const CALM: Duration = Duration::from_secs(30);
 const JOB: [u8; 16] = *b"the job of tests";
@@ -66,7 +67,7 @@ fn job_at(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Arc<Tcp
     joining.into_iter().map(|t| t.join().unwrap()).collect()
 }
 
-fn job(processes: usize, heartbeat: Duration) -> Vec<Arc<TcpNetwork>> {
+pub(crate) fn job(processes: usize, heartbeat: Duration) -> Vec<Arc<TcpNetwork>> {
     job_at(Ipv4Addr::LOCALHOST.into(), processes, heartbeat)
 }
 

@@ -47,7 +47,7 @@ fn random_bytes_are_turned_away_and_counted() {
             let mut stream = TcpStream::connect(port).unwrap();
             let mut bytes = vec![0; 1 + random.next_u32() as usize % 200];
             random.fill_bytes(&mut bytes);
-            if random.next_u32() % 2 == 0 {
+            if random.next_u32().is_multiple_of(2) {
                 // The beginning of a genuine handshake.
                 let length = bytes.len().min(8);
                 bytes[..length].copy_from_slice(&b"burndist"[..length]);

@@ -1,0 +1,313 @@
+//! Gathers the connections of one process: it connects to those before it and accepts those after
+//! it, in any order, until all are there or the deadline passes.
+//!
+//! A connection counts when both sides have proved that they know the job's secret and named the job
+//! and themselves. Whatever else comes to the port is turned away, counted and logged, and disturbs
+//! nobody: each newcomer has a thread of its own and [`HANDSHAKE`] time, and when more than
+//! [`NEWCOMERS`] are at it, the one that has been at it longest goes.
+//!
+//! Threads: the caller's accepts; `burn-dist-connect-<process>-<peer>` connects to one process;
+//! `burn-dist-newcomer-<process>` hears one newcomer out. All end before [`gather`] returns.
+//!
+//! Callers: `connect`.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::connect::{Place, refused, unconnected};
+use crate::control;
+use crate::error::JoinFailure;
+use crate::rendezvous::auth::{Role, authenticate};
+use crate::transport::locks::{lock, wait_for};
+
+/// The longest that a newcomer may take to prove that it belongs to the job.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The most newcomers heard at once.
+const NEWCOMERS: usize = 256;
+/// How often the port is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long to wait before another attempt to connect: it doubles from the first to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// What connections are for: one that was authenticated for something else is none.
+const PURPOSE: &[u8] = b"transport";
+
+/// What each side tells the other about itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Hello {
+    job: [u8; 16],
+    process: usize,
+    processes: usize,
+}
+
+/// The connections of a process.
+pub(super) struct Gathered {
+    /// By process; none for this one.
+    pub(super) streams: Vec<Option<TcpStream>>,
+    /// How many were turned away.
+    pub(super) rejected: u64,
+}
+
+/// Gathers a connection with every other process.
+///
+/// # Errors
+/// Not all came before the deadline, or the system refuses threads or sockets.
+pub(super) fn gather(place: &Place, deadline: Instant) -> Result<Gathered, JoinFailure> {
+    let start = Instant::now();
+    let port = Port::new(place, deadline);
+    let done = thread::scope(|scope| {
+        let done = port.gather(scope);
+        // In any case: what is still under way ends now, so that the scope can.
+        port.stop();
+        done
+    });
+    done.map_err(|error| refused("to connect with the other processes", &error))?;
+    let state = port.state.into_inner();
+    let state = state.unwrap_or_else(PoisonError::into_inner);
+    let others = (0..state.streams.len()).filter(|&other| other != place.process);
+    let missing: Vec<_> = others
+        .filter(|&other| state.streams[other].is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(Gathered {
+            streams: state.streams,
+            rejected: state.rejected,
+        });
+    }
+    Err(unconnected(missing, start, |process| {
+        let reason = state.reasons[process]
+            .as_deref()
+            .unwrap_or("it did not call");
+        format!(
+            "process {process} at {} ({reason})",
+            place.addresses[process]
+        )
+    }))
+}
+
+/// The gathering of the connections.
+struct Port<'p> {
+    place: &'p Place,
+    hello: Vec<u8>,
+    deadline: Instant,
+    state: Mutex<State>,
+    stopped: Condvar,
+}
+
+struct State {
+    /// By process.
+    streams: Vec<Option<TcpStream>>,
+    /// What the last attempt to connect met with, by process.
+    reasons: Vec<Option<String>>,
+    /// Who is being heard, the oldest first.
+    newcomers: VecDeque<(u64, TcpStream)>,
+    newcomers_ever: u64,
+    rejected: u64,
+    stopped: bool,
+}
+
+impl State {
+    fn complete(&self, process: usize) -> bool {
+        let mut others = self
+            .streams
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != process);
+        others.all(|(_, stream)| stream.is_some())
+    }
+}
+
+impl<'p> Port<'p> {
+    fn new(place: &'p Place, deadline: Instant) -> Self {
+        let processes = place.addresses.len();
+        let hello = Hello {
+            job: place.job,
+            process: place.process,
+            processes,
+        };
+        Self {
+            place,
+            // Three small fields are within every limit; were they not, nobody would be let in.
+            hello: control::encode(&hello).unwrap_or_default(),
+            deadline,
+            state: Mutex::new(State {
+                streams: (0..processes).map(|_| None).collect(),
+                reasons: vec![None; processes],
+                newcomers: VecDeque::new(),
+                newcomers_ever: 0,
+                rejected: 0,
+                stopped: false,
+            }),
+            stopped: Condvar::new(),
+        }
+    }
+
+    /// Returns when all are there or the deadline has passed.
+    fn gather<'s>(&'s self, scope: &'s Scope<'s, '_>) -> io::Result<()> {
+        let process = self.place.process;
+        for peer in 0..process {
+            thread::Builder::new()
+                .name(format!("burn-dist-connect-{process}-{peer}"))
+                .spawn_scoped(scope, move || self.call(peer))?;
+        }
+        self.place.listener.set_nonblocking(true)?;
+        while Instant::now() < self.deadline && !lock(&self.state).complete(process) {
+            match self.place.listener.accept() {
+                Ok((stream, address)) => self.admit(scope, stream, address),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.pause(LOOK);
+                }
+                // The system is short of something that others may give back.
+                Err(error) => {
+                    tracing::warn!("process {process} could not accept a connection: {error}");
+                    self.pause(RETRY.1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all attempts.
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        for (_, stream) in &state.newcomers {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        self.stopped.notify_all();
+    }
+
+    /// Waits; says whether to go on.
+    fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time.min(self.left());
+        let mut state = lock(&self.state);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if state.stopped || left.is_zero() {
+                return !state.stopped && Instant::now() < self.deadline;
+            }
+            state = wait_for(&self.stopped, state, left);
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Calls a process until it answers.
+    fn call(&self, peer: usize) {
+        let mut wait = RETRY.0;
+        loop {
+            match self.attempt(peer) {
+                Ok(stream) => {
+                    lock(&self.state).streams[peer] = Some(stream);
+                    return;
+                }
+                Err(reason) => lock(&self.state).reasons[peer] = Some(reason),
+            }
+            if !self.pause(wait) {
+                return;
+            }
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    fn attempt(&self, peer: usize) -> Result<TcpStream, String> {
+        let address = &self.place.addresses[peer];
+        let time = self.left().min(HANDSHAKE).max(Duration::from_millis(1));
+        let stream =
+            TcpStream::connect_timeout(address, time).map_err(|error| error.to_string())?;
+        let (stream, hello) = self.shake_hands(stream, Role::Connects)?;
+        if hello.process != peer {
+            return Err(format!("process {} is at that address", hello.process));
+        }
+        Ok(stream)
+    }
+
+    /// Hears a newcomer out, on a thread of its own.
+    fn admit<'s>(&'s self, scope: &'s Scope<'s, '_>, stream: TcpStream, address: SocketAddr) {
+        let number = match self.register(&stream) {
+            Ok(number) => number,
+            Err(error) => return tracing::warn!("{address} was not heard: {error}"),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("burn-dist-newcomer-{}", self.place.process))
+            .spawn_scoped(scope, move || {
+                let heard = self.hear(stream);
+                self.judge(number, address, heard);
+            });
+        if let Err(error) = thread {
+            self.judge(number, address, Err(error.to_string()));
+        }
+    }
+
+    /// Lets a newcomer in or turns it away, and forgets it as a newcomer in the same step.
+    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, TcpStream), String>) {
+        let mut state = lock(&self.state);
+        let before = state.newcomers.len();
+        state.newcomers.retain(|(other, _)| *other != number);
+        let sent_away = state.newcomers.len() == before;
+        let reason = match heard {
+            _ if state.stopped => return,
+            _ if sent_away => "it took long, and others came".to_owned(),
+            // A process calls again if it could not tell that it had been let in: the last call
+            // counts.
+            Ok((peer, stream)) => return state.streams[peer] = Some(stream),
+            Err(reason) => reason,
+        };
+        state.rejected += 1;
+        drop(state);
+        let process = self.place.process;
+        tracing::warn!("process {process} turned away a connection from {address}: {reason}");
+    }
+
+    /// Keeps a handle by which the newcomer can be sent away.
+    fn register(&self, stream: &TcpStream) -> io::Result<u64> {
+        stream.set_nonblocking(false)?;
+        let handle = stream.try_clone()?;
+        let mut state = lock(&self.state);
+        if state.newcomers.len() == NEWCOMERS
+            && let Some((_, oldest)) = state.newcomers.pop_front()
+        {
+            let _ = oldest.shutdown(Shutdown::Both);
+        }
+        let number = state.newcomers_ever;
+        state.newcomers_ever += 1;
+        state.newcomers.push_back((number, handle));
+        Ok(number)
+    }
+
+    fn hear(&self, stream: TcpStream) -> Result<(usize, TcpStream), String> {
+        let (stream, hello) = self.shake_hands(stream, Role::Accepts)?;
+        let peer = hello.process;
+        if peer <= self.place.process {
+            return Err(format!("process {peer} is one to be called, not to call"));
+        }
+        Ok((peer, stream))
+    }
+
+    fn shake_hands(&self, mut stream: TcpStream, role: Role) -> Result<(TcpStream, Hello), String> {
+        let deadline = self.deadline.min(Instant::now() + HANDSHAKE);
+        let secret = &self.place.secret;
+        let hello = authenticate(&mut stream, secret, role, PURPOSE, &self.hello, deadline)
+            .map_err(|rejected| rejected.to_string())?;
+        let hello: Hello = control::decode(&hello)?;
+        let processes = self.place.addresses.len();
+        if hello.job != self.place.job {
+            return Err("it belongs to another job".to_owned());
+        }
+        if hello.processes != processes || hello.process >= processes {
+            return Err(format!(
+                "it is process {} of {}, in a job of {processes}",
+                hello.process, hello.processes
+            ));
+        }
+        Ok((stream, hello))
+    }
+}
