@@ -56,7 +56,7 @@ mod sealed {
     /// What a reduction needs of a type. `self` is always the lower rank's value.
     pub trait Arithmetic: Copy {
         /// What a mean is summed in: wide enough that neither range nor precision is lost.
-        type Wide: Copy + Default;
+        type Wide: bytemuck::Pod + Default;
         fn plus(self, other: Self) -> Self;
         fn times(self, other: Self) -> Self;
         fn smaller(self, other: Self) -> Self;

@@ -8,9 +8,12 @@
 
 mod join;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use join::JoinFailure;
 
@@ -63,6 +66,26 @@ pub enum Error {
         reason: Departure,
         /// The operation that needed it, where one was under way.
         call: Option<Arc<Call>>,
+    },
+
+    /// A process that hosts ranks of the group can't be reached any more: it died, is stopped, or is
+    /// cut off.
+    #[error(
+        "{} of process {process} at {address} can't be reached in {}: the process {cause}; look at \
+         what it said last, and at the network between",
+        Ranks(ranks), Place(call.as_deref())
+    )]
+    Lost {
+        /// The process, from 0.
+        process: usize,
+        /// The ranks of the group that it hosts.
+        ranks: Vec<usize>,
+        /// Its address.
+        address: Arc<str>,
+        /// The operation that was under way, if one was.
+        call: Option<Arc<Call>>,
+        /// What happened, as "broke its connection: ...".
+        cause: Arc<str>,
     },
 
     /// Somebody called `abort` on the group.
@@ -192,14 +215,14 @@ pub enum Error {
 }
 
 /// One call on a group, as error messages name it: `all_reduce #17 f32[128, 10] sum`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// The operation's name, as in the API.
-    pub operation: &'static str,
+    pub operation: Cow<'static, str>,
     /// Its number in the group's order, from 0.
     pub sequence: u64,
     /// The element type, as Rust writes it; empty where no elements travel.
-    pub dtype: &'static str,
+    pub dtype: Cow<'static, str>,
     /// The shape, `[length]` for a slice.
     pub shape: Vec<usize>,
     /// What else must agree: a reduction, a root, a peer and tag.
@@ -207,10 +230,10 @@ pub struct Call {
 }
 
 /// The part of a [`Call`] that only some operations have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detail {
     /// How elements are combined (`sum`, `mean`, ...).
-    pub reduction: Option<&'static str>,
+    pub reduction: Option<Cow<'static, str>>,
     /// The root of a rooted collective.
     pub root: Option<usize>,
     /// The receiver of a point-to-point message.
@@ -228,7 +251,7 @@ impl fmt::Display for Call {
             let sizes: Vec<String> = self.shape.iter().map(usize::to_string).collect();
             write!(f, " {}[{}]", self.dtype, sizes.join(","))?;
         }
-        if let Some(reduction) = self.detail.reduction {
+        if let Some(reduction) = &self.detail.reduction {
             write!(f, " {reduction}")?;
         }
         if let Some(root) = self.detail.root {
@@ -318,11 +341,11 @@ mod tests {
 
     #[test]
     fn a_mismatch_names_both_sides() {
-        let call = |operation, shape: &[usize]| {
+        let call = |operation: &'static str, shape: &[usize]| {
             Arc::new(Call {
-                operation,
+                operation: operation.into(),
                 sequence: 17,
-                dtype: "f32",
+                dtype: "f32".into(),
                 shape: shape.to_vec(),
                 detail: Detail::default(),
             })

@@ -44,6 +44,10 @@
 //! rank fails, all others stop at once with its reason.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// Tests inside the crate share what those outside it use, which names the crate.
+#[cfg(test)]
+extern crate self as burn_dist;
+
 mod collective;
 mod control;
 pub mod data;

@@ -2,6 +2,7 @@
 //!
 //! Steps: one. Bytes: of outputs of S bytes, each rank reads and writes S, all at once.
 
+use super::remote;
 use crate::element::Element;
 use crate::error::Result;
 use crate::transport::threads::{Entry, Lent};
@@ -12,6 +13,10 @@ pub(crate) fn all_gather<T: Element>(
     input: &[T],
     output: &mut [T],
 ) -> Result<()> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::all_gather(abroad, input, output),
+        Err(entry) => entry,
+    };
     let ranks = entry.ranks();
     entry.attend(Lent::Read(bytemuck::cast_slice(input)), |floor| {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(output);
@@ -29,6 +34,10 @@ pub(crate) fn all_gather_bytes(
     bytes: &[u8],
     limit: usize,
 ) -> Result<Result<Vec<Vec<u8>>, usize>> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::all_gather_bytes(abroad, bytes, limit),
+        Err(entry) => entry,
+    };
     let ranks = entry.ranks();
     entry.attend(Lent::Read(bytes), |floor| {
         let total = (0..ranks)

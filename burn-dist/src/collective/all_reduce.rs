@@ -6,6 +6,7 @@
 //! shared memory allows, in one step whatever N is.
 //! Source: the direct exchange of Rabenseifner (2004), with shared memory in the place of messages.
 
+use super::remote;
 use super::tree::Reducer;
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
@@ -21,6 +22,10 @@ pub(crate) fn all_reduce<T: Element>(
         // The reduction of one value is the value, whatever the operation.
         return entry.attend(Lent::Read(&[]), |_| ());
     }
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::all_reduce(abroad, buffer, op),
+        Err(entry) => entry,
+    };
     let bytes = bytemuck::cast_slice_mut(buffer);
     entry.attend(Lent::InPlace(bytes), |floor| reduce_segment::<T>(floor, op))
 }

@@ -2,6 +2,7 @@
 //!
 //! Steps: one. Bytes: of inputs of S bytes, each rank reads and writes S, all at once.
 
+use super::remote;
 use crate::element::Element;
 use crate::error::Result;
 use crate::transport::threads::{Entry, Lent};
@@ -13,6 +14,10 @@ pub(crate) fn all_to_all<T: Element>(
     input: &[T],
     output: &mut [T],
 ) -> Result<()> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::all_to_all(abroad, input, output),
+        Err(entry) => entry,
+    };
     let (rank, ranks) = (entry.rank, entry.ranks());
     entry.attend(Lent::Read(bytemuck::cast_slice(input)), |floor| {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(output);

@@ -3,6 +3,8 @@
 //! Every reduction adds in one canonical order, an aligned binary tree over group ranks (`tree`), so
 //! its result is the same to the bit whatever the layout of the ranks and the size of the blocks.
 //!
+//! Where the ranks of a group lie in several processes, each operation goes on in `remote`.
+//!
 //! Lengths are the caller's business: `group` has checked them, and the meeting has checked that all
 //! ranks' calls are alike, before a share of the work runs.
 //!
@@ -15,6 +17,7 @@ mod broadcast;
 mod gather;
 mod reduce;
 mod reduce_scatter;
+mod remote;
 mod scatter;
 mod tree;
 
@@ -34,5 +37,8 @@ use crate::transport::threads::{Entry, Lent};
 ///
 /// Steps: one, with nothing to do when all are there.
 pub(crate) fn barrier(entry: Entry<'_>) -> Result<()> {
-    entry.attend(Lent::Read(&[]), |_| ())
+    match entry.abroad() {
+        Ok(abroad) => remote::barrier(abroad),
+        Err(entry) => entry.attend(Lent::Read(&[]), |_| ()),
+    }
 }

@@ -5,6 +5,7 @@
 //! Bytes: of S bytes and N ranks, each rank reads S and writes S/N, in one step.
 
 use super::all_reduce::reduce_segment;
+use super::remote;
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 use crate::transport::threads::{Entry, Lent};
@@ -16,6 +17,10 @@ pub(crate) fn reduce<T: Element>(
     op: ReduceOp,
     root: usize,
 ) -> Result<()> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::reduce(abroad, buffer, op, root),
+        Err(entry) => entry,
+    };
     let lent = if entry.rank == root {
         Lent::InPlace(bytemuck::cast_slice_mut(buffer))
     } else {

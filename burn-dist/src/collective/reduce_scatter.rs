@@ -4,6 +4,7 @@
 //! and writes the result into its own output.
 //! Bytes: of inputs of S bytes and N ranks, each rank reads S and writes S/N, in one step.
 
+use super::remote;
 use super::tree::Reducer;
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
@@ -17,6 +18,10 @@ pub(crate) fn reduce_scatter<T: Element>(
     output: &mut [T],
     op: ReduceOp,
 ) -> Result<()> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::reduce_scatter(abroad, input, output, op),
+        Err(entry) => entry,
+    };
     let (rank, ranks) = (entry.rank, entry.ranks());
     entry.attend(Lent::Read(bytemuck::cast_slice(input)), |floor| {
         let length = output.len();

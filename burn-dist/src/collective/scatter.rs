@@ -2,6 +2,7 @@
 //!
 //! Steps: one. Bytes: of an input of S bytes and N ranks, each rank reads and writes S/N, all at once.
 
+use super::remote;
 use crate::element::Element;
 use crate::error::Result;
 use crate::transport::threads::{Entry, Lent};
@@ -14,6 +15,10 @@ pub(crate) fn scatter<T: Element>(
     output: &mut [T],
     root: usize,
 ) -> Result<()> {
+    let entry = match entry.abroad() {
+        Ok(abroad) => return remote::scatter(abroad, input, output, root),
+        Err(entry) => entry,
+    };
     let rank = entry.rank;
     entry.attend(
         Lent::Read(bytemuck::cast_slice(input.unwrap_or(&[]))),

@@ -33,8 +33,19 @@ pub(super) struct Reducer<T: Element> {
 impl<T: Element> Reducer<T> {
     /// For slices of up to `length` elements of each of `ranks` ranks.
     pub(super) fn new(op: ReduceOp, ranks: usize, length: usize) -> Self {
-        let block = length.min(BLOCK_BYTES / size_of::<T>());
         let levels = ranks.next_power_of_two().trailing_zeros().max(1) as usize;
+        Self::with_levels(op, ranks, length, levels)
+    }
+
+    /// As [`Self::new`], to [`Self::merge`] partial results.
+    pub(super) fn merging(op: ReduceOp, ranks: usize, length: usize) -> Self {
+        let levels = ranks.next_power_of_two().trailing_zeros() as usize;
+        // Here the lowest level too needs a block for each side.
+        Self::with_levels(op, ranks, length, levels + 1)
+    }
+
+    fn with_levels(op: ReduceOp, ranks: usize, length: usize, levels: usize) -> Self {
+        let block = length.min(BLOCK_BYTES / size_of::<T>());
         let (narrow, wide) = match op {
             ReduceOp::Mean => (0, levels * block),
             _ => (levels * block, 0),
@@ -58,7 +69,16 @@ impl<T: Element> Reducer<T> {
 
     /// Reduces one block of `length` elements, of which `source` gives each rank's.
     pub(super) fn reduce<'s>(&mut self, length: usize, source: &impl Fn(usize) -> &'s [T]) {
-        let ranks = 0..self.ranks;
+        self.reduce_part(0..self.ranks, length, source);
+    }
+
+    /// As [`Self::reduce`], for the ranks of one node of the tree.
+    pub(super) fn reduce_part<'s>(
+        &mut self,
+        ranks: Range<usize>,
+        length: usize,
+        source: &impl Fn(usize) -> &'s [T],
+    ) {
         let narrow = &mut self.narrow;
         let keep = |value: T| value;
         match self.op {
@@ -79,6 +99,36 @@ impl<T: Element> Reducer<T> {
         }
     }
 
+    /// Puts one block of `length` elements together from the partial results of nodes, which `part`
+    /// gives: for every rank, one of the node that it is or of one above it.
+    pub(super) fn merge<'s>(
+        &mut self,
+        length: usize,
+        part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
+    ) {
+        let ranks = 0..self.ranks;
+        let narrow = &mut self.narrow;
+        let keep = |value: T| value;
+        match self.op {
+            ReduceOp::Sum => merge(ranks, length, part, narrow, keep, T::plus),
+            ReduceOp::Product => merge(ranks, length, part, narrow, keep, T::times),
+            ReduceOp::Min => merge(ranks, length, part, narrow, keep, T::smaller),
+            ReduceOp::Max => merge(ranks, length, part, narrow, keep, T::larger),
+            ReduceOp::Mean => {
+                let wide = &mut self.wide;
+                merge(ranks, length, part, wide, T::widen, T::wide_plus);
+            }
+        }
+    }
+
+    /// Appends the block of `length` elements that was reduced last, without dividing a mean.
+    pub(super) fn append_part(&self, length: usize, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(match self.op {
+            ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
+            _ => bytemuck::cast_slice(&self.narrow[..length]),
+        });
+    }
+
     /// Writes the block that was reduced last.
     pub(super) fn write(&self, target: &mut [T]) {
         if self.op == ReduceOp::Mean {
@@ -87,6 +137,64 @@ impl<T: Element> Reducer<T> {
             }
         } else {
             target.copy_from_slice(&self.narrow[..target.len()]);
+        }
+    }
+}
+
+/// One block of a node's partial result, as bytes of any alignment.
+pub(super) enum Part<'s> {
+    /// Of a node that is one rank: its elements.
+    Rank(&'s [u8]),
+    /// Of a node above: in the type that the operation computes in.
+    Node(&'s [u8]),
+}
+
+/// The largest nodes of the tree over `ranks` all of whose ranks have one home, in rank order. Their
+/// partial results are all that the other homes need.
+pub(super) fn nodes(ranks: Range<usize>, home: &impl Fn(usize) -> usize) -> Vec<Range<usize>> {
+    let first = home(ranks.start);
+    if ranks.clone().all(|rank| home(rank) == first) {
+        return vec![ranks];
+    }
+    let (left, right) = halves(&ranks);
+    let mut all = nodes(left, home);
+    all.extend(nodes(right, home));
+    all
+}
+
+/// The two nodes below one of several ranks.
+fn halves(ranks: &Range<usize>) -> (Range<usize>, Range<usize>) {
+    let middle = ranks.start + ranks.len().next_power_of_two() / 2;
+    (ranks.start..middle, middle..ranks.end)
+}
+
+/// Evaluates the tree over `ranks` from the partial results of nodes, as [`fold`] does from elements.
+fn merge<'s, T: Element, A: bytemuck::Pod>(
+    ranks: Range<usize>,
+    length: usize,
+    part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
+    scratch: &mut [A],
+    lift: impl Fn(T) -> A + Copy,
+    join: impl Fn(A, A) -> A + Copy,
+) {
+    match part(&ranks) {
+        Some(Part::Node(bytes)) => {
+            bytemuck::cast_slice_mut(&mut scratch[..length]).copy_from_slice(bytes);
+        }
+        Some(Part::Rank(bytes)) => {
+            let elements = bytes.chunks_exact(size_of::<T>());
+            for (sum, element) in scratch[..length].iter_mut().zip(elements) {
+                *sum = lift(bytemuck::pod_read_unaligned(element));
+            }
+        }
+        None => {
+            let (left, right) = halves(&ranks);
+            merge(left, length, part, scratch, lift, join);
+            let (sums, below) = scratch.split_at_mut(length);
+            merge(right, length, part, below, lift, join);
+            for (sum, &right) in sums.iter_mut().zip(&*below) {
+                *sum = join(*sum, right);
+            }
         }
     }
 }

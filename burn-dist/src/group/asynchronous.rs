@@ -55,7 +55,7 @@ impl ProcessGroup {
         let ticket = self.gather_ticket::<T>(&[input.len()], input.len(), output, root);
         self.start(ticket, move |entry| {
             let mut output = output.map(zeros::<T>);
-            collective::gather(entry, &input, output.as_deref_mut()).map(|()| output)
+            collective::gather(entry, &input, output.as_deref_mut(), root).map(|()| output)
         })
     }
 

@@ -53,9 +53,9 @@ impl ProcessGroup {
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
         let call = Arc::new(Call {
-            operation,
+            operation: operation.into(),
             sequence,
-            dtype,
+            dtype: dtype.into(),
             shape: shape.to_vec(),
             detail,
         });
@@ -95,7 +95,7 @@ impl ProcessGroup {
     ) -> Result<Ticket> {
         let root = self.check_root("reduce", root)?;
         let detail = Detail {
-            reduction: Some(op.name()),
+            reduction: Some(op.name().into()),
             root,
             ..Detail::default()
         };
@@ -104,7 +104,7 @@ impl ProcessGroup {
 
     pub(super) fn all_reduce_ticket<T: Element>(&self, shape: &[usize], op: ReduceOp) -> Ticket {
         let detail = Detail {
-            reduction: Some(op.name()),
+            reduction: Some(op.name().into()),
             ..Detail::default()
         };
         self.ticket("all_reduce", T::NAME, shape, detail)
@@ -168,7 +168,7 @@ impl ProcessGroup {
     ) -> Result<Ticket> {
         self.check_whole("reduce_scatter", "input", input, output)?;
         let detail = Detail {
-            reduction: Some(op.name()),
+            reduction: Some(op.name().into()),
             ..Detail::default()
         };
         Ok(self.ticket("reduce_scatter", T::NAME, shape, detail))

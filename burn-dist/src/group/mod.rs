@@ -4,6 +4,7 @@
 //! - `calls`: what each call requires of its arguments, and how it is signed.
 //! - `slices`, `asynchronous`, `tensor`: the calls themselves.
 //! - `split`: groups made from groups.
+//! - `world`: the group of all ranks of a job of several processes.
 //! - `work`: the communication thread and the result of an asynchronous call.
 //!
 //! Ranks in the public interface are ranks within the group; errors name global ranks.
@@ -18,12 +19,19 @@ mod slices;
 mod split;
 mod tensor;
 mod work;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the launcher does not join processes yet")
+)]
+mod world;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Departure, Error, Result};
+use crate::transport::processes::World;
 use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
@@ -92,12 +100,8 @@ impl ProcessGroup {
 
     /// A group of one rank: every call is right away its own answer.
     pub fn single() -> Self {
-        Self::seat(
-            Meeting::new(vec![0]),
-            0,
-            &Lineage::new(false),
-            DEFAULT_TIMEOUT,
-        )
+        let core = Core::new(Meeting::local(vec![0]), 0, None);
+        Self::seat(core, &Lineage::new(false), DEFAULT_TIMEOUT)
     }
 
     fn meet(world_size: usize, call: &'static str, launched: bool) -> Result<Vec<Self>> {
@@ -109,20 +113,27 @@ impl ProcessGroup {
                 message,
             });
         }
-        let meeting = Meeting::new((0..world_size).collect());
-        let seat = |rank| {
-            Self::seat(
-                Arc::clone(&meeting),
-                rank,
-                &Lineage::new(launched),
-                DEFAULT_TIMEOUT,
-            )
-        };
-        Ok((0..world_size).map(seat).collect())
+        let meeting = Meeting::local((0..world_size).collect());
+        let seats = 0..world_size;
+        Ok(Self::seats(&meeting, seats, None, launched))
     }
 
-    fn seat(meeting: Arc<Meeting>, rank: usize, lineage: &Arc<Lineage>, timeout: Duration) -> Self {
-        let member = Member::new(Core::new(meeting, rank), lineage);
+    /// Fresh memberships of these ranks.
+    fn seats(
+        meeting: &Arc<Meeting>,
+        ranks: Range<usize>,
+        world: Option<&Arc<World>>,
+        launched: bool,
+    ) -> Vec<Self> {
+        let seat = |rank| {
+            let core = Core::new(Arc::clone(meeting), rank, world.cloned());
+            Self::seat(core, &Lineage::new(launched), DEFAULT_TIMEOUT)
+        };
+        ranks.map(seat).collect()
+    }
+
+    fn seat(core: Arc<Core>, lineage: &Arc<Lineage>, timeout: Duration) -> Self {
+        let member = Member::new(core, lineage);
         Self { member, timeout }
     }
 
@@ -201,3 +212,6 @@ impl ProcessGroup {
         self.member.lineage().leave(reason);
     }
 }
+
+#[cfg(test)]
+mod tests;

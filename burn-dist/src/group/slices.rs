@@ -66,7 +66,7 @@ impl ProcessGroup {
     ) -> Result<()> {
         let lengths = (input.len(), output.as_ref().map(|output| output.len()));
         let ticket = self.gather_ticket::<T>(&[input.len()], lengths.0, lengths.1, root)?;
-        collective::gather(ticket.entry(), input, output)
+        collective::gather(ticket.entry(), input, output, root)
     }
 
     /// Puts the inputs of all ranks, in rank order, into every rank's output: `world_size` times as
@@ -163,7 +163,7 @@ impl ProcessGroup {
         };
         self.core()
             .meeting
-            .send(route, call, bytemuck::cast_slice(elements))
+            .send(route, call, self.timeout(), bytemuck::cast_slice(elements))
     }
 
     pub(super) fn recv_shaped<T: Element>(
@@ -199,9 +199,9 @@ impl ProcessGroup {
     ) -> Arc<Call> {
         let sequence = self.core().next_message();
         Arc::new(Call {
-            operation,
+            operation: operation.into(),
             sequence,
-            dtype: T::NAME,
+            dtype: T::NAME.into(),
             shape: shape.to_vec(),
             detail,
         })

@@ -1,6 +1,7 @@
 //! Sub-groups, as `MPI_Comm_split` makes them.
 
 use super::ProcessGroup;
+use super::member::Core;
 use crate::collective;
 use crate::error::{Detail, Result};
 
@@ -43,11 +44,10 @@ impl ProcessGroup {
             .iter()
             .position(|&rank| rank == self.rank())
             .unwrap_or(0);
-        let ranks = members.iter().map(|&rank| self.ranks()[rank]).collect();
-        let meeting = self.core().meeting.child(ticket.sequence(), colour, ranks);
+        let core = self.core();
+        let meeting = core.meeting.child(ticket.sequence(), colour, &members);
         Ok(Some(Self::seat(
-            meeting,
-            rank,
+            Core::new(meeting, rank, core.world.clone()),
             self.member.lineage(),
             self.timeout,
         )))

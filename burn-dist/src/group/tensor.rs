@@ -117,7 +117,7 @@ impl ProcessGroup {
             let input = contents.elements::<T>();
             let ticket = self.gather_ticket::<T>(&origin.shape, length, whole, root)?;
             let mut output = whole.map(bytemuck::zeroed_vec::<T>);
-            collective::gather(ticket.entry(), &input, output.as_deref_mut())?;
+            collective::gather(ticket.entry(), &input, output.as_deref_mut(), root)?;
             output.map(|output| origin.tensors(&output, ranks)).transpose()
         }, Err(self.no_elements("gather", origin.dtype)))
     }

@@ -275,6 +275,7 @@ fn failure_of(rank: usize, cause: &(dyn std::error::Error + 'static)) -> Error {
             group @ (Error::Mismatch { .. }
             | Error::Timeout { .. }
             | Error::PeerLeft { .. }
+            | Error::Lost { .. }
             | Error::Aborted { .. }),
         ) = error.downcast_ref::<Error>()
         {

@@ -123,7 +123,9 @@ impl Hub {
         loop {
             match inbox.recv() {
                 Ok(Event::Lost(lost)) => watchers.lost(lost),
-                Ok(Event::Notice(from, notice)) => watchers.notice(from, notice),
+                Ok(Event::Notice(from, notice)) => {
+                    watchers.notice(from, notice);
+                }
                 Ok(Event::Frozen) => {
                     thread::sleep(self.heartbeat);
                     self.isolate(process, &Cause::Silent(self.heartbeat));

@@ -1,20 +1,25 @@
 //! How the ranks of a group reach one another.
 //!
-//! - `threads`: ranks of one process, in shared memory;
+//! - `threads`: ranks of one process, in shared memory, and their meeting with those elsewhere;
+//! - `processes`: which process hosts which rank, and what processes tell one another of failures;
 //! - `network`: what is asked of whatever carries bytes between processes;
 //! - `tcp`: the network of a job;
 //! - `memory`, `faults`: networks for tests, which break as a plan says;
 //!
 //! Callers: `collective` runs its algorithms on it, `group` opens and closes it.
 
+#![cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the launcher does not join processes yet")
+)]
+
 #[cfg(test)]
 pub(crate) mod faults;
 mod locks;
 #[cfg(test)]
 pub(crate) mod memory;
-#[cfg_attr(not(test), expect(dead_code, reason = "not wired to groups yet"))]
 pub(crate) mod network;
-#[cfg_attr(not(test), expect(dead_code, reason = "not wired to groups yet"))]
+pub(crate) mod processes;
 pub(crate) mod tcp;
 pub(crate) mod threads;
 mod watchers;

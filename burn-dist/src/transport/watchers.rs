@@ -1,7 +1,7 @@
 //! Who is told of losses and notices, and what they have been told.
 //!
-//! Invariant: every watcher hears every event exactly once, whether it came before or after the
-//! event. Watchers are called with no lock held, so they may call the network.
+//! Invariant: every watcher hears of every loss exactly once, whether it came before or after it, and
+//! every notice is heard by those who watch, or by the first who comes to. Watchers are called with no lock held, so they may call the network.
 //!
 //! Callers: the networks.
 
@@ -10,15 +10,20 @@ use std::sync::{Arc, Mutex};
 use super::locks::lock;
 use super::network::{Lost, Watcher};
 
+/// How many notices are kept while nobody watches.
+const UNHEARD: usize = 64;
+
 #[derive(Default)]
 pub(super) struct Watchers(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     watchers: Vec<Arc<dyn Watcher>>,
-    /// All that has happened, for watchers to come. Networks bound the notices of one process, and
-    /// a process is lost once, so this stays small.
+    /// What has happened, for watchers to come: all losses, of which a process has one, and the
+    /// notices that nobody has heard.
     past: Vec<Event>,
+    /// How many notices nobody has heard.
+    unheard: usize,
 }
 
 #[derive(Clone)]
@@ -33,7 +38,10 @@ impl Watchers {
         let past = {
             let mut state = lock(&self.0);
             state.watchers.push(watcher.clone());
-            state.past.clone()
+            let past = state.past.clone();
+            state.past.retain(|event| matches!(event, Event::Lost(_)));
+            state.unheard = 0;
+            past
         };
         for event in &past {
             event.tell(&**watcher);
@@ -44,8 +52,22 @@ impl Watchers {
         self.publish(&Event::Lost(lost));
     }
 
-    pub(super) fn notice(&self, from: usize, notice: Vec<u8>) {
-        self.publish(&Event::Notice(from, notice.into()));
+    /// Hands a notice on, or keeps it for the first watcher; false if too many are kept already.
+    pub(super) fn notice(&self, from: usize, notice: Vec<u8>) -> bool {
+        let event = Event::Notice(from, notice.into());
+        {
+            let mut state = lock(&self.0);
+            if state.watchers.is_empty() {
+                let room = state.unheard < UNHEARD;
+                if room {
+                    state.unheard += 1;
+                    state.past.push(event);
+                }
+                return room;
+            }
+        }
+        self.publish(&event);
+        true
     }
 
     /// Lets go of all watchers: they may own the network, which would then never be dropped.
@@ -60,7 +82,9 @@ impl Watchers {
     fn publish(&self, event: &Event) {
         let watchers = {
             let mut state = lock(&self.0);
-            state.past.push(event.clone());
+            if matches!(event, Event::Lost(_)) {
+                state.past.push(event.clone());
+            }
             state.watchers.clone()
         };
         for watcher in watchers {

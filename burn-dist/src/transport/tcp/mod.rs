@@ -238,4 +238,4 @@ impl fmt::Debug for TcpNetwork {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

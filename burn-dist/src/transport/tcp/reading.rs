@@ -14,8 +14,6 @@ use crate::transport::watchers::Watchers;
 
 /// How much is read at once where frames are small. Larger bodies are read into their own memory.
 const BUFFER: usize = 64 << 10;
-/// The most notices of one process: it needs one for each reason to stop, and they are kept.
-const NOTICES: usize = 64;
 
 impl Connection {
     /// Reads until the connection ends, then tells the watchers if that is a failure.
@@ -36,7 +34,6 @@ impl Connection {
     /// Reads frames until there are no more; gives the reason.
     fn read_to_end(&self, watchers: &Watchers) -> Cause {
         let mut stream = BufReader::with_capacity(BUFFER, Heard(self));
-        let mut notices = 0;
         let mut first = true;
         loop {
             let frame = frame::read(&mut stream);
@@ -47,12 +44,11 @@ impl Connection {
                 Ok(Frame::Heartbeat) => {}
                 Ok(Frame::Goodbye) => return Cause::Left,
                 Ok(Frame::Message { tag, head, body }) => self.deliver(tag, Message { head, body }),
-                Ok(Frame::Notice(_)) if notices == NOTICES => {
-                    return Cause::Malformed(format!("more than {NOTICES} notices").into());
-                }
                 Ok(Frame::Notice(notice)) => {
-                    notices += 1;
-                    watchers.notice(self.peer(), notice);
+                    if !watchers.notice(self.peer(), notice) {
+                        let detail = "more notices than anybody has heard";
+                        return Cause::Malformed(detail.into());
+                    }
                 }
                 Err(Unreadable::Malformed(error)) => return Cause::Malformed(error.into()),
                 Err(Unreadable::Broken(error)) => return self.broken(&error.to_string()),

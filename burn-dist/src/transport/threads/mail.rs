@@ -1,15 +1,25 @@
 //! Point-to-point messages: `send` copies the elements into the receiver's box and goes on, `recv`
 //! takes the oldest message of a sender and tag, and waits for one if there is none.
 //!
+//! The messages from one rank to another in another process form a stream, counted on both sides. The
+//! receiver takes them from the network in that order and files them by tag. One thread at a time does
+//! so for a stream (`fetching`), without a lock; others who want a message of it sleep until it has filed
+//! one or has gone.
+//!
 //! Callers: `group`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::away::Away;
 use super::meeting::{Meeting, State};
-use super::{lock, wait_for};
-use crate::error::{Call, Departure, Error, Result};
+use crate::control;
+use crate::error::{Call, Error, Result};
+use crate::transport::network::{Cause, Lost, Tag};
+
+/// How long a receiver waits for the network before it looks whether the group has failed.
+const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// A way from one rank to another; messages on one keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,21 +57,102 @@ impl Mail {
     }
 }
 
+/// The streams of messages to and from ranks in other processes, by sender and receiver.
+#[derive(Default)]
+pub(super) struct Streams {
+    sent: HashMap<(usize, usize), u64>,
+    incoming: HashMap<(usize, usize), Incoming>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Incoming {
+    /// How many have been taken from the network.
+    taken: u64,
+    /// Whether a thread waits for the next.
+    fetching: bool,
+}
+
+impl Streams {
+    /// How many messages a rank has sent to each rank elsewhere.
+    pub(super) fn sent_by(&self, rank: usize) -> Vec<(usize, u64)> {
+        let own = self.sent.iter().filter(|((from, _), _)| *from == rank);
+        own.map(|(&(_, to), &count)| (to, count)).collect()
+    }
+
+    fn incoming(&mut self, route: Route) -> &mut Incoming {
+        self.incoming.entry((route.from, route.to)).or_default()
+    }
+
+    /// The number of the next message on the route's stream.
+    fn number(&mut self, route: Route) -> u64 {
+        let next = self.sent.entry((route.from, route.to)).or_default();
+        *next += 1;
+        *next - 1
+    }
+}
+
+impl State {
+    /// Whether the sender has gone, and had sent more before than was taken from the network.
+    fn expects_more(&self, route: Route) -> bool {
+        let taken = self.streams.incoming.get(&(route.from, route.to));
+        let taken = taken.map_or(0, |incoming| incoming.taken);
+        let gone = self.departed[route.from].as_ref();
+        let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
+        sent.any(|&(to, count)| to == route.to && count > taken)
+    }
+}
+
 impl Meeting {
     /// Leaves a copy of `bytes` for the receiver.
     ///
     /// # Errors
-    /// The group's failure, or [`Error::PeerLeft`] if the receiver has left.
-    pub(crate) fn send(&self, route: Route, call: Arc<Call>, bytes: &[u8]) -> Result<()> {
+    /// The group's failure, or [`Error::PeerLeft`] if the receiver has left; [`Error::Lost`] if its
+    /// process is.
+    pub(crate) fn send(
+        &self,
+        route: Route,
+        call: Arc<Call>,
+        timeout: Duration,
+        bytes: &[u8],
+    ) -> Result<()> {
+        if let Some(away) = &self.away
+            && !away.layout.is_here(route.to)
+        {
+            return self.send_away(away, route, &call, timeout, bytes);
+        }
         let message = Message {
             call,
             bytes: bytes.to_vec(),
         };
-        let mut state = lock(&self.state);
+        let mut state = self.lock();
         self.check_peer(&mut state, route.to, &message.call)?;
         state.mail.put(route, message);
         self.inboxes[route.to].notify_all();
         Ok(())
+    }
+
+    fn send_away(
+        &self,
+        away: &Away,
+        route: Route,
+        call: &Arc<Call>,
+        timeout: Duration,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let head = control::encode(&**call)
+            .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
+        let tag = {
+            let mut state = self.lock();
+            self.check_peer(&mut state, route.to, call)?;
+            stream_tag(away, route, state.streams.number(route))
+        };
+        let process = away.layout.process_of(route.to);
+        let deadline = Instant::now() + timeout;
+        let sent = away.network.send(process, tag, &head, bytes, deadline);
+        sent.map_err(|lost| match lost.cause {
+            Cause::Deadline(_) => self.fail(self.no_message(call, (route.from, route.to, timeout))),
+            _ => self.missed(route.from, &lost, call),
+        })
     }
 
     /// Waits for the next message on the route and copies it into `bytes`.
@@ -92,24 +183,99 @@ impl Meeting {
 
     fn next_message(&self, route: Route, call: &Arc<Call>, after: Duration) -> Result<Message> {
         let deadline = Instant::now() + after;
-        let mut state = lock(&self.state);
+        let elsewhere = self.away.as_ref();
+        let elsewhere = elsewhere.filter(|away| !away.layout.is_here(route.from));
+        let mut state = self.lock();
         loop {
             if let Some(message) = state.mail.take(route) {
                 return Ok(message);
             }
-            self.check_peer(&mut state, route.from, call)?;
+            // What was sent before the sender went is still on its way.
+            if !state.expects_more(route) {
+                self.check_peer(&mut state, route.from, call)?;
+            }
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let (rank, missing) = (self.ranks[route.to], vec![self.ranks[route.from]]);
-                let error = Error::Timeout {
-                    rank,
-                    call: call.clone(),
-                    missing,
-                    after,
-                };
+                let error = self.no_message(call, (route.to, route.from, after));
                 return Err(self.latch(&mut state, error));
             }
-            state = wait_for(&self.inboxes[route.to], state, left);
+            match elsewhere {
+                Some(away) if !state.streams.incoming(route).fetching => {
+                    state.streams.incoming(route).fetching = true;
+                    drop(state);
+                    let come = self.fetch(away, route, deadline);
+                    state = self.lock();
+                    state.streams.incoming(route).fetching = false;
+                    // Another may want the next one, or the one that has just come.
+                    self.inboxes[route.to].notify_all();
+                    match come {
+                        Ok(come) => self.file(&mut state, route, come)?,
+                        // What came by another thread, or the deadline, is looked at above.
+                        Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => {}
+                        Err(lost) => {
+                            drop(state);
+                            return Err(self.missed(route.to, &lost, call));
+                        }
+                    }
+                }
+                _ => state = state.wait_for(&self.inboxes[route.to], left),
+            }
+        }
+    }
+
+    /// Waits a little for the next message of the route's stream.
+    fn fetch(&self, away: &Away, route: Route, deadline: Instant) -> Fetched {
+        let number = self.lock().streams.incoming(route).taken;
+        let tag = stream_tag(away, route, number);
+        let process = away.layout.process_of(route.from);
+        let next = (Instant::now() + LOOK_UP).min(deadline);
+        away.network.receive(process, tag, next)
+    }
+
+    /// Puts what has come where its receiver looks.
+    fn file(
+        &self,
+        state: &mut State,
+        route: Route,
+        (head, bytes): (Vec<u8>, Vec<u8>),
+    ) -> Result<()> {
+        state.streams.incoming(route).taken += 1;
+        let read = control::decode::<Call>(&head);
+        let read = read.and_then(|sent| {
+            let tag = sent.detail.tag.ok_or("it has no tag")?;
+            Ok((sent, tag))
+        });
+        let (sent, tag) = read.map_err(|message| {
+            let error = self.unreadable(route.to, route.from, message);
+            self.latch(state, error)
+        })?;
+        let message = Message {
+            call: Arc::new(sent),
+            bytes,
+        };
+        state.mail.put(Route { tag, ..route }, message);
+        Ok(())
+    }
+
+    /// The error of a rank that waited for another.
+    fn no_message(&self, call: &Arc<Call>, (rank, peer, after): (usize, usize, Duration)) -> Error {
+        Error::Timeout {
+            rank: self.ranks[rank],
+            call: call.clone(),
+            missing: vec![self.ranks[peer]],
+            after,
+        }
+    }
+
+    fn unreadable(&self, rank: usize, peer: usize, message: String) -> Error {
+        let (rank, peer) = (self.ranks[rank], self.ranks[peer]);
+        Error::Control {
+            rank,
+            peer,
+            message,
         }
     }
 
@@ -118,8 +284,9 @@ impl Meeting {
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
-        let gone: Option<Departure> = state.departed[peer].clone();
-        gone.map_or(Ok(()), |reason| {
+        let gone = state.departed[peer].as_ref();
+        let reason = gone.map(|gone| gone.reason.clone());
+        reason.map_or(Ok(()), |reason| {
             let call = Some(call.clone());
             Err(self.latch(
                 state,
@@ -130,5 +297,16 @@ impl Meeting {
                 },
             ))
         })
+    }
+}
+
+/// What the network gave: a message's head and body.
+type Fetched = Result<(Vec<u8>, Vec<u8>), Lost>;
+
+fn stream_tag(away: &Away, route: Route, number: u64) -> Tag {
+    Tag {
+        group: away.layout.stream(route.from, route.to),
+        sequence: number,
+        part: 0,
     }
 }

@@ -8,15 +8,22 @@
 //!
 //! The first failure is kept for good. It wakes whoever waits, and every later call returns it.
 //!
+//! A group that lies in several processes has one meeting in each, of the ranks there. What they do for
+//! one another is in `across` (operations), `mail` (messages) and `away` (failures and departures).
+//!
 //! Callers: `collective` through [`Entry`], `group` for the rest.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::across::Relay;
+use super::away::{Away, Locked};
 use super::lock;
-use super::mail::Mail;
+use super::mail::{Mail, Streams};
 use super::shared::{Exchange, Floor, Lent, Missed};
 use crate::error::{Call, Departure, Error, Result};
+use crate::transport::processes::{Failure, Notice};
 
 /// What the ranks of one group share.
 pub(crate) struct Meeting {
@@ -27,22 +34,49 @@ pub(crate) struct Meeting {
     pub(super) state: Mutex<State>,
     /// Where rank `r` sleeps while it waits for a message.
     pub(super) inboxes: Vec<Condvar>,
+    /// How it reaches the ranks in other processes, if there are any.
+    pub(super) away: Option<Away>,
 }
 
 pub(super) struct State {
     open: Vec<Open>,
+    /// Operations that all ranks here have come to, and that are not over in the other processes.
+    pub(super) carried: Vec<(Arc<Call>, Arc<Occasion>)>,
     pub(super) failure: Option<Error>,
-    pub(super) departed: Vec<Option<Departure>>,
+    pub(super) departed: Vec<Option<Gone>>,
     pub(super) mail: Mail,
+    pub(super) streams: Streams,
+    /// By rank, the operation after the last that it has come to; kept for the other processes.
+    reached: Vec<u64>,
+    /// What the other processes are to be told, in this order.
+    pub(super) outbox: VecDeque<Notice>,
     births: Vec<Birth>,
 }
 
-/// An operation that not all ranks have come to.
+/// How a rank left.
+#[derive(Clone)]
+pub(super) struct Gone {
+    pub(super) reason: Departure,
+    /// A rank elsewhere has come to all operations before this one.
+    pub(super) reached: u64,
+    /// How many messages it had sent from elsewhere to each rank.
+    pub(super) sent: Vec<(usize, u64)>,
+}
+
+/// An operation that not all ranks here have come to.
 struct Open {
     /// The call of all that have come: one that differs ends the group.
     call: Arc<Call>,
+    /// Ranks in other processes count as come.
     came: Vec<bool>,
-    exchange: Arc<Exchange>,
+    occasion: Arc<Occasion>,
+}
+
+/// What the ranks in one operation share.
+pub(super) struct Occasion {
+    pub(super) exchange: Exchange,
+    /// What goes to other processes and comes from them.
+    pub(super) relay: Relay,
 }
 
 /// A sub-group that not all of its members have fetched.
@@ -63,30 +97,43 @@ pub(crate) struct Entry<'m> {
 }
 
 impl Entry<'_> {
-    /// Lends `lent` to the operation, and does `share` of the work when all ranks have come.
+    /// Lends `lent` to the operation, and does `share` of the work when all ranks here have come.
     ///
     /// # Errors
     /// The group's failure, if it has one or gets one before all have come.
     pub(crate) fn attend<R>(self, lent: Lent<'_>, share: impl FnOnce(Floor<'_>) -> R) -> Result<R> {
+        let occasion = self.meeting.enter(self.rank, &self.call)?;
+        let deadline = Instant::now() + self.timeout;
+        self.exchange(&occasion, lent, deadline, share)
+    }
+
+    /// The part of [`Self::attend`] after the rank has been let in.
+    pub(super) fn exchange<R>(
+        &self,
+        occasion: &Occasion,
+        lent: Lent<'_>,
+        deadline: Instant,
+        share: impl FnOnce(Floor<'_>) -> R,
+    ) -> Result<R> {
         let Self {
             meeting,
             rank,
-            call,
+            ref call,
             timeout,
-        } = self;
-        let exchange = meeting.enter(rank, &call)?;
-        let deadline = Instant::now() + timeout;
-        let outcome = exchange.attend(
-            rank,
+        } = *self;
+        let outcome = occasion.exchange.attend(
+            meeting.seat(rank),
             lent,
             deadline,
-            || meeting.give_up(rank, &call, timeout),
+            || meeting.give_up(rank, call, timeout),
             share,
         );
         outcome.map_err(|missed| match missed {
             Missed::Closed => meeting.fail(meeting.left(rank, "withdrew", None)),
-            Missed::Broken(peer) => {
-                meeting.fail(meeting.left(peer, "panicked while it reduced", Some(call)))
+            Missed::Broken(seat) => {
+                let call = Some(Arc::clone(call));
+                let peer = meeting.at_seat(seat);
+                meeting.fail(meeting.left(peer, "panicked while it reduced", call))
             }
         })
     }
@@ -98,22 +145,34 @@ impl Entry<'_> {
 }
 
 impl Meeting {
-    /// A meeting of these global ranks, the first of which is rank 0 of the group.
-    pub(crate) fn new(ranks: Vec<usize>) -> Arc<Self> {
+    /// A meeting of these global ranks, the first of which is rank 0 of the group. Ranks in other
+    /// processes are reached through `away`, where there are any.
+    pub(super) fn new(ranks: Vec<usize>, away: Option<Away>) -> Arc<Self> {
         let size = ranks.len();
+        let seats = away.as_ref().map_or(size, |away| away.layout.local().len());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
             ranks: ranks.into(),
-            watch: size <= cores,
+            watch: seats <= cores,
             state: Mutex::new(State {
                 open: Vec::new(),
+                carried: Vec::new(),
                 failure: None,
                 departed: vec![None; size],
                 mail: Mail::default(),
+                streams: Streams::default(),
+                reached: vec![0; size],
+                outbox: VecDeque::new(),
                 births: Vec::new(),
             }),
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
+            away,
         })
+    }
+
+    /// A meeting of ranks that are all in this process.
+    pub(crate) fn local(ranks: Vec<usize>) -> Arc<Self> {
+        Self::new(ranks, None)
     }
 
     /// The global rank of each member.
@@ -128,107 +187,166 @@ impl Meeting {
 
     /// Keeps `error` as the group's failure unless it has one, and returns the one it has.
     pub(crate) fn fail(&self, error: Error) -> Error {
-        self.latch(&mut lock(&self.state), error)
+        self.latch(&mut self.lock(), error)
     }
 
-    /// Notes that a rank has ended. That is a failure for the operations under way that it has not
-    /// come to, and for every later one; those it has come to are not disturbed.
+    /// The state; what is put into its outbox is told when it is unlocked.
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked::new(self, lock(&self.state))
+    }
+
+    /// Notes that a rank here has ended. That is a failure for the operations under way that it has
+    /// not come to, and for every later one; those it has come to are not disturbed.
     pub(crate) fn leave(&self, rank: usize, reason: Departure) {
-        let mut state = lock(&self.state);
+        let mut state = self.lock();
         if state.departed[rank].is_some() {
             return;
         }
-        state.departed[rank] = Some(reason.clone());
-        let needed = state.open.iter().filter(|open| !open.came[rank]);
-        if let Some(open) = needed.min_by_key(|open| open.call.sequence) {
-            let call = Some(open.call.clone());
-            self.latch(
-                &mut state,
-                Error::PeerLeft {
-                    peer: self.ranks[rank],
-                    reason,
-                    call,
-                },
-            );
+        if self.away.is_some() && state.failure.is_none() {
+            let sent = state.streams.sent_by(rank);
+            let notice = Notice::left(rank, &reason, state.reached[rank], sent);
+            state.outbox.push_back(notice);
+        }
+        let gone = Gone {
+            reason,
+            reached: 0,
+            sent: Vec::new(),
+        };
+        self.depart(&mut state, rank, gone);
+    }
+
+    /// Notes that a rank, here or elsewhere, has ended.
+    pub(super) fn depart(&self, state: &mut State, rank: usize, gone: Gone) {
+        let open = state.open.iter();
+        let needed = open.filter(|open| self.lacks(rank, &gone, open));
+        let needed = needed.map(|open| &open.call);
+        // All ranks here have come to what is carried.
+        let carried = state.carried.iter().map(|(call, _)| call);
+        let carried = carried.filter(|call| !self.is_here(rank) && gone.reached <= call.sequence);
+        let first = needed.chain(carried).min_by_key(|call| call.sequence);
+        let first = first.cloned();
+        let reason = gone.reason.clone();
+        state.departed[rank] = Some(gone);
+        if first.is_some() {
+            let error = Error::PeerLeft {
+                peer: self.ranks[rank],
+                reason,
+                call: first,
+            };
+            self.latch(state, error);
         } else {
             // Those who wait for a message of this rank look for themselves.
             self.wake_receivers();
         }
     }
 
-    /// The sub-group of `colour` that the split with number `sequence` made, with these global ranks:
-    /// the same meeting for each of them.
-    pub(crate) fn child(&self, sequence: u64, colour: u64, ranks: Vec<usize>) -> Arc<Self> {
-        let key = (sequence, colour);
-        let mut state = lock(&self.state);
-        let births = &mut state.births;
-        let place = births
-            .iter()
-            .position(|birth| birth.key == key)
-            .unwrap_or_else(|| {
-                let unfetched = ranks.len();
-                births.push(Birth {
-                    key,
-                    meeting: Self::new(ranks),
-                    unfetched,
-                });
-                births.len() - 1
-            });
-        births[place].unfetched -= 1;
-        if births[place].unfetched == 0 {
-            births.swap_remove(place).meeting
+    /// Whether the operation needs a rank that has gone.
+    fn lacks(&self, rank: usize, gone: &Gone, open: &Open) -> bool {
+        if self.is_here(rank) {
+            !open.came[rank]
         } else {
-            Arc::clone(&births[place].meeting)
+            gone.reached <= open.call.sequence
         }
     }
 
-    /// Notes that `rank` comes to the operation, and checks that it is the others' operation.
-    fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<Exchange>> {
+    /// The sub-group of `colour` that the split with number `sequence` made, with these ranks of this
+    /// group: the same meeting for each of them that is here.
+    pub(crate) fn child(&self, sequence: u64, colour: u64, members: &[usize]) -> Arc<Self> {
+        let key = (sequence, colour);
         let mut state = lock(&self.state);
+        let births = &mut state.births;
+        let found = births.iter().position(|birth| birth.key == key);
+        let place = found.unwrap_or_else(|| {
+            let ranks = members.iter().map(|&rank| self.ranks[rank]).collect();
+            let away = self.away.as_ref();
+            let away = away.and_then(|away| away.child(sequence, colour, members));
+            births.push(Birth {
+                key,
+                meeting: Self::new(ranks, away),
+                unfetched: members.iter().filter(|&&rank| self.is_here(rank)).count(),
+            });
+            births.len() - 1
+        });
+        births[place].unfetched -= 1;
+        let meeting = if births[place].unfetched == 0 {
+            births.swap_remove(place).meeting
+        } else {
+            Arc::clone(&births[place].meeting)
+        };
+        drop(state);
+        if found.is_none() {
+            meeting.register();
+        }
+        meeting
+    }
+
+    /// Notes that `rank` comes to the operation, and checks that it is the others' operation.
+    pub(super) fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<Occasion>> {
+        let mut state = self.lock();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
-        let size = self.ranks.len();
         let found = state
             .open
             .iter()
             .position(|open| open.call.sequence == call.sequence);
         let place = found.unwrap_or_else(|| {
-            let exchange = Arc::new(Exchange::new(size, self.watch));
-            state.open.push(Open {
-                call: call.clone(),
-                came: vec![false; size],
-                exchange,
-            });
+            state.open.push(self.open(call));
             state.open.len() - 1
         });
         if *state.open[place].call != **call {
             let error = self.mismatch(rank, call, &state.open[place]);
             return Err(self.latch(&mut state, error));
         }
-        let State { open, departed, .. } = &mut *state;
-        let gone = (0..size).find(|&rank| departed[rank].is_some() && !open[place].came[rank]);
-        if let Some(gone) = gone
-            && let Some(reason) = departed[gone].clone()
-        {
-            let call = Some(call.clone());
+        let gone = state.departed.iter().enumerate().find_map(|(peer, gone)| {
+            let gone = gone.as_ref()?;
+            let reason = gone.reason.clone();
+            let lacking = self.lacks(peer, gone, &state.open[place]);
+            lacking.then_some((peer, reason))
+        });
+        if let Some((peer, reason)) = gone {
             let error = Error::PeerLeft {
-                peer: self.ranks[gone],
+                peer: self.ranks[peer],
                 reason,
-                call,
+                call: Some(call.clone()),
             };
             return Err(self.latch(&mut state, error));
         }
+        let State {
+            open,
+            carried,
+            reached,
+            ..
+        } = &mut *state;
         open[place].came[rank] = true;
+        reached[rank] = reached[rank].max(call.sequence + 1);
         if open[place].came.iter().all(|&came| came) {
-            return Ok(open.swap_remove(place).exchange);
+            let Open { call, occasion, .. } = open.swap_remove(place);
+            if self.away.is_some() {
+                carried.push((call, occasion.clone()));
+            }
+            return Ok(occasion);
         }
-        Ok(Arc::clone(&open[place].exchange))
+        Ok(Arc::clone(&open[place].occasion))
+    }
+
+    /// An operation that nobody has come to.
+    fn open(&self, call: &Arc<Call>) -> Open {
+        let (ranks, away) = (0..self.ranks.len(), self.away.as_ref());
+        let seats = away.map_or(ranks.len(), |away| away.layout.local().len());
+        Open {
+            call: call.clone(),
+            came: ranks.map(|rank| !self.is_here(rank)).collect(),
+            occasion: Arc::new(Occasion {
+                exchange: Exchange::new(seats, self.watch),
+                relay: Relay::new(away.map_or(0, |away| away.layout.places().len())),
+            }),
+        }
     }
 
     /// Called at a rank's deadline: if others are still missing, that ends the group.
     fn give_up(&self, rank: usize, call: &Arc<Call>, after: Duration) {
-        let mut state = lock(&self.state);
+        let mut state = self.lock();
         let Some(open) = state
             .open
             .iter()
@@ -249,7 +367,8 @@ impl Meeting {
 
     fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &Open) -> Error {
         // An operation is opened by a rank that comes to it, so there is a lowest.
-        let peer = open.came.iter().position(|&came| came).unwrap_or(rank);
+        let mut came = (0..self.ranks.len()).filter(|&rank| open.came[rank] && self.is_here(rank));
+        let peer = came.next().unwrap_or(rank);
         Error::Mismatch {
             rank: self.ranks[rank],
             call: call.clone(),
@@ -268,92 +387,56 @@ impl Meeting {
         }
     }
 
+    /// Keeps `error` as the group's failure unless it has one, has the other processes told, and
+    /// returns the failure it has.
     pub(super) fn latch(&self, state: &mut State, error: Error) -> Error {
+        if state.failure.is_none()
+            && let Some(away) = &self.away
+        {
+            let here = self.ranks[away.layout.local()[0]];
+            let failure = Box::new(Failure::new(&error, here));
+            let under_way = Self::first_call(state).map(|call| call.sequence);
+            let done = under_way.or(state.reached.iter().max().copied());
+            let done = done.unwrap_or_default();
+            state.outbox.push_back(Notice::Failed { failure, done });
+        }
+        self.adopt(state, error, 0)
+    }
+
+    /// As [`Self::latch`], for what the other processes know. They have done the operations before
+    /// `done`, which will come to their end here too.
+    pub(super) fn adopt(&self, state: &mut State, error: Error, done: u64) -> Error {
         if let Some(failure) = &state.failure {
             return failure.clone();
         }
         state.failure = Some(error.clone());
         for open in state.open.drain(..) {
-            open.exchange.close();
+            open.occasion.exchange.close();
         }
+        state.carried.retain(|(call, occasion)| {
+            let stays = call.sequence < done;
+            if !stays {
+                occasion.relay.close();
+            }
+            stays
+        });
         state.mail = Mail::default();
         self.wake_receivers();
         error
     }
 
-    fn wake_receivers(&self) {
+    /// The first of the operations under way.
+    pub(super) fn first_call(state: &State) -> Option<Arc<Call>> {
+        let open = state.open.iter().map(|open| &open.call);
+        let carried = state.carried.iter().map(|(call, _)| call);
+        let calls = open.chain(carried);
+        calls.min_by_key(|call| call.sequence).cloned()
+    }
+
+    pub(super) fn wake_receivers(&self) {
         self.inboxes.iter().for_each(Condvar::notify_all);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Detail;
-
-    fn call(operation: &'static str, sequence: u64) -> Arc<Call> {
-        Arc::new(Call {
-            operation,
-            sequence,
-            dtype: "f32",
-            shape: vec![4],
-            detail: Detail::default(),
-        })
-    }
-
-    fn attend(meeting: &Meeting, rank: usize, call: Arc<Call>, timeout: Duration) -> Result<()> {
-        Entry {
-            meeting,
-            rank,
-            call,
-            timeout,
-        }
-        .attend(Lent::Read(&[]), |_| ())
-    }
-
-    const LONG: Duration = Duration::from_mins(5);
-
-    #[test]
-    fn a_rank_that_left_after_its_last_operation_disturbs_nobody() {
-        let meeting = Meeting::new(vec![0, 1]);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                attend(&meeting, 0, call("barrier", 0), LONG).unwrap();
-                meeting.leave(0, Departure::Returned);
-            });
-            attend(&meeting, 1, call("barrier", 0), LONG).unwrap();
-            meeting.leave(1, Departure::Returned);
-        });
-        assert!(lock(&meeting.state).failure.is_none());
-    }
-
-    #[test]
-    fn a_later_operation_fails_at_once_and_names_who_left() {
-        let meeting = Meeting::new(vec![3, 5]);
-        meeting.leave(1, Departure::Returned);
-        let error = attend(&meeting, 0, call("barrier", 0), LONG).unwrap_err();
-        assert!(matches!(error, Error::PeerLeft { peer: 5, .. }), "{error}");
-    }
-
-    #[test]
-    fn one_operation_may_wait_while_a_later_one_is_done() {
-        let meeting = Meeting::new(vec![0, 1]);
-        std::thread::scope(|scope| {
-            let first = scope.spawn(|| attend(&meeting, 0, call("all_reduce", 0), LONG));
-            let second = scope.spawn(|| attend(&meeting, 0, call("barrier", 1), LONG));
-            attend(&meeting, 1, call("barrier", 1), LONG).unwrap();
-            second.join().unwrap().unwrap();
-            attend(&meeting, 1, call("all_reduce", 0), LONG).unwrap();
-            first.join().unwrap().unwrap();
-        });
-    }
-
-    #[test]
-    fn a_sub_groups_members_get_one_meeting_and_leave_nothing_behind() {
-        let meeting = Meeting::new(vec![0, 1]);
-        let first = meeting.child(7, 1, vec![0, 1]);
-        let second = meeting.child(7, 1, vec![0, 1]);
-        assert!(Arc::ptr_eq(&first, &second));
-        assert!(lock(&meeting.state).births.is_empty());
-    }
-}
+mod tests;

@@ -1,18 +1,25 @@
-//! Ranks as threads of one process, which work on one another's buffers in place.
+//! Ranks as threads of one process, which work on one another's buffers in place, and their meeting
+//! with the ranks of other processes.
 //!
 //! - `shared`: one operation's exchange of memory; all of the crate's `unsafe` code, with its proof.
 //! - `meeting`: the group: which operations are under way, who has come, what has gone wrong.
 //! - `mail`: point-to-point messages.
+//! - `across`: an operation of a group that lies in several processes.
+//! - `away`: what a meeting tells the other processes, and hears from them.
 //!
-//! No threads are started here: every rank calls on its own. Locks are taken in the order meeting,
-//! exchange; neither is held while memory is worked on.
+//! No threads are started here: every rank calls on its own, and a thread of the network's brings news
+//! from other processes. Locks are taken in the order meeting, exchange or relay; none is held while
+//! memory is worked on or the network is waited for.
 
+mod across;
+mod away;
 mod mail;
 mod meeting;
 mod shared;
 
 use super::locks::{lock, wait, wait_for};
 
+pub(crate) use across::{Abroad, Audience, Check, Parcels, Plan, Second};
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use shared::{Floor, Lent, Piece};

@@ -67,7 +67,7 @@ fn job_at(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Arc<Tcp
     joining.into_iter().map(|t| t.join().unwrap()).collect()
 }
 
-fn job(processes: usize, heartbeat: Duration) -> Vec<Arc<TcpNetwork>> {
+pub(crate) fn job(processes: usize, heartbeat: Duration) -> Vec<Arc<TcpNetwork>> {
     job_at(Ipv4Addr::LOCALHOST.into(), processes, heartbeat)
 }
 

@@ -1,0 +1,48 @@
+//! Collectives of a group whose ranks lie in several processes.
+//!
+//! The ranks of a process lend their inputs and pack parcels for the other processes; its leader trades
+//! them; then each rank takes what it needs from what has come (`transport::threads::across`). A parcel
+//! is plain bytes in the order of the sender's ranks, whose number both sides know from the call; all
+//! processes have one byte order.
+//!
+//! With S bytes of one rank's input (the root's, for scatter), n ranks in this process of N in all, P
+//! processes and k partial results of this process's ranks (1 if their number is a power of two at a
+//! multiple of it in the group), one process sends, besides one call of about 50 bytes to each other:
+//!
+//! | operation | rounds | bytes sent |
+//! |---|---|---|
+//! | barrier | 1 | 0 |
+//! | broadcast | 1 | (P-1) S from the root's process, 0 from others |
+//! | scatter | 1 | S (N-n)/N from the root's process, 0 from others |
+//! | gather | 1 | n S to the root's process |
+//! | all_gather | 1 | (P-1) n S |
+//! | all_to_all | 1 | n S (N-n)/N |
+//! | reduce | 1 | k S to the root's process |
+//! | reduce_scatter | 1 | k S (N-n)/N |
+//! | all_reduce up to [`SMALL`] | 1 | (P-1) k S |
+//! | all_reduce | 2 | k S (P-1)/P, then S (P-1)/P |
+//!
+//! Partial means of 16-bit floats and integers travel in the wider type they are summed in.
+//!
+//! Callers: each operation's own module.
+
+mod moves;
+mod reductions;
+
+pub(super) use moves::{
+    all_gather, all_gather_bytes, all_to_all, barrier, broadcast, broadcast_bytes, gather, scatter,
+};
+pub(super) use reductions::{all_reduce, reduce, reduce_scatter};
+
+/// Up to how many bytes a buffer is reduced by everybody from everybody's partial results: one round
+/// of more bytes takes less time than two.
+const SMALL: usize = 8 << 10;
+
+/// Checks a parcel's length.
+fn check_length(bytes: &[u8], due: usize) -> Result<(), String> {
+    if bytes.len() == due {
+        return Ok(());
+    }
+    let length = bytes.len();
+    Err(format!("it has {length} bytes where {due} are due"))
+}

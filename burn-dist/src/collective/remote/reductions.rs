@@ -1,0 +1,224 @@
+//! The operations that combine elements.
+//!
+//! A parcel holds, for each largest node of the canonical tree that lies in the sender's process, the
+//! node's partial result: for all the elements that the receiver owns, one after the other. Whoever owns
+//! elements merges the partial results of all processes in the tree, so the result has the same bits as
+//! in one process.
+
+use std::ops::Range;
+
+use super::super::tree::{Part, Reducer, nodes};
+use super::{SMALL, check_length};
+use crate::element::{Element, ReduceOp};
+use crate::error::Result;
+use crate::transport::processes::Layout;
+use crate::transport::threads::{Abroad, Audience, Floor, Lent, Parcels, Plan, Second};
+
+/// The partial results of one reduction, and where they are in the parcels.
+struct Partials<'l> {
+    layout: &'l Layout,
+    op: ReduceOp,
+    ranks: usize,
+    /// The bytes of an element, and of one that a node has summed.
+    sizes: (usize, usize),
+    /// All nodes, in rank order.
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    ranks: Range<usize>,
+    /// Where the node lies.
+    place: usize,
+    /// The bytes per owned element that come before it in its place's parcel.
+    before: usize,
+    /// Its own.
+    size: usize,
+}
+
+impl<'l> Partials<'l> {
+    fn new<T: Element>(layout: &'l Layout, ranks: usize, op: ReduceOp) -> Self {
+        let narrow = size_of::<T>();
+        let wide = match op {
+            ReduceOp::Mean => size_of::<T::Wide>(),
+            _ => narrow,
+        };
+        let mut filled = vec![0; layout.places().len()];
+        let found = nodes(0..ranks, &|rank| layout.home(rank));
+        let found = found.into_iter().map(|ranks| {
+            let place = layout.home(ranks.start);
+            let size = if ranks.len() == 1 { narrow } else { wide };
+            filled[place] += size;
+            Node {
+                ranks,
+                place,
+                before: filled[place] - size,
+                size,
+            }
+        });
+        let nodes = found.collect();
+        Self {
+            layout,
+            op,
+            ranks,
+            sizes: (narrow, wide),
+            nodes,
+        }
+    }
+
+    /// The length of a place's parcel for `owned` elements.
+    fn length(&self, place: usize, owned: usize) -> usize {
+        let nodes = self.nodes.iter().filter(|node| node.place == place);
+        nodes.map(|node| node.size).sum::<usize>() * owned
+    }
+
+    /// The parcel for the owner of these ranges of elements.
+    fn pack<T: Element>(&self, floor: &Floor<'_>, owned: &[Range<usize>]) -> Vec<u8> {
+        let here = self.layout.here();
+        let count = owned.iter().map(ExactSizeIterator::len).sum();
+        let mut parcel = Vec::with_capacity(self.length(here, count));
+        let input = |rank: usize| floor.read(self.layout.seat(rank));
+        let elements = |rank: usize| bytemuck::cast_slice::<u8, T>(input(rank));
+        let mut reducer = Reducer::<T>::new(self.op, self.ranks, count);
+        for node in self.nodes.iter().filter(|node| node.place == here) {
+            for range in owned {
+                if node.ranks.len() == 1 {
+                    let bytes = range.start * self.sizes.0..range.end * self.sizes.0;
+                    parcel.extend_from_slice(&input(node.ranks.start)[bytes]);
+                    continue;
+                }
+                for block in reducer.blocks(range.len()) {
+                    let part = range.start + block.start..range.start + block.end;
+                    let source = |rank: usize| &elements(rank)[part.clone()];
+                    reducer.reduce_part(node.ranks.clone(), block.len(), &source);
+                    reducer.append_part(block.len(), &mut parcel);
+                }
+            }
+        }
+        parcel
+    }
+
+    /// Merges what all places sent of `owned` elements, from number `first` on, into `target`.
+    fn merge<T: Element>(&self, come: &Parcels, owned: usize, first: usize, target: &mut [T]) {
+        let mut reducer = Reducer::<T>::merging(self.op, self.ranks, target.len());
+        for block in reducer.blocks(target.len()) {
+            reducer.merge(block.len(), &|ranks| {
+                let number = self
+                    .nodes
+                    .binary_search_by_key(&ranks.start, |node| node.ranks.start);
+                let node = number.ok().map(|number| &self.nodes[number])?;
+                if node.ranks != *ranks {
+                    return None;
+                }
+                let start = node.before * owned + (first + block.start) * node.size;
+                let bytes = &come[node.place][start..start + block.len() * node.size];
+                Some(match ranks.len() {
+                    1 => Part::Rank(bytes),
+                    _ => Part::Node(bytes),
+                })
+            });
+            reducer.write(&mut target[block]);
+        }
+    }
+}
+
+pub(in crate::collective) fn all_reduce<T: Element>(
+    abroad: Abroad<'_>,
+    buffer: &mut [T],
+    op: ReduceOp,
+) -> Result<()> {
+    let layout = abroad.layout();
+    let partials = Partials::new::<T>(layout, abroad.ranks(), op);
+    if size_of_val(buffer) > SMALL {
+        return all_reduce_large(abroad, buffer, &partials);
+    }
+    let count = buffer.len();
+    let plan = Plan {
+        audience: Audience::All,
+        pack: &|floor, _| partials.pack::<T>(floor, std::slice::from_ref(&(0..count))),
+        check: &|place, bytes| check_length(bytes, partials.length(place, count)),
+        second: None,
+    };
+    let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
+    partials.merge(&come, count, 0, buffer);
+    Ok(())
+}
+
+/// Each place owns a segment: merges it, and sends the result to all.
+fn all_reduce_large<T: Element>(
+    abroad: Abroad<'_>,
+    buffer: &mut [T],
+    partials: &Partials<'_>,
+) -> Result<()> {
+    let (layout, count) = (abroad.layout(), buffer.len());
+    let step = count.div_ceil(layout.places().len());
+    let segment = |place: usize| (place * step).min(count)..((place + 1) * step).min(count);
+    let owned = segment(layout.here()).len();
+    let plan = Plan {
+        audience: Audience::Each,
+        pack: &|floor, place| partials.pack::<T>(floor, &[segment(place)]),
+        check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
+        second: Some(Second {
+            merge: &|come| {
+                let mut result = bytemuck::zeroed_vec::<T>(owned);
+                partials.merge(come, owned, 0, &mut result);
+                bytemuck::allocation::pod_collect_to_vec(&result)
+            },
+            check: &|place, bytes| check_length(bytes, segment(place).len() * size_of::<T>()),
+        }),
+    };
+    let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
+    for (place, parcel) in come.iter().enumerate() {
+        let target = &mut buffer[segment(place)];
+        bytemuck::cast_slice_mut(target).copy_from_slice(parcel);
+    }
+    Ok(())
+}
+
+pub(in crate::collective) fn reduce<T: Element>(
+    abroad: Abroad<'_>,
+    buffer: &mut [T],
+    op: ReduceOp,
+    root: usize,
+) -> Result<()> {
+    let (layout, rank) = (abroad.layout(), abroad.rank());
+    let partials = Partials::new::<T>(layout, abroad.ranks(), op);
+    let (home, count) = (layout.home(root), buffer.len());
+    // Nothing comes to the other places.
+    let owned = if home == layout.here() { count } else { 0 };
+    let plan = Plan {
+        audience: Audience::One(home),
+        pack: &|floor, _| partials.pack::<T>(floor, std::slice::from_ref(&(0..count))),
+        check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
+        second: None,
+    };
+    let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
+    if rank == root {
+        partials.merge(&come, count, 0, buffer);
+    }
+    Ok(())
+}
+
+pub(in crate::collective) fn reduce_scatter<T: Element>(
+    abroad: Abroad<'_>,
+    input: &[T],
+    output: &mut [T],
+    op: ReduceOp,
+) -> Result<()> {
+    let (layout, rank) = (abroad.layout(), abroad.rank());
+    let partials = Partials::new::<T>(layout, abroad.ranks(), op);
+    let part = output.len();
+    let owned = part * layout.local().len();
+    let plan = Plan {
+        audience: Audience::Each,
+        pack: &|floor, place| {
+            let ranks = layout.places()[place].ranks.iter();
+            let parts: Vec<_> = ranks.map(|rank| rank * part..(rank + 1) * part).collect();
+            partials.pack::<T>(floor, &parts)
+        },
+        check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
+        second: None,
+    };
+    let come = abroad.trade(Lent::Read(bytemuck::cast_slice(input)), &plan)?;
+    partials.merge(&come, owned, layout.seat(rank) * part, output);
+    Ok(())
+}

@@ -1,0 +1,486 @@
+//! What goes wrong in one process is an error on every rank of all, at once, and says who did what.
+//!
+//! Groups have their default timeout of 5 minutes unless a test is about timeouts: a test that ends at
+//! all shows that nobody waited for it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{HEARTBEAT, job, job_on, on_job};
+use crate::transport::faults::Breakable;
+use crate::transport::memory::{MemoryNetwork, networks};
+use crate::transport::network::Network;
+use crate::{Departure, Error, ProcessGroup, ReduceOp, Result};
+
+const LAYOUTS: [&[usize]; 5] = [&[1, 1], &[2, 1], &[1, 2], &[1, 1, 1], &[2, 2]];
+
+/// Runs one call per rank in each layout, the last rank's being `other`, and checks that the errors of
+/// all are mismatches with these two sides.
+#[track_caller]
+fn assert_mismatch(
+    usual: impl Fn(&ProcessGroup) -> Result<()> + Sync,
+    other: impl Fn(&ProcessGroup) -> Result<()> + Sync,
+    sides: [&str; 2],
+) {
+    for layout in LAYOUTS {
+        let last = layout.iter().sum::<usize>() - 1;
+        let errors = on_job(layout, |group| {
+            // One call that all make alike, so that the sequence number counts.
+            group.barrier().unwrap();
+            let odd = group.rank() == last;
+            let error = if odd { other(&group) } else { usual(&group) }.unwrap_err();
+            let again = group.barrier().unwrap_err();
+            assert_eq!(
+                again.to_string(),
+                error.to_string(),
+                "a failed group stays failed"
+            );
+            error.to_string()
+        });
+        for text in errors {
+            assert!(
+                text.contains(&format!("rank {last} called {}", sides[1])),
+                "{text}"
+            );
+            assert!(text.contains(&format!("called {}", sides[0])), "{text}");
+            assert!(
+                text.contains("every rank of a group must make the same calls"),
+                "{text}"
+            );
+        }
+    }
+}
+
+fn reduce_f32(length: usize, op: ReduceOp) -> impl Fn(&ProcessGroup) -> Result<()> {
+    move |group| group.all_reduce(&mut vec![1.0_f32; length], op)
+}
+
+#[test]
+fn another_operation_is_a_mismatch() {
+    assert_mismatch(
+        reduce_f32(8, ReduceOp::Sum),
+        |group| group.broadcast(&mut [1.0_f32; 8], 1),
+        ["all_reduce #1 f32[8] sum", "broadcast #1 f32[8] root 1"],
+    );
+    // Of two rounds and of one.
+    assert_mismatch(
+        reduce_f32(50_000, ReduceOp::Sum),
+        ProcessGroup::barrier,
+        ["all_reduce #1 f32[50000] sum", "barrier #1"],
+    );
+}
+
+#[test]
+fn another_shape_type_or_reduction_is_a_mismatch() {
+    let usual = "all_reduce #1 f32[8] sum";
+    assert_mismatch(
+        reduce_f32(8, ReduceOp::Sum),
+        reduce_f32(9, ReduceOp::Sum),
+        [usual, "all_reduce #1 f32[9] sum"],
+    );
+    assert_mismatch(
+        reduce_f32(8, ReduceOp::Sum),
+        |group| group.all_reduce(&mut [1_i32; 8], ReduceOp::Sum),
+        [usual, "all_reduce #1 i32[8] sum"],
+    );
+    assert_mismatch(
+        reduce_f32(8, ReduceOp::Sum),
+        reduce_f32(8, ReduceOp::Mean),
+        [usual, "all_reduce #1 f32[8] mean"],
+    );
+}
+
+#[test]
+fn another_root_is_a_mismatch() {
+    // Each side's root is its own, so that neither needs a byte of the other.
+    assert_mismatch(
+        |group| group.broadcast(&mut [0_u8; 4], 0),
+        |group| group.broadcast(&mut [0_u8; 4], group.rank()),
+        ["broadcast #1 u8[4] root 0", "broadcast #1 u8[4] root"],
+    );
+}
+
+#[test]
+fn another_order_is_a_mismatch() {
+    let first = |group: &ProcessGroup| group.all_reduce(&mut [0_i64; 2], ReduceOp::Max);
+    let second = |group: &ProcessGroup| group.all_reduce(&mut [0_i64; 3], ReduceOp::Max);
+    assert_mismatch(
+        |group| first(group).and_then(|()| second(group)),
+        |group| second(group).and_then(|()| first(group)),
+        ["all_reduce #1 i64[2] max", "all_reduce #1 i64[3] max"],
+    );
+}
+
+#[test]
+fn a_message_of_another_type_is_a_mismatch() {
+    let errors = on_job(&[1, 1], |group| {
+        if group.rank() == 0 {
+            group.send(&[0_i32; 4], 1, 5).unwrap();
+            return group.barrier().unwrap_err().to_string();
+        }
+        group.recv(&mut [0.0_f32; 4], 0, 5).unwrap_err().to_string()
+    });
+    for text in errors {
+        let sides = "rank 1 called recv #0 f32[4] from rank 0 tag 5 while rank 0 called send #0 i32[4] \
+                     to rank 1 tag 5";
+        assert!(text.starts_with(sides), "{text}");
+    }
+}
+
+#[test]
+fn a_timeout_names_the_ranks_of_the_process_that_is_missing() {
+    let errors = on_job(&[2, 1, 2], |group| {
+        if group.rank() >= 3 {
+            // Stays a member, without a call, until the others have given up.
+            return group.recv(&mut [0_u8], 0, 9).unwrap_err();
+        }
+        let group = group.with_timeout(Duration::from_millis(200));
+        group
+            .all_reduce(&mut [0.0_f32; 3], ReduceOp::Sum)
+            .unwrap_err()
+    });
+    for error in errors {
+        let Error::Timeout {
+            missing,
+            call,
+            after,
+            ..
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(missing, &[3, 4]);
+        assert_eq!(call.to_string(), "all_reduce #0 f32[3] sum");
+        assert_eq!(*after, Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_rank_that_is_missing_in_another_process_is_named_there() {
+    let errors = on_job(&[1, 2], |group| {
+        let short = Duration::from_millis([2000, 100, 0][group.rank()]);
+        match group.rank() {
+            2 => group.recv(&mut [0_u8], 0, 9).unwrap_err(),
+            _ => group.with_timeout(short).barrier().unwrap_err(),
+        }
+    });
+    for error in errors {
+        let text = error.to_string();
+        assert!(
+            text.starts_with("rank 1 waited 0.1 s in barrier #0: rank 2 did not come"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_receiver_times_out_on_a_silent_sender() {
+    on_job(&[1, 1], |group| {
+        if group.rank() == 0 {
+            let group = group.with_timeout(Duration::from_millis(50));
+            let text = group.recv(&mut [0_i32; 4], 1, 3).unwrap_err().to_string();
+            assert!(
+                text.contains("recv #0 i32[4] from rank 1 tag 3: rank 1 did not come"),
+                "{text}"
+            );
+        } else {
+            let error = group.barrier().unwrap_err();
+            assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_goes_early_is_an_error_for_those_who_need_it() {
+    for layout in LAYOUTS {
+        let errors = on_job(layout, |group| {
+            group.barrier().unwrap();
+            if group.rank() == 1 {
+                return None;
+            }
+            Some(group.all_reduce(&mut [0_u8; 2], ReduceOp::Min).unwrap_err())
+        });
+        for error in errors.into_iter().flatten() {
+            let Error::PeerLeft {
+                peer: 1,
+                reason: Departure::Returned,
+                call: Some(call),
+            } = error
+            else {
+                panic!("{error}");
+            };
+            assert_eq!(call.to_string(), "all_reduce #1 u8[2] min");
+        }
+    }
+}
+
+#[test]
+fn a_receiver_learns_at_once_that_its_sender_has_gone() {
+    on_job(&[1, 1, 1], |group| {
+        if group.rank() == 1 {
+            group.send(&[1_u8], 0, 0).unwrap();
+            group.send(&[2_u8], 0, 0).unwrap();
+            return;
+        }
+        if group.rank() == 2 {
+            let error = group.recv(&mut [0_u8], 0, 0).unwrap_err();
+            assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
+            return;
+        }
+        for expected in [1, 2] {
+            let mut word = [0_u8];
+            group.recv(&mut word, 1, 0).unwrap();
+            assert_eq!(
+                word,
+                [expected],
+                "what was sent before it went is still there"
+            );
+        }
+        let error = group.recv(&mut [0_u8], 1, 0).unwrap_err();
+        assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_sender_learns_that_its_receiver_has_gone() {
+    on_job(&[1, 1], |group| {
+        if group.rank() == 1 {
+            return;
+        }
+        let error = loop {
+            if let Err(error) = group.send(&[1_u8], 1, 0) {
+                break error;
+            }
+            thread::yield_now();
+        };
+        assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
+    });
+}
+
+#[test]
+fn ranks_that_all_return_are_no_error() {
+    for _ in 0..50 {
+        on_job(&[2, 1, 1], |group| {
+            let half = group.split(Some(group.rank() as u64 / 3), 0).unwrap();
+            let work = group.all_reduce_async(vec![1_i32], ReduceOp::Sum);
+            group.barrier().unwrap();
+            assert_eq!(work.wait().unwrap(), [4]);
+            half.unwrap().barrier().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_work_that_is_dropped_is_done_before_its_rank_leaves() {
+    on_job(&[1, 2], |group| {
+        if group.rank() == 0 {
+            drop(group.all_reduce_async(vec![1.0_f32], ReduceOp::Sum));
+        } else {
+            let sum = group.all_reduce_async(vec![2.0_f32], ReduceOp::Sum);
+            assert_eq!(sum.wait().unwrap(), [5.0]);
+        }
+    });
+}
+
+#[test]
+fn a_panic_is_told_to_the_other_processes() {
+    on_job(&[1, 2], |group| {
+        let rank = group.rank();
+        let outcome = catch_unwind(AssertUnwindSafe(move || {
+            assert_ne!(rank, 2, "rank 2 has a defect");
+            group.barrier().unwrap_err()
+        }));
+        let Ok(error) = outcome else {
+            assert_eq!(rank, 2);
+            return;
+        };
+        let panicked = matches!(
+            error,
+            Error::PeerLeft {
+                peer: 2,
+                reason: Departure::Panicked(_),
+                ..
+            }
+        );
+        assert!(panicked, "{error}");
+    });
+}
+
+#[test]
+fn an_abort_reaches_all_and_only_its_group() {
+    let errors = on_job(&[1, 2, 1], |group| {
+        let twin = group.duplicate().unwrap();
+        if group.rank() == 2 {
+            twin.abort("the data set is gone");
+        }
+        let error = twin.barrier().unwrap_err().to_string();
+        group.barrier().unwrap();
+        error
+    });
+    for error in errors {
+        assert_eq!(error, "rank 2 aborted the group: the data set is gone");
+    }
+}
+
+#[test]
+fn an_abort_ends_a_wait_for_the_network() {
+    on_job(&[1, 1], |group| {
+        if group.rank() == 1 {
+            // The other is certainly on its way into the barrier, and most likely in it.
+            group.recv(&mut [0_u8], 0, 0).unwrap();
+            group.abort("enough");
+            return;
+        }
+        group.send(&[0_u8], 1, 0).unwrap();
+        let error = group.barrier().unwrap_err();
+        assert!(matches!(error, Error::Aborted { rank: 1, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_group_that_fails_before_another_process_has_made_it() {
+    on_job(&[1, 1], |group| {
+        // Most likely one of the two has not yet made the group when the other's abort comes.
+        let twin = group.duplicate().unwrap();
+        if group.rank() == 1 {
+            twin.abort("at once");
+        }
+        let error = twin.barrier().unwrap_err();
+        assert!(matches!(error, Error::Aborted { rank: 1, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_wrong_argument_of_one_rank_is_an_error_on_all() {
+    for layout in LAYOUTS {
+        let errors = on_job(layout, |group| {
+            let root = if group.rank() == 1 { 9 } else { 1 };
+            group.broadcast(&mut [0_u8; 2], root).unwrap_err()
+        });
+        for (rank, error) in errors.iter().enumerate() {
+            assert!(error.to_string().contains("there is no rank 9"), "{error}");
+            match error {
+                Error::InvalidArgument { rank: 1, .. } => assert_eq!(rank, 1),
+                Error::PeerLeft { peer: 1, .. } => assert_ne!(rank, 1),
+                other => panic!("{other}"),
+            }
+        }
+    }
+}
+
+/// A job whose last process can be broken.
+fn breakable(ranks_per_process: &[usize]) -> (Vec<ProcessGroup>, Arc<MemoryNetwork>) {
+    let networks = networks(ranks_per_process.len(), HEARTBEAT);
+    let last = networks[networks.len() - 1].clone();
+    (job_on(networks, ranks_per_process), last)
+}
+
+/// Breaks the last process of three while the others are in an all-reduce, and checks what all say.
+fn assert_lost(breaks: impl Fn(&MemoryNetwork) + Sync, cause: &str) {
+    let (groups, last) = breakable(&[2, 1, 2]);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let (last, breaks) = (&last, &breaks);
+        for group in groups {
+            scope.spawn(move || {
+                group.barrier().unwrap();
+                match group.rank() {
+                    // The last process does not come to the operation, and is broken.
+                    3 => breaks(last),
+                    4 => {}
+                    _ => {
+                        let error = group
+                            .all_reduce(&mut [0.0_f32; 9], ReduceOp::Sum)
+                            .unwrap_err();
+                        let text = error.to_string();
+                        let Error::Lost {
+                            process: 2,
+                            ranks,
+                            address,
+                            call: Some(call),
+                            ..
+                        } = error
+                        else {
+                            panic!("{text}");
+                        };
+                        assert_eq!((&ranks[..], &*address), (&[3, 4][..], "memory:2"));
+                        assert_eq!(call.to_string(), "all_reduce #1 f32[9] sum");
+                        assert!(text.contains(cause), "{text}");
+                    }
+                }
+                // Its ranks stay until the others have their error, as those of a dead process do.
+                if group.rank() >= 3 {
+                    let error = group.barrier().unwrap_err();
+                    assert!(matches!(error, Error::Lost { .. }), "{error}");
+                }
+            });
+        }
+    });
+    assert!(start.elapsed() < HEARTBEAT + Duration::from_secs(2));
+}
+
+#[test]
+fn a_process_that_dies_is_named_with_its_ranks_address_and_the_operation() {
+    assert_lost(Breakable::die, "broke its connection");
+}
+
+#[test]
+fn a_process_that_freezes_is_named_after_a_heartbeat() {
+    assert_lost(Breakable::freeze, "was silent for 0.3 s");
+}
+
+#[test]
+fn a_process_that_is_done_and_dies_disturbs_nobody() {
+    let (groups, last) = breakable(&[1, 1, 1]);
+    thread::scope(|scope| {
+        let last = &last;
+        for group in groups {
+            scope.spawn(move || {
+                let pair = group.split((group.rank() < 2).then_some(0), 0).unwrap();
+                if group.rank() == 2 {
+                    last.die();
+                    return;
+                }
+                let pair = pair.unwrap();
+                for _ in 0..20 {
+                    pair.barrier().unwrap();
+                }
+                group.barrier().unwrap_err();
+                pair.barrier().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn the_network_closes_with_the_last_seat() {
+    let networks = networks(2, HEARTBEAT);
+    let first = networks[0].clone();
+    let mut groups = job_on(networks, &[2, 1]);
+    let reachable = || {
+        let tag = crate::transport::network::Tag {
+            group: 9,
+            sequence: 9,
+            part: 9,
+        };
+        first.send(1, tag, &[], &[], Instant::now()).is_ok()
+    };
+    let work = groups[0].barrier_async();
+    drop(groups.remove(1));
+    assert!(work.wait().is_err());
+    assert!(reachable(), "one seat of the process is left");
+    drop(groups.remove(0));
+    assert!(!reachable());
+}
+
+#[test]
+fn ranks_that_do_not_fit_the_network_are_refused() {
+    for wrong in [&[1, 1, 1][..], &[1], &[2, 0]] {
+        let network = networks(2, HEARTBEAT).remove(0);
+        let error = ProcessGroup::world(network, wrong).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
+    assert_eq!(job(&[2, 3]).len(), 5);
+}

@@ -1,0 +1,190 @@
+//! Groups on networks that delay, break off, freeze and die: every run ends, on every rank, in the right
+//! results or in an error, before the deadline. A run that doesn't is printed; its seed makes it again.
+
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::job_on;
+use super::support::{OPS, Random, all_values, assert_same, reduced};
+use crate::transport::faults::FaultPlan;
+use crate::transport::memory::networks;
+use crate::{Error, ProcessGroup, Result};
+
+const SEEDS: u64 = 2_000;
+
+/// Far longer than a run takes, so that a rank that waits for its deadline shows.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How soon a frozen process is found out.
+const HEARTBEAT: Duration = Duration::from_millis(20);
+
+/// How many operations a run has, the last two of which are barriers.
+const OPERATIONS: u64 = 14;
+
+/// One operation, the same on all ranks, whose result is checked.
+fn operation(group: &ProcessGroup, step: u64, random: &mut Random) -> Result<()> {
+    let (rank, ranks) = (group.rank(), group.world_size());
+    // Drawn before anything can fail, so that all ranks draw alike.
+    let (kind, op, root) = (random.below(7), OPS[random.below(5)], random.below(ranks));
+    let length = [0, 1, 33, 3000][random.below(4)];
+    if step + 2 >= OPERATIONS {
+        return group.barrier();
+    }
+    let inputs = all_values::<f32>(step, ranks, length);
+    let mut buffer = inputs[rank].clone();
+    match kind {
+        0 => {
+            group.all_reduce(&mut buffer, op)?;
+            assert_same(&buffer, &reduced(&inputs, op), "all_reduce");
+        }
+        1 => {
+            let work = group.all_reduce_async(buffer.clone(), op);
+            group.broadcast(&mut buffer, root)?;
+            assert_same(&buffer, &inputs[root], "broadcast");
+            assert_same(&work.wait()?, &reduced(&inputs, op), "all_reduce_async");
+        }
+        2 => {
+            group.reduce(&mut buffer, op, root)?;
+            if rank == root {
+                assert_same(&buffer, &reduced(&inputs, op), "reduce");
+            }
+        }
+        3 => {
+            let mut output = vec![0.0; length * ranks];
+            group.all_gather(&buffer, &mut output)?;
+            assert_same(&output, &inputs.concat(), "all_gather");
+        }
+        4 => {
+            let whole = (rank == root).then(|| inputs.concat());
+            group.scatter(whole.as_deref(), &mut buffer, root)?;
+            assert_same(&buffer, &inputs[rank], "scatter");
+        }
+        5 => {
+            group.send(&inputs[rank], (rank + 1) % ranks, step)?;
+            let previous = (rank + ranks - 1) % ranks;
+            group.recv(&mut buffer, previous, step)?;
+            assert_same(&buffer, &inputs[previous], "send and recv");
+        }
+        _ => {
+            let half = group.split(Some((rank % 2) as u64), 0)?;
+            let half = half.ok_or_else(|| Error::Data {
+                message: "every rank has a colour".to_owned(),
+            })?;
+            let mine = [half.rank() as f32];
+            let mut all = vec![-1.0; half.world_size()];
+            half.all_gather(&mine, &mut all)?;
+            let expected: Vec<f32> = (0..half.world_size()).map(|rank| rank as f32).collect();
+            assert_same(&all, &expected, "all_gather of a half");
+        }
+    }
+    Ok(())
+}
+
+/// How many operations a rank did, and what stopped it.
+type Ending = (u64, Option<Error>);
+
+fn run_rank(group: &ProcessGroup, seed: u64) -> Ending {
+    let group = group.with_timeout(TIMEOUT);
+    let mut random = Random(seed);
+    for step in 0..OPERATIONS {
+        if let Err(error) = operation(&group, step, &mut random) {
+            // What failed once stays failed; a half may fail alone, so the whole is told.
+            group.fail(&error);
+            return (step, Some(error));
+        }
+    }
+    (OPERATIONS, None)
+}
+
+/// Runs one job with the faults of a seed; tells whether it came through, or what is wrong with it.
+fn run(seed: u64) -> Result<bool, String> {
+    let mut random = Random(seed);
+    let processes = 2 + random.below(3);
+    let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
+    let plan = FaultPlan::from_seed(seed, processes);
+    let start = Instant::now();
+    let networks = networks(processes, HEARTBEAT);
+    let networks = networks
+        .into_iter()
+        .map(|network| Arc::new(plan.apply(network)));
+    let groups = job_on(networks.collect(), &ranks_per_process);
+    let endings: Vec<Option<Ending>> = thread::scope(|scope| {
+        let threads: Vec<_> = groups
+            .into_iter()
+            .map(|group| scope.spawn(move || run_rank(&group, seed)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().ok())
+            .collect()
+    });
+    let mut story = format!("{plan}, processes of {ranks_per_process:?} ranks:");
+    for (rank, ending) in endings.iter().enumerate() {
+        let text = match ending {
+            None => "panicked".to_owned(),
+            Some((_, None)) => "did all".to_owned(),
+            Some((done, Some(error))) => format!("did {done}, then: {error}"),
+        };
+        let _ = write!(story, "\n  rank {rank} {text}");
+    }
+    let Some(endings) = endings.into_iter().collect::<Option<Vec<Ending>>>() else {
+        return Err(format!("a wrong result: {story}"));
+    };
+    let least = endings.iter().map(|ending| ending.0).min().unwrap_or(0);
+    let unaware = endings.iter().any(|ending| ending.1.is_none());
+    let timed_out = |ending: &Ending| matches!(ending.1, Some(Error::Timeout { .. }));
+    if least + 1 < OPERATIONS && unaware {
+        return Err(format!("a rank heard nothing of a failure: {story}"));
+    }
+    if least < OPERATIONS && !plan.breaks() {
+        return Err(format!("a failure without a fault: {story}"));
+    }
+    if endings.iter().any(timed_out) || start.elapsed() >= TIMEOUT {
+        return Err(format!("a rank waited for its deadline: {story}"));
+    }
+    Ok(least == OPERATIONS)
+}
+
+#[test]
+fn every_run_ends_in_the_right_results_or_in_an_error() {
+    let (next, came_through) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= SEEDS {
+                        return;
+                    }
+                    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                    let outcome = outcome.unwrap_or_else(|_| Err(format!("seed {seed} panicked")));
+                    match outcome {
+                        Ok(through) => {
+                            came_through.fetch_add(u64::from(through), Ordering::Relaxed);
+                        }
+                        Err(story) => failed.lock().unwrap().push(story),
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(
+        failed.is_empty(),
+        "{} failed; the first: {}",
+        failed.len(),
+        failed[0]
+    );
+    // Both kinds of end are there in number, so the test tests something.
+    let came_through = came_through.into_inner();
+    let range = SEEDS / 10..SEEDS * 9 / 10;
+    assert!(
+        range.contains(&came_through),
+        "{came_through} of {SEEDS} came through"
+    );
+}

@@ -1,0 +1,59 @@
+//! Groups whose ranks lie in several processes: threads stand for the processes, and a network in
+//! memory connects them.
+#![allow(clippy::float_cmp, reason = "results are exact")]
+
+mod collectives;
+mod failures;
+mod faults;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::ProcessGroup;
+use crate::transport::memory::networks;
+use crate::transport::network::Network;
+
+/// How soon a frozen process is found out.
+const HEARTBEAT: Duration = Duration::from_millis(300);
+
+/// The ranks of a job whose processes host so many ranks each, in rank order.
+fn job(ranks_per_process: &[usize]) -> Vec<ProcessGroup> {
+    job_on(
+        networks(ranks_per_process.len(), HEARTBEAT),
+        ranks_per_process,
+    )
+}
+
+/// The same on given networks, one for each process.
+fn job_on<N: Network + 'static>(
+    networks: Vec<Arc<N>>,
+    ranks_per_process: &[usize],
+) -> Vec<ProcessGroup> {
+    networks
+        .into_iter()
+        .flat_map(|network| ProcessGroup::world(network, ranks_per_process).unwrap())
+        .collect()
+}
+
+/// Runs `work` as every rank of a job, and returns the results in rank order.
+fn on_job<R: Send>(ranks_per_process: &[usize], work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+    on_ranks(job(ranks_per_process), work)
+}
+
+/// Runs `work` with each group on a thread of its own.
+fn on_ranks<R: Send>(groups: Vec<ProcessGroup>, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = groups
+            .into_iter()
+            .map(|group| scope.spawn(move || work(group)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}

@@ -1,0 +1,71 @@
+//! The group of all ranks of a job whose ranks lie in several processes.
+
+use std::sync::Arc;
+
+use super::ProcessGroup;
+use crate::error::{Error, Result};
+use crate::transport::network::Network;
+use crate::transport::processes::{Layout, Registry, World};
+use crate::transport::threads::Meeting;
+
+/// The number of the group of all ranks, which begins all others' numbers.
+const ALL: u64 = 0;
+
+impl ProcessGroup {
+    /// The group of all ranks of a job, of which process `p` hosts `ranks_per_process[p]`, numbered
+    /// process by process: one membership for each rank that this process hosts, to be given to one
+    /// thread each. The network is closed when the last handle of any group of this process is gone.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if a process has no ranks, or their number is not the network's.
+    pub(crate) fn world(
+        network: Arc<dyn Network>,
+        ranks_per_process: &[usize],
+    ) -> Result<Vec<Self>> {
+        Self::begin(network, ranks_per_process, false)
+    }
+
+    /// As [`Self::world`], for ranks whose ends a launcher reports with [`Self::leave`].
+    #[cfg_attr(
+        test,
+        expect(dead_code, reason = "the launcher does not join processes yet")
+    )]
+    pub(crate) fn launched_world(
+        network: Arc<dyn Network>,
+        ranks_per_process: &[usize],
+    ) -> Result<Vec<Self>> {
+        Self::begin(network, ranks_per_process, true)
+    }
+
+    fn begin(
+        network: Arc<dyn Network>,
+        ranks_per_process: &[usize],
+        launched: bool,
+    ) -> Result<Vec<Self>> {
+        let (here, processes) = (network.process(), network.processes());
+        let first: usize = ranks_per_process.iter().take(here).sum();
+        if ranks_per_process.len() != processes || ranks_per_process.contains(&0) {
+            let message = format!(
+                "the network has {processes} processes where their numbers of ranks are \
+                 {ranks_per_process:?}; give each process one or more"
+            );
+            return Err(Error::InvalidArgument {
+                rank: first,
+                call: "ProcessGroup::world",
+                message,
+            });
+        }
+        let hosts: Vec<usize> = (0..processes)
+            .flat_map(|process| vec![process; ranks_per_process[process]])
+            .collect();
+        let ranks = (0..hosts.len()).collect();
+        let registry = Arc::new(Registry::default());
+        let meeting = match Layout::new(ALL, &hosts, here) {
+            Some(layout) => Meeting::across(ranks, layout, network.clone(), &registry),
+            None => Meeting::local(ranks),
+        };
+        let world = World::new(network, &registry);
+        let local = first..first + ranks_per_process[here];
+        Ok(Self::seats(&meeting, local, Some(&world), launched))
+    }
+}

@@ -1,0 +1,15 @@
+//! What the processes of a job know of one another.
+//!
+//! - `layout`: which process hosts which rank of a group;
+//! - `notice`: what they tell one another of failures and departures, in wire form;
+//! - `registry`: one per process: which groups it has, and so whom a notice is for.
+//!
+//! Callers: `threads::Meeting` for the groups that lie in several processes, `group` to begin a job.
+
+mod layout;
+mod notice;
+mod registry;
+
+pub(crate) use layout::{Layout, Place};
+pub(crate) use notice::{Failure, Notice};
+pub(crate) use registry::{Registry, Told, World};

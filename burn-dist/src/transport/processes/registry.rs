@@ -1,0 +1,128 @@
+//! The groups of one process, and how news from other processes reach them.
+//!
+//! Who owns what: every seat of the process holds the [`World`], which closes the network when the last
+//! is gone. The network holds the [`Registry`], and that only weak references to the groups: a thread of
+//! the network's never drops the last reference to the network that would join it.
+//!
+//! Locks are taken in the order registry, group. News are handed on with the registry unlocked, but for
+//! those that came before their group.
+//!
+//! Callers: `group` makes one for each job; `threads::Meeting` is told.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::notice::Notice;
+use crate::transport::locks::lock;
+use crate::transport::network::{Cause, Lost, Network, Watcher};
+
+/// How many notices are kept for groups that this process has not made yet. The oldest go first: if
+/// their group comes to be, it finds out by its deadline.
+const EARLY_LIMIT: usize = 1024;
+
+/// A group that lies in several processes.
+pub(crate) trait Told: Send + Sync {
+    /// A process said something about the group.
+    fn notice(&self, from: usize, notice: Notice);
+
+    /// A process is lost, which may or may not host ranks of the group.
+    fn lost(&self, lost: &Lost);
+}
+
+/// The groups of one process.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<Book>);
+
+#[derive(Default)]
+struct Book {
+    groups: HashMap<u64, Weak<dyn Told>>,
+    early: VecDeque<(u64, usize, Notice)>,
+    /// One for each process at most.
+    lost: Vec<Lost>,
+}
+
+impl Registry {
+    /// Adds a group, and tells it what came before it was there.
+    pub(crate) fn register<G: Told + 'static>(&self, number: u64, group: &Arc<G>) {
+        let told: Arc<dyn Told> = group.clone();
+        let mut book = lock(&self.0);
+        book.groups.retain(|_, group| group.strong_count() > 0);
+        book.groups.insert(number, Arc::downgrade(&told));
+        let (due, early) = std::mem::take(&mut book.early)
+            .into_iter()
+            .partition(|(group, ..)| *group == number);
+        book.early = early;
+        let due: VecDeque<_> = due;
+        for (_, from, notice) in due {
+            told.notice(from, notice);
+        }
+        for lost in &book.lost {
+            told.lost(lost);
+        }
+    }
+}
+
+impl Watcher for Registry {
+    fn lost(&self, lost: &Lost) {
+        let groups: Vec<_> = {
+            let mut book = lock(&self.0);
+            if book.lost.iter().all(|known| known.process != lost.process) {
+                book.lost.push(lost.clone());
+            }
+            book.groups.values().filter_map(Weak::upgrade).collect()
+        };
+        for group in groups {
+            group.lost(lost);
+        }
+    }
+
+    fn notice(&self, from: usize, notice: &[u8]) {
+        let (number, notice) = match Notice::decode(notice) {
+            Ok(read) => read,
+            Err(message) => {
+                let cause = Cause::Malformed(format!("a notice: {message}").into());
+                return self.lost(&Lost {
+                    process: from,
+                    address: format!("number {from}"),
+                    cause,
+                });
+            }
+        };
+        let group = {
+            let mut book = lock(&self.0);
+            if let Some(group) = book.groups.get(&number) {
+                // A group that is gone needs no news.
+                group.upgrade()
+            } else {
+                if book.early.len() == EARLY_LIMIT {
+                    book.early.pop_front();
+                }
+                book.early.push_back((number, from, notice.clone()));
+                None
+            }
+        };
+        if let Some(group) = group {
+            group.notice(from, notice);
+        }
+    }
+}
+
+/// This process's part in a job; dropping it leaves the job.
+#[derive(Debug)]
+pub(crate) struct World {
+    network: Arc<dyn Network>,
+}
+
+impl World {
+    /// Begins to listen to the other processes.
+    pub(crate) fn new(network: Arc<dyn Network>, registry: &Arc<Registry>) -> Arc<Self> {
+        network.watch(registry.clone());
+        Arc::new(Self { network })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.network.close();
+    }
+}

@@ -1,0 +1,70 @@
+//! A meeting by itself, within one process.
+
+use super::*;
+use crate::error::Detail;
+
+fn call(operation: &'static str, sequence: u64) -> Arc<Call> {
+    Arc::new(Call {
+        operation: operation.into(),
+        sequence,
+        dtype: "f32".into(),
+        shape: vec![4],
+        detail: Detail::default(),
+    })
+}
+
+fn attend(meeting: &Meeting, rank: usize, call: Arc<Call>, timeout: Duration) -> Result<()> {
+    Entry {
+        meeting,
+        rank,
+        call,
+        timeout,
+    }
+    .attend(Lent::Read(&[]), |_| ())
+}
+
+const LONG: Duration = Duration::from_mins(5);
+
+#[test]
+fn a_rank_that_left_after_its_last_operation_disturbs_nobody() {
+    let meeting = Meeting::local(vec![0, 1]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            attend(&meeting, 0, call("barrier", 0), LONG).unwrap();
+            meeting.leave(0, Departure::Returned);
+        });
+        attend(&meeting, 1, call("barrier", 0), LONG).unwrap();
+        meeting.leave(1, Departure::Returned);
+    });
+    assert!(lock(&meeting.state).failure.is_none());
+}
+
+#[test]
+fn a_later_operation_fails_at_once_and_names_who_left() {
+    let meeting = Meeting::local(vec![3, 5]);
+    meeting.leave(1, Departure::Returned);
+    let error = attend(&meeting, 0, call("barrier", 0), LONG).unwrap_err();
+    assert!(matches!(error, Error::PeerLeft { peer: 5, .. }), "{error}");
+}
+
+#[test]
+fn one_operation_may_wait_while_a_later_one_is_done() {
+    let meeting = Meeting::local(vec![0, 1]);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| attend(&meeting, 0, call("all_reduce", 0), LONG));
+        let second = scope.spawn(|| attend(&meeting, 0, call("barrier", 1), LONG));
+        attend(&meeting, 1, call("barrier", 1), LONG).unwrap();
+        second.join().unwrap().unwrap();
+        attend(&meeting, 1, call("all_reduce", 0), LONG).unwrap();
+        first.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_sub_groups_members_get_one_meeting_and_leave_nothing_behind() {
+    let meeting = Meeting::local(vec![0, 1]);
+    let first = meeting.child(7, 1, &[0, 1]);
+    let second = meeting.child(7, 1, &[0, 1]);
+    assert!(Arc::ptr_eq(&first, &second));
+    assert!(lock(&meeting.state).births.is_empty());
+}
