@@ -11,6 +11,7 @@ mod results;
 mod training;
 
 use burn::data::dataset::Dataset;
+use burn_dist::JobConfig;
 use burn_dist::launch::{Backend, Devices, Launcher};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
@@ -51,6 +52,10 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     let digits = load(options)?;
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
+    // Where a launcher started this process as one of several, it says so in the environment.
+    let job = JobConfig::from_env()?;
+    let first = job.as_ref().is_none_or(|job| job.process() == 0);
+    let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
         devices,
         backend,
@@ -60,21 +65,25 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         options.gpus as usize,
         options.oversubscribe,
     )?;
-    if let Some(note) = note {
-        say(note);
+    if first {
+        if let Some(note) = note {
+            say(note);
+        }
+        say(format_args!(
+            "{} training and {} test digits, {processes} process(es) with {} replica(s) on {backend}, global batch {}",
+            digits.train.len(),
+            digits.test.len(),
+            devices.len(),
+            options.batch_size as usize * devices.len() * processes,
+        ));
     }
-    say(format_args!(
-        "{} training and {} test digits, {} replica(s) on {backend}, global batch {}",
-        digits.train.len(),
-        digits.test.len(),
-        devices.len(),
-        options.batch_size as usize * devices.len(),
-    ));
 
-    let outcomes =
-        Launcher::new(devices).run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let outcomes = Launcher::new(devices)
+        .job(job)
+        .run(|worker| training::train(&worker, options, &digits, &stop))?;
     // All ranks end with the same figures.
     match outcomes.first() {
+        Some(_) if !first => Ok(()),
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
     }

@@ -19,10 +19,6 @@ mod slices;
 mod split;
 mod tensor;
 mod work;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the launcher does not join processes yet")
-)]
 mod world;
 
 use std::ops::Range;

@@ -18,6 +18,7 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if a process has no ranks, or their number is not the network's.
+    #[cfg(test)]
     pub(crate) fn world(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
@@ -26,10 +27,6 @@ impl ProcessGroup {
     }
 
     /// As [`Self::world`], for ranks whose ends a launcher reports with [`Self::leave`].
-    #[cfg_attr(
-        test,
-        expect(dead_code, reason = "the launcher does not join processes yet")
-    )]
     pub(crate) fn launched_world(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],

@@ -15,12 +15,14 @@ use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
+use crate::rendezvous::{self, JobConfig, Joined};
+use crate::transport::tcp::connect::{Place, connect};
 
 /// What a worker's closure may fail with.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -89,6 +91,7 @@ pub struct Launcher {
     devices: Vec<Device>,
     timeout: Duration,
     threads: Option<usize>,
+    job: Option<JobConfig>,
 }
 
 impl Launcher {
@@ -98,6 +101,7 @@ impl Launcher {
             devices,
             timeout: DEFAULT_TIMEOUT,
             threads: None,
+            job: None,
         }
     }
 
@@ -116,7 +120,28 @@ impl Launcher {
         self
     }
 
-    /// Runs `worker` on every rank and returns their results in rank order.
+    /// Makes this process one of a job's: its ranks are numbered after those of the processes before it,
+    /// and its groups span all processes. `None` is a job of this process alone, so that what
+    /// [`JobConfig::from_env`] gives can be passed on.
+    ///
+    /// ```no_run
+    /// use burn::tensor::Device;
+    /// use burn_dist::{JobConfig, launch::Launcher};
+    ///
+    /// let devices = vec![Device::flex().autodiff(); 2];
+    /// Launcher::new(devices).job(JobConfig::from_env()?).run(|worker| {
+    ///     println!("rank {} of {}", worker.rank(), worker.world_size());
+    ///     worker.group().barrier()
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    #[must_use]
+    pub fn job(mut self, job: impl Into<Option<JobConfig>>) -> Self {
+        self.job = job.into();
+        self
+    }
+
+    /// Runs `worker` on every rank of this process and returns their results in rank order.
     ///
     /// A rank that returns while others still need it is an error on those, as is one that panics or
     /// returns an error: nobody waits for it. All threads have ended when this returns.
@@ -124,7 +149,8 @@ impl Launcher {
     /// # Errors
     /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own;
     /// the group's error, if that is what a rank returned. [`Error::InvalidArgument`] without devices or
-    /// with no thread for a replica; [`Error::System`] if a thread or pool can't be started.
+    /// with no thread for a replica; [`Error::System`] if a thread or pool can't be started;
+    /// [`Error::Rendezvous`] if the job's processes don't find one another.
     pub fn run<R, E>(self, worker: impl Fn(Worker) -> Result<R, E> + Sync) -> Result<Vec<R>>
     where
         R: Send,
@@ -140,7 +166,7 @@ impl Launcher {
             });
         }
         let threads = self.pool_size()?;
-        let groups = ProcessGroup::launched(self.devices.len())?;
+        let groups = self.join()?;
         let failures = Failures::default();
         let results = thread::scope(|scope| {
             let mut ranks = Vec::with_capacity(groups.len());
@@ -173,6 +199,39 @@ impl Launcher {
         }
     }
 
+    /// The memberships of this process's ranks in the group of all ranks.
+    fn join(&self) -> Result<Vec<ProcessGroup>> {
+        let Some(job) = &self.job else {
+            return ProcessGroup::launched(self.devices.len());
+        };
+        let deadline = Instant::now() + job.get_join_timeout();
+        let Joined {
+            ranks_per_process,
+            addresses,
+            listener,
+            job: number,
+            // The store has done its work when all are connected.
+            store: _store,
+            host: _host,
+        } = rendezvous::join(job, self.devices.len())?;
+        let place = Place {
+            process: job.process(),
+            addresses,
+            listener,
+            job: number,
+            secret: job.get_secret().clone(),
+            heartbeat: job.get_heartbeat(),
+        };
+        let network = connect(place, deadline)?;
+        tracing::info!(
+            process = job.process(),
+            ranks = ?ranks_per_process,
+            strangers = network.rejected(),
+            "all processes of the job are connected"
+        );
+        ProcessGroup::launched_world(network, &ranks_per_process)
+    }
+
     /// How many threads each replica on the CPU gets.
     fn pool_size(&self) -> Result<usize> {
         let replicas = self.devices.iter().filter(|device| on_flex(device)).count();
@@ -185,7 +244,10 @@ impl Launcher {
             Some(threads) => Ok(threads),
             None => {
                 let cores = thread::available_parallelism().map_or(1, NonZero::get);
-                Ok((cores / replicas.max(1)).max(1))
+                // The job's other processes on this machine have as many.
+                let processes = self.job.as_ref().and_then(JobConfig::local_processes);
+                let replicas = replicas.max(1) * processes.unwrap_or(1).max(1);
+                Ok((cores / replicas).max(1))
             }
         }
     }

@@ -10,16 +10,16 @@
 //! | `timed` | sockets under a deadline |
 //!
 //! Callers: `launch` joins a job; `transport` authenticates its connections.
-#![expect(dead_code, reason = "wired by the launcher and the TCP transport")]
 
 mod address;
 pub(crate) mod auth;
 mod config;
 mod env;
-pub(crate) mod join;
+mod join;
 mod secret;
 mod store;
 pub(crate) mod timed;
 
 pub use config::JobConfig;
+pub(crate) use join::{Joined, join};
 pub use secret::Secret;

@@ -8,11 +8,6 @@
 //!
 //! Callers: `collective` runs its algorithms on it, `group` opens and closes it.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the launcher does not join processes yet")
-)]
-
 #[cfg(test)]
 pub(crate) mod faults;
 mod locks;
