@@ -53,6 +53,18 @@ pub(super) struct State {
     births: Vec<Birth>,
 }
 
+impl State {
+    /// The group's failure, for a rank that makes a call. The first call after the loss of a process is
+    /// the one that the loss is named with, if none was under way.
+    pub(super) fn failure_in(&mut self, call: &Arc<Call>) -> Option<Error> {
+        let failure = self.failure.as_mut()?;
+        if let Error::Lost { call: place, .. } = failure {
+            place.get_or_insert_with(|| call.clone());
+        }
+        Some(failure.clone())
+    }
+}
+
 /// How a rank left.
 #[derive(Clone)]
 pub(super) struct Gone {
@@ -283,8 +295,8 @@ impl Meeting {
     /// Notes that `rank` comes to the operation, and checks that it is the others' operation.
     pub(super) fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<Occasion>> {
         let mut state = self.lock();
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
+        if let Some(failure) = state.failure_in(call) {
+            return Err(failure);
         }
         let found = state
             .open
