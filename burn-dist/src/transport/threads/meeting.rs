@@ -17,10 +17,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::across::Relay;
 use super::away::{Away, Locked};
 use super::lock;
 use super::mail::{Mail, Streams};
+use super::relay::Relay;
 use super::shared::{Exchange, Floor, Lent, Missed};
 use crate::error::{Call, Departure, Error, Result};
 use crate::transport::processes::{Failure, Notice};
