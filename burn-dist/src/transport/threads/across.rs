@@ -9,22 +9,15 @@
 //! meanwhile. In every round each process sends one parcel, if only an empty one, to every other, with
 //! the encoded call: so no operation ends unless all processes make the same one.
 //!
-//! A relay's parcels are packed while the ranks are in the exchange, and read after it. Its stage goes
-//!
-//! ```text
-//! Carried ── the leader has all ──> Delivered
-//!    └────── the group failed ────> Closed
-//! ```
-//!
 //! Callers: `collective::remote`.
 
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::away::Away;
 use super::meeting::{Entry, Occasion};
+use super::relay::{Parcels, Relay, Stage};
 use super::shared::{Floor, Lent};
-use super::{lock, wait_for};
 use crate::control;
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cause, Lost, Tag};
@@ -32,9 +25,6 @@ use crate::transport::processes::Layout;
 
 /// How long the leader waits for a message before it looks whether the group has failed.
 const LOOK_UP: Duration = Duration::from_millis(10);
-
-/// What came from each place, with this one's own parcel at its own.
-pub(crate) type Parcels = Arc<[Arc<Vec<u8>>]>;
 
 /// Who gets what of a round.
 #[derive(Clone, Copy, Debug)]
@@ -86,85 +76,6 @@ pub(crate) struct Plan<'p> {
 pub(crate) struct Second<'p> {
     pub(crate) merge: &'p dyn Fn(&Parcels) -> Vec<u8>,
     pub(crate) check: Check<'p>,
-}
-
-/// What goes to other processes, and comes from them, in one operation.
-pub(super) struct Relay {
-    parcels: Box<[OnceLock<Arc<Vec<u8>>>]>,
-    stage: Mutex<Stage>,
-    moved: Condvar,
-}
-
-enum Stage {
-    /// The places that have not been heard from in this round.
-    Carried(Vec<usize>),
-    Delivered(Parcels),
-    Closed,
-}
-
-impl Relay {
-    /// For a group of so many places; takes no memory for none.
-    pub(super) fn new(places: usize) -> Self {
-        Self {
-            parcels: (0..places).map(|_| OnceLock::new()).collect(),
-            stage: Mutex::new(Stage::Carried((0..places).collect())),
-            moved: Condvar::new(),
-        }
-    }
-
-    /// Ends the wait of those who are in it, unless the parcels have been delivered.
-    pub(super) fn close(&self) {
-        self.step(Stage::Closed);
-    }
-
-    fn step(&self, next: Stage) {
-        let mut stage = lock(&self.stage);
-        if matches!(*stage, Stage::Carried(_)) {
-            *stage = next;
-            self.moved.notify_all();
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        matches!(*lock(&self.stage), Stage::Closed)
-    }
-
-    fn heard_from(&self, place: usize) {
-        if let Stage::Carried(awaited) = &mut *lock(&self.stage) {
-            awaited.retain(|&other| other != place);
-        }
-    }
-
-    fn awaited(&self) -> Vec<usize> {
-        match &*lock(&self.stage) {
-            Stage::Carried(awaited) => awaited.clone(),
-            Stage::Delivered(_) | Stage::Closed => Vec::new(),
-        }
-    }
-
-    /// Waits for the leader; nothing if the group failed. At the deadline, `on_deadline` is called once.
-    fn wait(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<Parcels> {
-        let mut on_deadline = Some(on_deadline);
-        let mut stage = lock(&self.stage);
-        loop {
-            match &*stage {
-                Stage::Delivered(parcels) => return Some(parcels.clone()),
-                Stage::Closed => return None,
-                Stage::Carried(_) => {}
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !left.is_zero() {
-                stage = wait_for(&self.moved, stage, left);
-            } else if let Some(act) = on_deadline.take() {
-                drop(stage);
-                act();
-                stage = lock(&self.stage);
-            } else {
-                // The leader has heard from all, so it has its own deadline and little to do.
-                stage = super::wait(&self.moved, stage);
-            }
-        }
-    }
 }
 
 /// One rank's entry into one operation of a group that lies in several processes.
@@ -284,9 +195,7 @@ impl Carrier<'_, '_> {
         let here = self.here();
         // Each begins with the next after it, so that not all write to one at once.
         let others = || (1..places.len()).map(|step| (here + step) % places.len());
-        if let Stage::Carried(awaited) = &mut *lock(&self.relay.stage) {
-            *awaited = others().collect();
-        }
+        self.relay.await_all(others().collect());
         for place in others() {
             self.look_up()?;
             network

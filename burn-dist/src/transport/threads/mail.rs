@@ -194,8 +194,8 @@ impl Meeting {
             if !state.expects_more(route) {
                 self.check_peer(&mut state, route.from, call)?;
             }
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
+            if let Some(failure) = state.failure_in(call) {
+                return Err(failure);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -281,8 +281,8 @@ impl Meeting {
 
     /// Fails if the group has failed or the peer is gone. (A failed group has no messages.)
     fn check_peer(&self, state: &mut State, peer: usize, call: &Arc<Call>) -> Result<()> {
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
+        if let Some(failure) = state.failure_in(call) {
+            return Err(failure);
         }
         let gone = state.departed[peer].as_ref();
         let reason = gone.map(|gone| gone.reason.clone());

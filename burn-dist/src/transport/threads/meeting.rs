@@ -17,10 +17,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::across::Relay;
 use super::away::{Away, Locked};
 use super::lock;
 use super::mail::{Mail, Streams};
+use super::relay::Relay;
 use super::shared::{Exchange, Floor, Lent, Missed};
 use crate::error::{Call, Departure, Error, Result};
 use crate::transport::processes::{Failure, Notice};
@@ -51,6 +51,18 @@ pub(super) struct State {
     /// What the other processes are to be told, in this order.
     pub(super) outbox: VecDeque<Notice>,
     births: Vec<Birth>,
+}
+
+impl State {
+    /// The group's failure, for a rank that makes a call. The first call after the loss of a process is
+    /// the one that the loss is named with, if none was under way.
+    pub(super) fn failure_in(&mut self, call: &Arc<Call>) -> Option<Error> {
+        let failure = self.failure.as_mut()?;
+        if let Error::Lost { call: place, .. } = failure {
+            place.get_or_insert_with(|| call.clone());
+        }
+        Some(failure.clone())
+    }
 }
 
 /// How a rank left.
@@ -283,8 +295,8 @@ impl Meeting {
     /// Notes that `rank` comes to the operation, and checks that it is the others' operation.
     pub(super) fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<Occasion>> {
         let mut state = self.lock();
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
+        if let Some(failure) = state.failure_in(call) {
+            return Err(failure);
         }
         let found = state
             .open

@@ -4,7 +4,7 @@
 //! - `shared`: one operation's exchange of memory; all of the crate's `unsafe` code, with its proof.
 //! - `meeting`: the group: which operations are under way, who has come, what has gone wrong.
 //! - `mail`: point-to-point messages.
-//! - `across`: an operation of a group that lies in several processes.
+//! - `across`: an operation of a group that lies in several processes; `relay`: what it carries.
 //! - `away`: what a meeting tells the other processes, and hears from them.
 //!
 //! No threads are started here: every rank calls on its own, and a thread of the network's brings news
@@ -15,11 +15,13 @@ mod across;
 mod away;
 mod mail;
 mod meeting;
+mod relay;
 mod shared;
 
 use super::locks::{lock, wait, wait_for};
 
-pub(crate) use across::{Abroad, Audience, Check, Parcels, Plan, Second};
+pub(crate) use across::{Abroad, Audience, Check, Plan, Second};
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
+pub(crate) use relay::Parcels;
 pub(crate) use shared::{Floor, Lent, Piece};
