@@ -21,8 +21,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use training::Digits;
+use std::sync::atomic::Ordering;
+use training::{Digits, Stop};
 
 /// Train a CNN on handwritten digits, data-parallel.
 #[derive(Parser)]
@@ -120,12 +120,14 @@ fn download() -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
     )
 }
 
-/// A flag that Ctrl-C sets; the second Ctrl-C ends the program at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, ctrlc::Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
+/// Lets Ctrl-C end the training in good order, and everything before or after it at once; the second
+/// Ctrl-C ends the training at once too.
+fn stop_on_ctrl_c() -> Result<Arc<Stop>, ctrlc::Error> {
+    let stop = Arc::new(Stop::default());
+    let flags = Arc::clone(&stop);
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        let training = flags.training.load(Ordering::Relaxed);
+        if !training || flags.asked.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
         eprintln!(

@@ -27,6 +27,15 @@ pub(crate) struct Digits {
     pub(crate) test: MnistDataset,
 }
 
+/// Whether to stop.
+#[derive(Default)]
+pub(crate) struct Stop {
+    /// The user asked.
+    pub(crate) asked: AtomicBool,
+    /// There is training to end in good order.
+    pub(crate) training: AtomicBool,
+}
+
 /// What a replica ends with; equal on all ranks, but for its own model (equal if all is well).
 pub(crate) struct Outcome {
     pub(crate) model: MnistCnn,
@@ -58,7 +67,7 @@ pub(crate) fn train(
     worker: &Worker,
     options: &Options,
     digits: &Digits,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Outcome, Failure> {
     let (group, device) = (worker.group(), worker.device());
     random::seed(options.seed, worker.rank());
@@ -77,13 +86,14 @@ pub(crate) fn train(
     let progress = Progress::new(worker.rank() == 0, total as u64);
     let mut epochs = Vec::new();
     let mut interrupted = false;
+    stop.training.store(true, Ordering::Relaxed);
     let start = Instant::now();
     for epoch in 0..options.epochs as usize {
         let mut tally = Tally::start(&ddp, device);
         for (step, batch) in loader.batches().enumerate() {
             let batch = batch?;
             // All ranks must stop in the same step: they ask one another while they compute.
-            let asked = u8::from(stop.load(Ordering::Relaxed));
+            let asked = u8::from(stop.asked.load(Ordering::Relaxed));
             let asked = group.all_reduce_async(vec![asked], ReduceOp::Max);
 
             let MnistBatch { images, targets } = batch.batch;
