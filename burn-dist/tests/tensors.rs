@@ -204,3 +204,54 @@ fn a_dtype_that_cannot_travel_is_named_on_all_ranks() {
         );
     }
 }
+
+#[test]
+fn asynchronous_forms_give_what_the_blocking_ones_give() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let (rank, root) = (group.rank(), 1);
+        let tensor = Tensor::<2>::full([3, 2], rank as f32 + 1.0, &device);
+        let parts = || -> Vec<Tensor<2>> {
+            (0..3)
+                .map(|to| Tensor::full([1, 2], (10 * rank + to) as f32, &device))
+                .collect()
+        };
+        let given = || (rank == root).then(parts);
+        let like = Tensor::<2>::zeros([1, 2], &device);
+        let sum = ReduceOp::Sum;
+        let all = |tensors: Vec<Tensor<2>>| tensors.into_iter().map(floats).collect::<Vec<_>>();
+
+        // All are under way before the first is waited for.
+        let broadcast = group.broadcast_tensor_async(tensor.clone(), root);
+        let reduce = group.reduce_tensor_async(tensor.clone(), sum, root);
+        let gather = group.gather_tensor_async(tensor.clone(), root);
+        let all_gather = group.all_gather_tensor_async(tensor.clone());
+        let scatter = group.scatter_tensor_async(&like, given(), root);
+        let reduce_scatter = group.reduce_scatter_tensor_async(tensor.clone(), sum);
+        let all_to_all = group.all_to_all_tensor_async(parts());
+
+        let expected = group.broadcast_tensor(tensor.clone(), root).unwrap();
+        assert_eq!(floats(broadcast.wait().unwrap()), floats(expected));
+        let expected = group.reduce_tensor(tensor.clone(), sum, root).unwrap();
+        assert_eq!(floats(reduce.wait().unwrap()), floats(expected));
+        let expected = group.gather_tensor(tensor.clone(), root).unwrap();
+        assert_eq!(gather.wait().unwrap().map(all), expected.map(all));
+        let expected = group.all_gather_tensor(tensor.clone()).unwrap();
+        assert_eq!(all(all_gather.wait().unwrap()), all(expected));
+        let expected = group.scatter_tensor(&like, given(), root).unwrap();
+        assert_eq!(floats(scatter.wait().unwrap()), floats(expected));
+        let expected = group.reduce_scatter_tensor(tensor.clone(), sum).unwrap();
+        assert_eq!(floats(reduce_scatter.wait().unwrap()), floats(expected));
+        let expected = group.all_to_all_tensor(parts()).unwrap();
+        assert_eq!(all(all_to_all.wait().unwrap()), all(expected));
+    });
+}
+
+#[test]
+fn wrong_arguments_of_an_asynchronous_form_come_from_wait() {
+    on_ranks(1, |group| {
+        let tensor = Tensor::<1>::zeros([2], &Device::flex());
+        let error = group.broadcast_tensor_async(tensor, 7).wait().unwrap_err();
+        assert!(error.to_string().contains("there is no rank 7"), "{error}");
+    });
+}
