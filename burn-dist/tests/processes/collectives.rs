@@ -44,12 +44,7 @@ pub(crate) fn script(group: &ProcessGroup) -> Result<Results> {
     Ok(results)
 }
 
-fn reductions(
-    results: &mut Results,
-    group: &ProcessGroup,
-    seed: u64,
-    length: usize,
-) -> Result<()> {
+fn reductions(results: &mut Results, group: &ProcessGroup, seed: u64, length: usize) -> Result<()> {
     let ranks = group.world_size();
     let inputs = all_values::<f32>(seed, ranks, length);
     for op in [ReduceOp::Sum, ReduceOp::Mean] {

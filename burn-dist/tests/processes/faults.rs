@@ -133,7 +133,7 @@ fn a_stopped_process_is_missed_after_a_heartbeat() {
     job.signal(1, Signal::STOP);
     let end = job.wait_for_ends(&[0, 2]);
     assert_within(heartbeat + AFTER_SILENCE, start, end, &job);
-    assert_lost(&job, "has been silent");
+    assert_lost(&job, "was silent for 1.");
     job.signal(1, Signal::KILL);
     job.wait_for_all();
 }
@@ -198,7 +198,7 @@ fn a_process_that_never_starts_is_named() {
     let plan = || Plan::new("loop", &LAYOUT).join_timeout(timeout);
     for (absent, present, words) in [
         (2, [0, 1], "waited 1 s: process 2 of 3 did not come"),
-        (0, [1, 2], "to reach process 0"),
+        (0, [1, 2], "tried for 1.0 s to reach process 0"),
     ] {
         let start = Instant::now();
         let mut job = plan().without(absent).start();

@@ -194,7 +194,9 @@ impl Job {
     pub(crate) fn wait_for_ends(&mut self, processes: &[usize]) -> Instant {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let ends = processes.iter().map(|process| self.processes[process].ended);
+            let ends = processes
+                .iter()
+                .map(|process| self.processes[process].ended);
             if let Some(ends) = ends.collect::<Option<Vec<_>>>() {
                 return ends.into_iter().max().unwrap();
             }
@@ -224,7 +226,9 @@ impl Job {
     }
 
     pub(crate) fn all_told(&self) -> impl Iterator<Item = &String> {
-        self.processes.keys().flat_map(|&process| self.told(process))
+        self.processes
+            .keys()
+            .flat_map(|&process| self.told(process))
     }
 
     /// All that is known, for a test that fails.

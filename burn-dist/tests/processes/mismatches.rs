@@ -77,7 +77,10 @@ fn script(group: &ProcessGroup) -> Result<Vec<String>> {
                 Err(error @ Error::Mismatch { .. }) => error.to_string(),
                 other => format!("not a mismatch: {other:?}"),
             };
-            lines.push(format!("case {case} odd {odd} rank {}: {text}", group.rank()));
+            lines.push(format!(
+                "case {case} odd {odd} rank {}: {text}",
+                group.rank()
+            ));
         }
     }
     Ok(lines)
@@ -88,10 +91,11 @@ pub(crate) fn work(worker: &Worker) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks what all ranks heard; which of two ranks is named first, and which of those that agree is
-/// compared with, depends on who came first, for threads too.
+/// Checks what all ranks heard. Which of two ranks is named first, and with which of those that agree
+/// the other one is compared, depends on who came first. Threads and pairs of processes agree about it;
+/// of more processes, every pair may find the mismatch for itself.
 #[track_caller]
-fn assert_named(told: &[String]) {
+fn assert_named(told: &[String], one_story: bool) {
     for (case, (.., usual, other)) in CASES.iter().enumerate() {
         for odd in 0..RANKS {
             let start = format!("case {case} odd {odd} rank ");
@@ -114,7 +118,7 @@ fn assert_named(told: &[String]) {
                 .flat_map(|usual| [wording(&differs, &usual), wording(&usual, &differs)])
                 .collect();
             for text in &texts {
-                assert_eq!(text, &texts[0], "all ranks tell the same story");
+                assert!(!one_story || text == &texts[0], "{text}\n{}", texts[0]);
                 assert!(possible.iter().any(|one| one == text), "{start}: {text}");
             }
         }
@@ -124,8 +128,9 @@ fn assert_named(told: &[String]) {
 #[test]
 fn a_mismatch_names_both_sides_as_among_threads() {
     let threads = on_ranks(RANKS, |group| script(&group).unwrap());
-    assert_named(&threads.concat());
+    assert_named(&threads.concat(), true);
     for layout in [&[1, 1, 1, 1][..], &[2, 2], &[1, 3]] {
-        assert_named(&Plan::new("mismatches", layout).run());
+        let told = Plan::new("mismatches", layout).run();
+        assert_named(&told, layout.len() <= 2);
     }
 }

@@ -145,7 +145,10 @@ fn assert_as_threads(machines: &TwoMachines) -> Duration {
     };
     let devices = vec![Device::flex().autodiff(); 2];
     let threads = Launcher::new(devices).threads_per_replica(1);
-    assert_eq!(telling("trained "), threads.run(|worker| train(&worker)).unwrap());
+    assert_eq!(
+        telling("trained "),
+        threads.run(|worker| train(&worker)).unwrap()
+    );
     let took = telling("took ").into_iter().map(|took| {
         let milliseconds = took.strip_suffix(" ms").unwrap();
         Duration::from_millis(milliseconds.parse().unwrap())
@@ -189,7 +192,10 @@ fn a_link_that_goes_down_is_missed_after_a_heartbeat() {
             let other = 1 - rank;
             let lost = format!("rank {other} of process {other} at {}:", ADDRESSES[other]);
             assert!(error.starts_with(&lost), "{error}");
-            assert!(error.contains(" can't be reached in all_reduce #"), "{error}");
+            assert!(
+                error.contains(" can't be reached in all_reduce #"),
+                "{error}"
+            );
         }
         run("ip", &format!("-n {name} link set {name} up")).unwrap();
     }
