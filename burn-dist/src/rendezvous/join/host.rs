@@ -148,9 +148,14 @@ fn write_address(file: &Path, address: SocketAddr) -> Result<(), JoinFailure> {
 
 /// Reads the address, once process 0 has written it.
 pub(super) fn read_address(file: &Path) -> Result<SocketAddr, JoinFailure> {
-    let unresolved =
-        |what: String| JoinFailure::Unresolved(format!("the file {}: {what}", file.display()));
-    let text = fs::read_to_string(file).map_err(|error| unresolved(error.to_string()))?;
+    let unreachable = |what: String| JoinFailure::Unreachable {
+        after: Duration::ZERO, // whoever goes on trying knows
+        detail: format!(
+            "the file by which it tells its address, {}: {what}",
+            file.display()
+        ),
+    };
+    let text = fs::read_to_string(file).map_err(|error| unreachable(error.to_string()))?;
     let address = text.trim().parse();
-    address.map_err(|_| unresolved("it holds no address".to_owned()))
+    address.map_err(|_| unreachable("it holds no address".to_owned()))
 }

@@ -1,0 +1,23 @@
+//! Jobs of real processes: what ranks see when their peers are behind sockets, and what they see of
+//! processes that die, stand still, fail or never come.
+//!
+//! Each process of a job is this test program again, run with nothing but the "test"
+//! `worker::worker_process` and told its place by a variable. It joins through the public interface and
+//! tells what it finds in lines on its standard output.
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod collectives;
+mod faults;
+mod job;
+mod mismatches;
+#[cfg(target_os = "linux")]
+mod namespaces;
+mod restarts;
+#[path = "../support/mod.rs"]
+mod support;
+mod worker;

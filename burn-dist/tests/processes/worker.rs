@@ -1,0 +1,120 @@
+//! The process that a job consists of: joins, does its role's work as every rank, tells the outcome.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use burn::tensor::Device;
+use burn_dist::launch::{Launcher, Worker};
+use burn_dist::{JobConfig, Secret};
+
+use crate::{collectives, faults, mismatches, restarts};
+
+/// Tells a process of a job its [`Place`].
+pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
+/// What a line begins with that is meant for the test.
+pub(crate) const MARK: &str = "@@ ";
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// What one process of a job is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) role: String,
+    pub(crate) process: usize,
+    pub(crate) processes: usize,
+    pub(crate) ranks: usize,
+    pub(crate) heartbeat: Duration,
+    pub(crate) join_timeout: Duration,
+    pub(crate) master: String,
+    pub(crate) address_file: PathBuf,
+}
+
+impl Place {
+    /// As a line, with the path last, for it may hold spaces.
+    pub(crate) fn to_line(&self) -> String {
+        let (heartbeat, join) = (self.heartbeat.as_millis(), self.join_timeout.as_millis());
+        format!(
+            "{} {} {} {} {heartbeat} {join} {} {}",
+            self.role,
+            self.process,
+            self.processes,
+            self.ranks,
+            self.master,
+            self.address_file.display()
+        )
+    }
+
+    fn from_line(line: &str) -> Self {
+        let mut words = line.splitn(8, ' ');
+        let mut word = || words.next().unwrap();
+        Self {
+            role: word().to_owned(),
+            process: word().parse().unwrap(),
+            processes: word().parse().unwrap(),
+            ranks: word().parse().unwrap(),
+            heartbeat: Duration::from_millis(word().parse().unwrap()),
+            join_timeout: Duration::from_millis(word().parse().unwrap()),
+            master: word().to_owned(),
+            address_file: word().into(),
+        }
+    }
+
+    fn job(&self) -> JobConfig {
+        let job = JobConfig::new(self.process, self.processes, &self.master)
+            .secret(Secret::new(SECRET))
+            .heartbeat(self.heartbeat)
+            .join_timeout(self.join_timeout);
+        if self.master.ends_with(":0") {
+            job.address_file(&self.address_file)
+        } else {
+            job
+        }
+    }
+}
+
+/// Writes a line for the test, whatever stands on the line before it.
+pub(crate) fn tell(text: impl Display) {
+    println!("\n{MARK}{text}");
+}
+
+/// Not a test of its own: a process of a job.
+#[test]
+fn worker_process() {
+    let Ok(line) = std::env::var(VARIABLE) else {
+        return;
+    };
+    let place = Place::from_line(&line);
+    let work = match place.role.as_str() {
+        "collectives" => collectives::work,
+        "mismatches" => mismatches::work,
+        "loop" => faults::go_on_for_ever,
+        "panic" => faults::panic_once,
+        "fail" => faults::fail_once,
+        "abort" => faults::abort_once,
+        "small" => restarts::work,
+        #[cfg(target_os = "linux")]
+        "machines" => crate::namespaces::work,
+        other => panic!("there is no role {other}"),
+    };
+    let body = |worker: Worker| -> Result<(), Failure> {
+        let outcome = work(&worker);
+        if let Err(error) = &outcome {
+            tell(format_args!("rank {}: {error}", worker.rank()));
+        }
+        outcome
+    };
+    let device = Device::flex().autodiff();
+    let outcome = Launcher::new(vec![device; place.ranks])
+        .threads_per_replica(1)
+        .timeout(Duration::from_mins(1))
+        .job(place.job())
+        .run(body);
+    match outcome {
+        Ok(_) => tell("done"),
+        Err(error) => tell(format_args!("failed: {error}")),
+    }
+}
