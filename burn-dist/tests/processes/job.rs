@@ -237,7 +237,8 @@ impl Job {
         for (process, of_job) in &self.processes {
             let complaints = fs::read_to_string(self.complaints(*process)).unwrap_or_default();
             let (told, ended) = (&of_job.told, of_job.ended);
-            report += &format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
+            let lines = format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
+            report.push_str(&lines);
         }
         report
     }
