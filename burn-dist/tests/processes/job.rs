@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -237,7 +238,8 @@ impl Job {
         for (process, of_job) in &self.processes {
             let complaints = fs::read_to_string(self.complaints(*process)).unwrap_or_default();
             let (told, ended) = (&of_job.told, of_job.ended);
-            report += &format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
+            let lines = format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
+            report.push_str(&lines);
         }
         report
     }
@@ -261,7 +263,7 @@ impl Job {
     }
 
     /// The file with the standard error of a process.
-    fn complaints(&self, process: usize) -> std::path::PathBuf {
+    fn complaints(&self, process: usize) -> PathBuf {
         self.folder.path().join(format!("stderr{process}"))
     }
 }
