@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -262,7 +263,7 @@ impl Job {
     }
 
     /// The file with the standard error of a process.
-    fn complaints(&self, process: usize) -> std::path::PathBuf {
+    fn complaints(&self, process: usize) -> PathBuf {
         self.folder.path().join(format!("stderr{process}"))
     }
 }
