@@ -40,7 +40,7 @@
 //! # Errors
 //!
 //! Everything that a user, another rank or a device can cause is an [`Error`] that says what failed,
-//! where (rank, peer, operation and its number), and what to do. Every wait has a deadline. When one
+//! where (rank, peer, operation and its number), and what to do. Every wait for another rank has a deadline. When one
 //! rank fails, all others stop at once with its reason.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
