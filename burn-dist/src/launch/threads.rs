@@ -21,7 +21,7 @@ use burn::tensor::Device;
 
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
-use crate::rendezvous::{self, JobConfig, Joined};
+use crate::rendezvous::{self, Host, JobConfig, Joined};
 use crate::transport::tcp::connect::{Place, connect};
 
 /// What a worker's closure may fail with.
@@ -210,9 +210,8 @@ impl Launcher {
             addresses,
             listener,
             job: number,
-            // The store has done its work when all are connected.
             store: _store,
-            host: _host,
+            host,
         } = rendezvous::join(job, self.devices.len())?;
         let place = Place {
             process: job.process(),
@@ -223,12 +222,22 @@ impl Launcher {
             heartbeat: job.get_heartbeat(),
         };
         let network = connect(place, deadline)?;
+        // The store has done its work, too: from now on this process has no open port.
+        let store = host.map(Host::close).unwrap_or_default();
+        let transport = network.rejected();
         tracing::info!(
             process = job.process(),
             ranks = ?ranks_per_process,
-            strangers = network.rejected(),
-            "all processes of the job are connected"
+            "all processes of the job are connected, and its ports are closed"
         );
+        if store.total() + transport.total() > 0 {
+            tracing::warn!(
+                process = job.process(),
+                %store,
+                %transport,
+                "connections were turned away while the job's ports were open"
+            );
+        }
         ProcessGroup::launched_world(network, &ranks_per_process)
     }
 

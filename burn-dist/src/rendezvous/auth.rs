@@ -38,7 +38,12 @@ pub(crate) const HELLO: usize = 4096;
 /// What every handshake begins with. It and the version's place never change.
 const MAGIC: [u8; 8] = *b"burndist";
 /// The crate's version and, after the slash, the number of the wire format: raised with any change of it.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+/// Tensors travel in the machine's byte order, so those of another order speak another format.
+const VERSION: &str = if cfg!(target_endian = "little") {
+    concat!(env!("CARGO_PKG_VERSION"), "/1")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), "/1-big-endian")
+};
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;
 

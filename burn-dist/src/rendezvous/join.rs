@@ -18,7 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use host::Host;
+pub(crate) use host::Host;
 use register::Entry;
 
 use super::address;

@@ -7,6 +7,7 @@
 //! | `store` | the key-value store in which the list is made |
 //! | `address` | where to listen, and where not without a secret |
 //! | `auth`, `secret` | proof of membership, before anything else is read |
+//! | `rejects` | connections that a port turned away: counted, logged |
 //! | `timed` | sockets under a deadline |
 //!
 //! Callers: `launch` joins a job; `transport` authenticates its connections.
@@ -16,10 +17,11 @@ pub(crate) mod auth;
 mod config;
 mod env;
 mod join;
+pub(crate) mod rejects;
 mod secret;
 mod store;
 pub(crate) mod timed;
 
 pub use config::JobConfig;
-pub(crate) use join::{Joined, join};
+pub(crate) use join::{Host, Joined, join};
 pub use secret::Secret;

@@ -18,6 +18,8 @@ mod mismatches;
 #[cfg(target_os = "linux")]
 mod namespaces;
 mod restarts;
+#[cfg(target_os = "linux")]
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod worker;

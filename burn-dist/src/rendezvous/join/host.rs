@@ -11,6 +11,7 @@ use super::system;
 use crate::error::{JoinFailure, Result};
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::rejects::Rejects;
 use crate::rendezvous::store::{Limits, StoreClient, StoreServer};
 
 /// How long process 0 stays for the others to read why joining failed.
@@ -41,6 +42,7 @@ impl Host {
         let fault = |failure| config.fault(address.to_string(), failure);
         address::check_open(address.ip(), secret).map_err(fault)?;
         warn_of_loopback(config, name, address);
+        tracing::info!(%address, "the job's store listens");
         let server = StoreServer::start(listener, secret.clone(), Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
         let reached_at = if address.ip().is_unspecified() {
@@ -75,6 +77,12 @@ impl Host {
                 JoinFailure::Lost(error.to_string().into()),
             )
         })
+    }
+
+    /// Closes the store; says what it turned away while it was open.
+    pub(crate) fn close(mut self) -> Rejects {
+        self.server.shutdown();
+        self.server.rejected()
     }
 
     /// Where the store listens.

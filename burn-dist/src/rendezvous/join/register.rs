@@ -102,7 +102,13 @@ impl Entry {
             let _ = publish(store, &verdict).and_then(|_| tell_read(store));
             return Err(failure(verdict));
         }
-        if store.add("entered", 1)? == self.processes as i64 {
+        let entered = store.add("entered", 1)?;
+        tracing::info!(
+            process = self.process,
+            address = %self.member.address,
+            "entered the job, in which {entered} of {} processes are now", self.processes
+        );
+        if entered == self.processes as i64 {
             self.complete(store)?;
         }
         let verdict = self.verdict(store, started, deadline)?;

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::connections::{Census, Connections, Seat};
-use super::rejects::{Ledger, Reject, Rejects};
 use super::table::Table;
 use super::wire::{self, Reply, Request, Unread};
 use super::{Limits, PURPOSE};
 use crate::rendezvous::auth::{self, Role};
+use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
 use crate::rendezvous::secret::Secret;
 
 const LISTENER: Token = Token(0);
@@ -61,7 +61,7 @@ impl StoreServer {
         let shared = Arc::new(Shared {
             table: Table::new(&limits),
             connections: Connections::new(&limits),
-            ledger: Ledger::default(),
+            ledger: Ledger::new("the job's store"),
             secret,
             limits,
         });
@@ -187,7 +187,10 @@ impl Reception {
             .and_then(|()| stream.try_clone());
         let started = started.and_then(|handle| {
             let Some(number) = self.shared.connections.admit(handle) else {
-                return Ok(()); // the server stops
+                self.shared
+                    .ledger
+                    .record(Some(address), &Reject::Unfinished);
+                return Ok(());
             };
             self.join_those_who_left();
             let shared = Arc::clone(&self.shared);
@@ -219,17 +222,20 @@ impl Shared {
     fn attend(&self, number: u64, mut stream: TcpStream, address: SocketAddr) {
         let seat = self.connections.seat(number);
         if let Err(reject) = self.prove(&seat, &mut stream) {
-            self.record(address, &reject);
+            self.ledger.record(Some(address), &reject);
             return;
         }
         let stream = Arc::new(stream);
         if let Err(reject) = seat.promote(&stream) {
-            self.record(address, &reject);
+            self.ledger.record(Some(address), &reject);
             let reply = Reply::Refused(reject.to_string());
             // Courtesy: it is turned away whether it hears it or not.
             let _ = wire::send(&stream, &reply, Instant::now() + self.limits.request);
-        } else if let Err(reject) = self.serve(&stream) {
-            self.record(address, &reject);
+        } else if let Err(reject) = self.serve(&stream)
+            && !self.connections.is_stopping()
+        {
+            // Where the server goes, it was the server that cut a request off.
+            self.ledger.record(Some(address), &reject);
         }
     }
 
@@ -239,14 +245,8 @@ impl Shared {
         match auth::authenticate(stream, &self.secret, role, PURPOSE, b"", deadline) {
             Ok(_) => Ok(()),
             Err(_) if seat.displaced() => Err(Reject::Crowded),
+            Err(_) if self.connections.is_stopping() => Err(Reject::Unfinished),
             Err(rejected) => Err(Reject::Unproved(rejected)),
-        }
-    }
-
-    /// Counts a reject, unless it is the server that goes.
-    fn record(&self, address: SocketAddr, reject: &Reject) {
-        if !self.connections.is_stopping() {
-            self.ledger.record(Some(address), reject);
         }
     }
 

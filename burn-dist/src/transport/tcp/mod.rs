@@ -38,6 +38,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::locks::lock;
 use super::network::{Cause, Lost, Network, Tag, Watcher};
 use super::watchers::Watchers;
+use crate::rendezvous::rejects::Rejects;
 use connection::{Connection, Small};
 use pulse::Waker;
 
@@ -50,7 +51,7 @@ pub(crate) struct TcpNetwork {
     waker: Arc<Waker>,
     heartbeat: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    rejected: u64,
+    rejected: Rejects,
 }
 
 impl TcpNetwork {
@@ -62,7 +63,7 @@ impl TcpNetwork {
         process: usize,
         streams: Vec<Option<TcpStream>>,
         heartbeat: Duration,
-        rejected: u64,
+        rejected: Rejects,
     ) -> io::Result<Self> {
         let waker = Arc::new(Waker::default());
         let mut connections = Vec::with_capacity(streams.len());
@@ -111,8 +112,8 @@ impl TcpNetwork {
         Ok(())
     }
 
-    /// How many connections were turned away while the network came up.
-    pub(crate) fn rejected(&self) -> u64 {
+    /// Which connections were turned away while the network came up.
+    pub(crate) fn rejected(&self) -> Rejects {
         self.rejected
     }
 
