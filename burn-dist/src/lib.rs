@@ -54,6 +54,9 @@ pub mod data;
 pub mod ddp;
 mod element;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 pub mod launch;
 pub mod random;

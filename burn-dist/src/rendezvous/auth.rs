@@ -19,6 +19,8 @@
 //!
 //! Callers: `store` for its connections, `transport` for those between processes.
 
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +32,11 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use super::secret::Secret;
-use super::timed::{self, Broken};
+use super::timed::{self, Broken, Timed};
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzing::check;
+#[cfg(test)]
+pub(crate) use fuzzing::seeds;
 
 /// The most bytes of a hello.
 pub(crate) const HELLO: usize = 4096;
@@ -136,8 +142,10 @@ pub(crate) fn authenticate(
     if hello.len() > HELLO {
         return Err(Rejected::HelloTooLarge(hello.len()));
     }
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce).map_err(|error| Rejected::System(error.to_string()))?;
     let wire = &mut Wire { stream, deadline };
-    let theirs = handshake(wire, Version::OURS, secret, role, purpose, hello)?;
+    let theirs = handshake(wire, Version::OURS, nonce, secret, role, purpose, hello)?;
     let cleared = stream
         .set_read_timeout(None)
         .and_then(|()| stream.set_write_timeout(None));
@@ -145,16 +153,16 @@ pub(crate) fn authenticate(
     Ok(theirs)
 }
 
-fn handshake(
-    wire: &mut Wire<'_>,
+/// The handshake itself; `nonce` is this side's, drawn for it alone.
+fn handshake<S: Timed>(
+    wire: &mut Wire<'_, S>,
     version: Version,
+    nonce: Nonce,
     secret: &Secret,
     role: Role,
     purpose: &[u8],
     hello: &[u8],
 ) -> Result<Vec<u8>, Rejected> {
-    let mut nonce = Nonce::default();
-    getrandom::fill(&mut nonce).map_err(|error| Rejected::System(error.to_string()))?;
     let preamble = [&MAGIC[..], &version.0, &nonce].concat();
 
     if role == Role::Connects {
@@ -273,12 +281,12 @@ fn absorb(code: &mut Hmac<Sha256>, part: &[u8]) {
 }
 
 /// A socket with the deadline of its handshake.
-struct Wire<'a> {
-    stream: &'a mut TcpStream,
+struct Wire<'a, S> {
+    stream: &'a mut S,
     deadline: Instant,
 }
 
-impl Wire<'_> {
+impl<S: Timed> Wire<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Rejected> {
         Ok(timed::write(self.stream, bytes, self.deadline)?)
     }

@@ -9,6 +9,8 @@
 //!
 //! Callers: training programs, by [`JobConfig::from_env`].
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod nodes;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 
 pub(crate) use host::Host;
 use register::Entry;
+#[cfg(any(test, fuzzing))]
+pub(crate) use register::check_records;
+#[cfg(test)]
+pub(crate) use register::record_seeds;
 
 use super::address;
 use super::auth::Rejected;

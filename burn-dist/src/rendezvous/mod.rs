@@ -22,6 +22,19 @@ mod secret;
 mod store;
 pub(crate) mod timed;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use env::fuzzing::{check_nodes, check_variables};
+#[cfg(any(test, fuzzing))]
+pub(crate) use join::check_records;
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzzing::check as check_store;
+#[cfg(test)]
+pub(crate) use {
+    env::fuzzing::{node_seeds, variable_seeds},
+    join::record_seeds,
+    store::fuzzing::seeds as store_seeds,
+};
+
 pub use config::JobConfig;
 pub(crate) use join::{Host, Joined, join};
 pub use secret::Secret;

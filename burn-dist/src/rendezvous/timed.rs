@@ -8,6 +8,35 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+/// What can be read and written with a timeout: a socket, or what stands for one in tests.
+pub(crate) trait Timed: Read + Write {
+    /// How long a read may take; for ever if none.
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+
+    /// How long a write may take; for ever if none.
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+}
+
+impl Timed for TcpStream {
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        Self::set_read_timeout(self, time)
+    }
+
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        Self::set_write_timeout(self, time)
+    }
+}
+
+impl Timed for &TcpStream {
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        TcpStream::set_read_timeout(self, time)
+    }
+
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        TcpStream::set_write_timeout(self, time)
+    }
+}
+
 /// Why an exchange ended early.
 #[derive(Debug)]
 pub(crate) enum Broken {
@@ -47,7 +76,7 @@ impl From<io::Error> for Broken {
 
 /// Fills `buffer`, or says why not.
 pub(crate) fn read(
-    mut stream: &TcpStream,
+    stream: &mut impl Timed,
     mut buffer: &mut [u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -65,7 +94,7 @@ pub(crate) fn read(
 
 /// Writes all of `bytes`, or says why not.
 pub(crate) fn write(
-    mut stream: &TcpStream,
+    stream: &mut impl Timed,
     mut bytes: &[u8],
     deadline: Instant,
 ) -> Result<(), Broken> {

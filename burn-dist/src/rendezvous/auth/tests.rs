@@ -36,6 +36,7 @@ fn both(
         handshake(
             wire,
             Version::of(versions[side]),
+            [side as u8; 32],
             &Secret::new(secrets[side]),
             role,
             purposes[side],
@@ -193,7 +194,7 @@ fn one_byte_at_a_time_does_not_stretch_the_deadline() {
             let secret = Secret::new(GOOD);
             let mut slow = [0_u8; 1];
             let late = loop {
-                if let Err(broken) = timed::read(&accepts, &mut slow, deadline) {
+                if let Err(broken) = timed::read(&mut accepts, &mut slow, deadline) {
                     break broken;
                 }
             };

@@ -16,6 +16,8 @@
 
 mod client;
 mod connections;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod server;
 mod table;
 #[cfg(test)]

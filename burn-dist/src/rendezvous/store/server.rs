@@ -230,7 +230,7 @@ impl Shared {
             self.ledger.record(Some(address), &reject);
             let reply = Reply::Refused(reject.to_string());
             // Courtesy: it is turned away whether it hears it or not.
-            let _ = wire::send(&stream, &reply, Instant::now() + self.limits.request);
+            let _ = wire::send(&*stream, &reply, Instant::now() + self.limits.request);
         } else if let Err(reject) = self.serve(&stream)
             && !self.connections.is_stopping()
         {

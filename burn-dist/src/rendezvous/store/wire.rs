@@ -2,15 +2,14 @@
 //!
 //! Invariant: the length is checked before memory is taken for it, and the decoder has the same limit.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{KEY, VALUE};
 use crate::control;
-use crate::rendezvous::timed::{self, Broken};
+use crate::rendezvous::timed::{self, Broken, Timed};
 
 /// The most bytes of a message: a comparison with its two values, its key, and what frames them.
 pub(super) const MESSAGE: usize = 2 * VALUE + KEY + 64;
@@ -65,7 +64,7 @@ pub(super) enum Unread {
 
 /// Writes one message.
 pub(super) fn send<T: Serialize>(
-    stream: &TcpStream,
+    mut stream: impl Timed,
     message: &T,
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -73,22 +72,22 @@ pub(super) fn send<T: Serialize>(
         .map_err(|error| Broken::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
     bytes.extend_from_slice(&body);
-    timed::write(stream, &bytes, deadline)
+    timed::write(&mut stream, &bytes, deadline)
 }
 
 /// Reads one message before the deadline.
 pub(super) fn receive<T: DeserializeOwned>(
-    stream: &TcpStream,
+    mut stream: impl Timed,
     deadline: Instant,
 ) -> Result<T, Unread> {
     let mut first = [0];
-    timed::read(stream, &mut first, deadline).map_err(Unread::Broken)?;
-    rest(stream, first, deadline)
+    timed::read(&mut stream, &mut first, deadline).map_err(Unread::Broken)?;
+    rest(&mut stream, first, deadline)
 }
 
 /// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
 pub(super) fn receive_next<T: DeserializeOwned>(
-    mut stream: &TcpStream,
+    mut stream: impl Timed,
     patience: Duration,
 ) -> Result<T, Unread> {
     let broken = |error: io::Error| Unread::Broken(error.into());
@@ -97,7 +96,7 @@ pub(super) fn receive_next<T: DeserializeOwned>(
     loop {
         match stream.read(&mut first) {
             Ok(0) => return Err(Unread::Ended),
-            Ok(_) => return rest(stream, first, Instant::now() + patience),
+            Ok(_) => return rest(&mut stream, first, Instant::now() + patience),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(error)),
         }
@@ -105,11 +104,11 @@ pub(super) fn receive_next<T: DeserializeOwned>(
 }
 
 fn rest<T: DeserializeOwned>(
-    stream: &TcpStream,
+    stream: &mut impl Timed,
     first: [u8; 1],
     deadline: Instant,
 ) -> Result<T, Unread> {
-    let read = |buffer: &mut [u8]| {
+    let mut read = |buffer: &mut [u8]| {
         timed::read(stream, buffer, deadline).map_err(|broken| match broken {
             Broken::Closed => Unread::Malformed("it ended in the middle".to_owned()),
             other => Unread::Broken(other),

@@ -255,6 +255,74 @@ fn shortened(text: &str) -> String {
     format!("{} ...", &text[..end.unwrap_or(0)])
 }
 
+/// What must hold of any bytes that come as a notice.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_notice(bytes: &[u8]) {
+    crate::fuzzing::check_message::<Letter>(bytes);
+    if let Ok((_, Notice::Failed { failure, .. })) = Notice::decode(bytes) {
+        let error = Error::from(*failure);
+        assert!(!error.to_string().is_empty());
+        // It is told on in turn, and then it is small.
+        let failure = Box::new(Failure::new(&error, 0));
+        let again = Notice::Failed { failure, done: 0 }.encode(0);
+        assert!(again.is_ok());
+    }
+}
+
+/// Notices of each kind, about a call.
+#[cfg(test)]
+pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
+    let call = Arc::new(call.clone());
+    let failed = |error: Error| {
+        let failure = Box::new(Failure::new(&error, 3));
+        Notice::Failed { failure, done: 4 }.encode(9).unwrap()
+    };
+    let reason = Departure::Panicked("index 7 is out of bounds".into());
+    vec![
+        (
+            "left",
+            Notice::left(1, &reason, 70_000, vec![(0, 3), (2, 1)])
+                .encode(9)
+                .unwrap(),
+        ),
+        (
+            "mismatch",
+            failed(Error::Mismatch {
+                rank: 1,
+                call: call.clone(),
+                peer: 0,
+                peer_call: call.clone(),
+            }),
+        ),
+        (
+            "timeout",
+            failed(Error::Timeout {
+                rank: 1,
+                call: call.clone(),
+                missing: vec![2, 3],
+                after: Duration::from_millis(1500),
+            }),
+        ),
+        (
+            "lost",
+            failed(Error::Lost {
+                process: 1,
+                ranks: vec![2, 3],
+                address: "10.0.0.2:7000".into(),
+                call: Some(call),
+                cause: "broke its connection".into(),
+            }),
+        ),
+        (
+            "aborted",
+            failed(Error::Aborted {
+                rank: 2,
+                message: "enough".into(),
+            }),
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

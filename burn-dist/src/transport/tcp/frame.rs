@@ -248,5 +248,7 @@ fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<usize, Unreadable> {
     Ok(filled)
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -339,3 +339,20 @@ impl<'p> Port<'p> {
         Ok((stream, hello))
     }
 }
+
+/// What must hold of any bytes that come as a hello.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_hello(bytes: &[u8]) {
+    crate::fuzzing::check_message::<Hello>(bytes);
+}
+
+/// A hello.
+#[cfg(test)]
+pub(crate) fn hello_seed() -> Vec<u8> {
+    let hello = Hello {
+        job: [3; 16],
+        process: 1,
+        processes: 1000,
+    };
+    control::encode(&hello).unwrap()
+}

@@ -40,6 +40,14 @@ use super::network::{Cause, Lost, Network, Tag, Watcher};
 use super::watchers::Watchers;
 use crate::rendezvous::rejects::Rejects;
 use connection::{Connection, Small};
+#[cfg(any(test, fuzzing))]
+pub(crate) use frame::fuzzing::check as check_frames;
+#[cfg(test)]
+pub(crate) use frame::fuzzing::seeds as frame_seeds;
+#[cfg(any(test, fuzzing))]
+pub(crate) use gather::check_hello;
+#[cfg(test)]
+pub(crate) use gather::hello_seed;
 use pulse::Waker;
 
 /// The connections of one process with all others.
