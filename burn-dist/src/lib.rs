@@ -61,6 +61,8 @@ mod group;
 pub mod launch;
 pub mod random;
 mod rendezvous;
+#[cfg(test)]
+mod seeds;
 mod transport;
 
 pub use element::{Element, ReduceOp};

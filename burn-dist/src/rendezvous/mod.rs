@@ -17,6 +17,8 @@ pub(crate) mod auth;
 mod config;
 mod env;
 mod join;
+#[cfg(test)]
+pub(crate) mod proxy;
 pub(crate) mod rejects;
 mod secret;
 mod store;

@@ -13,7 +13,7 @@ use crate::rendezvous::auth::{self, Role};
 use crate::rendezvous::secret::Secret;
 
 /// How long the server may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the store.
 #[derive(Debug)]

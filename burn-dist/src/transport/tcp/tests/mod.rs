@@ -3,6 +3,7 @@
 mod exchange;
 mod failures;
 mod faults;
+pub(crate) mod proxied;
 mod strangers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
