@@ -47,6 +47,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 
+    /// Network interface of this machine that the job's other processes reach it by, by name or address
+    /// [default: the one towards process 0]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+
     /// Let replicas share a GPU where there are fewer GPUs than replicas [default: off]
     #[arg(long)]
     pub(crate) oversubscribe: bool,

@@ -151,6 +151,9 @@ fn flags(options: &Options) -> Vec<OsString> {
     if let Some(file) = &options.report {
         pair("--report", file.into());
     }
+    if let Some(interface) = &options.interface {
+        pair("--interface", interface.into());
+    }
     for (set, flag) in [
         (options.download, "--download"),
         (options.oversubscribe, "--oversubscribe"),

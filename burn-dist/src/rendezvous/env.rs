@@ -26,6 +26,8 @@ use crate::error::{Error, JoinFailure, Result};
 const PORT: u16 = 29_500;
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
+/// Names the network interface that the others reach this process by.
+const INTERFACE: &str = "BURN_DIST_INTERFACE";
 
 impl JobConfig {
     /// What the launcher of this process says; none if it was not started by one.
@@ -38,7 +40,8 @@ impl JobConfig {
     /// | Kubernetes indexed Job | `JOB_COMPLETION_INDEX`; `WORLD_SIZE`, `MASTER_ADDR` |
     ///
     /// `MASTER_PORT` is 29500 where it is not set and does not follow. The secret comes from
-    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names.
+    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names, the
+    /// [`interface`](Self::interface) from `BURN_DIST_INTERFACE`.
     ///
     /// # Errors
     ///
@@ -85,6 +88,14 @@ impl JobConfig {
             .secret(Secret::from_variables(lookup)?);
         if let Some(file) = lookup(ADDRESS_FILE) {
             config = config.address_file(file);
+        }
+        if let Some(interface) = variables.text(INTERFACE)? {
+            let interface = interface.trim();
+            if interface.is_empty() {
+                let expected = "a network interface of this machine, by name or address";
+                return Err(wrong(INTERFACE, interface.to_owned(), expected.to_owned()));
+            }
+            config = config.interface(interface);
         }
         if port == 0 && place.processes > 1 && lookup(ADDRESS_FILE).is_none() {
             let expected = format!("a port from 1 to 65535, or {ADDRESS_FILE} beside it");

@@ -104,7 +104,8 @@ pub(crate) fn variable_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "kubernetes",
-            "JOB_COMPLETION_INDEX=1\nWORLD_SIZE=2\nMASTER_ADDR=train-0.train\nBURN_DIST_SECRET=abc",
+            "JOB_COMPLETION_INDEX=1\nWORLD_SIZE=2\nMASTER_ADDR=train-0.train\nBURN_DIST_SECRET=abc\n\
+             BURN_DIST_INTERFACE=eth0",
         ),
         (
             "file",

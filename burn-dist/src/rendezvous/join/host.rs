@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,7 @@ impl Host {
         let secret = config.get_secret();
         let listener = match config.take_listener() {
             Some(listener) => listener,
-            None => address::listen_as_master(&master, config.get_interface(), port, secret)
-                .map_err(|(address, failure)| config.fault(address.to_string(), failure))?,
+            None => listen(config, &master, port)?,
         };
         let address = listener
             .local_addr()
@@ -123,6 +122,19 @@ impl Drop for Host {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// Listens where the configuration says.
+fn listen(config: &JobConfig, master: &[SocketAddr], port: u16) -> Result<TcpListener> {
+    let interface = match config.get_interface() {
+        Some(interface) => {
+            let found = address::of_interface(interface, master[0].ip());
+            Some(found.map_err(|failure| config.fault(interface.to_owned(), failure))?)
+        }
+        None => None,
+    };
+    address::listen_as_master(master, interface, port, config.get_secret())
+        .map_err(|(address, failure)| config.fault(address.to_string(), failure))
 }
 
 /// A name that means this machine to itself (as Debian's 127.0.1.1) leads the others to themselves.

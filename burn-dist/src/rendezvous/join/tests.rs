@@ -10,6 +10,7 @@ use super::*;
 use crate::error::Error;
 use crate::rendezvous::proxy::{Proxy, Weather};
 use crate::rendezvous::secret::Secret;
+use crate::rendezvous::store::StoreServer;
 use crate::seeds::try_seeds;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -132,6 +133,30 @@ fn a_job_works_over_ipv6() {
         let first = join(&process(0, 2, &master).listener(listener), 1).unwrap();
         check(&[first, other.join().unwrap().unwrap()]);
     });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interface_may_be_named_by_all() {
+    let master = format!("127.0.0.1:{}", quiet_port());
+    thread::scope(|scope| {
+        let other = spawn(scope, process(1, 2, &master).interface("lo"));
+        let first = join(&process(0, 2, &master).interface("lo"), 1).unwrap();
+        check(&[first, other.join().unwrap().unwrap()]);
+    });
+    for number in [0, 1] {
+        let (listener, address) = self::master();
+        // Process 1 finds a store there; process 0 would make its own.
+        let store = (number == 1).then(|| {
+            let limits = crate::rendezvous::store::Limits::default();
+            StoreServer::start(listener, Secret::default(), limits).unwrap()
+        });
+        let unknown = process(number, 2, &address).interface("none0");
+        let error = join(&unknown, 1).unwrap_err().to_string();
+        assert!(error.contains("none0: this is no address"), "{error}");
+        assert!(error.contains("lo (127.0.0.1"), "{error}");
+        drop(store);
+    }
 }
 
 #[test]
