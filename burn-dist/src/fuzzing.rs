@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::rendezvous::timed::Timed;
 use crate::{control, ddp, error, rendezvous, transport};
 
-/// The bytes of a connection between processes.
+/// The bytes of a connection between processes; the first byte says in which pieces the others come.
 ///
 /// # Panics
 /// If something does not hold, as all functions here.
