@@ -5,25 +5,18 @@
 //!
 //! Callers: `cargo xtask bench`, which runs the peers in alternation.
 
-use std::process::{Child, Command};
+mod processes;
+
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use burn_dist::{JobConfig, ProcessGroup, ReduceOp, launch::Launcher};
-use clap::{Parser, ValueEnum};
+use burn_dist::launch::{Launcher, Worker};
+use burn_dist::{ProcessGroup, ReduceOp};
+use clap::Parser;
+use processes::{Layout, Result};
 
 /// How long the repetitions of one size take together, about.
 const BUDGET: Duration = Duration::from_millis(1500);
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Layout {
-    /// All ranks are threads of one process.
-    Threads,
-    /// Every rank is a process of its own.
-    Processes,
-}
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -47,56 +40,25 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    match (options.layout, JobConfig::from_env()?) {
-        (Layout::Threads, _) => run(&options, options.ranks, None),
-        (Layout::Processes, Some(job)) => run(&options, 1, Some(job)),
-        (Layout::Processes, None) => start_processes(options.ranks),
-    }
+    processes::run(options.layout, options.ranks, |here, job| {
+        let launcher = Launcher::new(vec![Device::flex(); here]).job(job);
+        launcher.run(|worker| measure(&options, &worker))?;
+        Ok(())
+    })
 }
 
-/// Starts this program once for each process, and waits for all.
-fn start_processes(processes: usize) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port();
-    let start = |process: usize| -> std::io::Result<Child> {
-        Command::new(&program)
-            .args(std::env::args_os().skip(1))
-            .env("RANK", process.to_string())
-            .env("WORLD_SIZE", processes.to_string())
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", port.to_string())
-            .spawn()
-    };
-    let children: Vec<Child> = (0..processes).map(start).collect::<std::io::Result<_>>()?;
-    for mut child in children {
-        let status = child.wait()?;
-        if !status.success() {
-            return Err(format!("a process ended with {status}").into());
+fn measure(options: &Options, worker: &Worker) -> Result<()> {
+    for &bytes in &options.sizes {
+        let seconds = time(worker.group(), bytes)?;
+        if worker.rank() == 0 {
+            println!(
+                "{{\"bench\": \"all-reduce\", \"layout\": \"{}\", \"ranks\": {}, \
+                 \"bytes\": {bytes}, \"seconds\": {seconds:e}}}",
+                options.layout,
+                worker.world_size()
+            );
         }
     }
-    Ok(())
-}
-
-fn run(options: &Options, here: usize, job: Option<JobConfig>) -> Result<()> {
-    let devices = vec![Device::flex(); here];
-    Launcher::new(devices)
-        .job(job)
-        .run(|worker| -> Result<()> {
-            for &bytes in &options.sizes {
-                let seconds = time(worker.group(), bytes)?;
-                if worker.rank() == 0 {
-                    let layout = format!("{:?}", options.layout).to_lowercase();
-                    println!(
-                        "{{\"bench\": \"all-reduce\", \"layout\": \"{layout}\", \"ranks\": {}, \
-                     \"bytes\": {bytes}, \"seconds\": {seconds:e}}}",
-                        worker.world_size()
-                    );
-                }
-            }
-            Ok(())
-        })?;
     Ok(())
 }
 
