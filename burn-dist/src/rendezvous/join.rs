@@ -34,6 +34,10 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// The pauses between two attempts: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
+/// After how long in vain the log says what is still tried or waited for; then each time after twice as
+/// long.
+const REMIND: Duration = Duration::from_secs(10);
+
 /// A job that this process has joined, and all others too.
 #[derive(Debug)]
 pub(crate) struct Joined {
@@ -70,7 +74,7 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         return Err(config.fault(String::new(), JoinFailure::Configuration(message)));
     }
     let host = match config.process() {
-        0 => Some(Host::start(config, name, port)?),
+        0 => Some(Host::start(config, (name, port), started, deadline)?),
         _ => None,
     };
     let mut store = match &host {
@@ -112,31 +116,48 @@ fn connect(
     started: Instant,
     deadline: Instant,
 ) -> Result<StoreClient> {
+    persist(config, started, deadline, || {
+        attempt(config, name, port, deadline)
+    })
+}
+
+/// Tries until it works, won't ever, or the deadline has passed.
+fn persist<T>(
+    config: &JobConfig,
+    started: Instant,
+    deadline: Instant,
+    mut attempt: impl FnMut() -> Result<T, (String, Attempt)>,
+) -> Result<T> {
     let [mut pause, longest] = PAUSES;
+    let mut remind = REMIND;
     loop {
-        let last = match attempt(config, name, port, deadline) {
-            Ok(store) => return Ok(store),
+        let (address, failure) = match attempt() {
+            Ok(done) => return Ok(done),
             Err((address, Attempt::Fatal(failure))) => return Err(config.fault(address, failure)),
             Err((address, Attempt::Again(failure))) => (address, failure),
         };
+        let failure = match failure {
+            JoinFailure::Unreachable { detail, .. } => JoinFailure::Unreachable {
+                after: started.elapsed(),
+                detail,
+            },
+            other => other,
+        };
         let left = deadline.saturating_duration_since(Instant::now());
+        let error = config.fault(address, failure);
         if left.is_zero() {
-            let (address, failure) = last;
-            let failure = match failure {
-                JoinFailure::Unreachable { detail, .. } => JoinFailure::Unreachable {
-                    after: started.elapsed(),
-                    detail,
-                },
-                other => other,
-            };
-            return Err(config.fault(address, failure));
+            return Err(error);
+        }
+        if started.elapsed() >= remind {
+            tracing::warn!("{error} (going on for {:.0} s)", left.as_secs_f64());
+            remind *= 2;
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(longest);
     }
 }
 
-/// What became of an attempt to reach process 0.
+/// What became of an attempt that failed.
 enum Attempt {
     /// It may be there later.
     Again(JoinFailure),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::REMIND;
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
@@ -183,18 +184,42 @@ impl Entry {
         started: Instant,
         deadline: Instant,
     ) -> Result<Verdict, JoinFailure> {
-        match store.wait("verdict", deadline) {
-            Ok(bytes) => return decode(&bytes),
-            Err(StoreError::Late(_)) => {}
-            Err(error) => return Err(error.into()),
+        let mut remind = REMIND;
+        loop {
+            // Process 0 reminds for all.
+            let until = match self.process {
+                0 => deadline.min(started + remind),
+                _ => deadline,
+            };
+            match store.wait("verdict", until) {
+                Ok(bytes) => return decode(&bytes),
+                Err(StoreError::Late(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let absent = self.absent(store)?;
+            let all_came = absent.is_empty();
+            let missing = self.missing(absent, started);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return publish(store, &missing);
+            }
+            if !all_came {
+                let text = failure(missing);
+                tracing::warn!("{text} (going on for {:.0} s)", left.as_secs_f64());
+            }
+            remind *= 2;
         }
-        let mut missing = Vec::new();
+    }
+
+    /// Who has not entered.
+    fn absent(&self, store: &mut StoreClient) -> Result<Vec<usize>, JoinFailure> {
+        let mut absent = Vec::new();
         for process in 0..self.processes {
             if store.get(&key(process))?.is_none() {
-                missing.push(process);
+                absent.push(process);
             }
         }
-        publish(store, &self.missing(missing, started))
+        Ok(absent)
     }
 
     fn missing(&self, missing: Vec<usize>, started: Instant) -> Verdict {
