@@ -213,7 +213,7 @@ fn a_process_with_another_secret_stays_out_and_is_hinted_at() {
             .join_timeout(Duration::from_secs(1));
         let first = failure(join(&first, 1)).to_string();
         assert!(first.contains("process 1 of 2 did not come"), "{first}");
-        assert!(first.contains("1 connections were turned away"), "{first}");
+        assert!(first.contains("1 connection was turned away"), "{first}");
         let other = failure(other.join().unwrap());
         assert!(matches!(other, JoinFailure::Rejected(_)), "{other}");
         assert!(other.to_string().contains("BURN_DIST_SECRET"), "{other}");
