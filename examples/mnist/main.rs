@@ -64,7 +64,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         devices,
         backend,
         note,
-    } = Devices::select(
+    } = Devices::select_for(
+        job.as_ref(),
         backend(options),
         options.gpus as usize,
         options.oversubscribe,
