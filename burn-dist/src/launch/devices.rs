@@ -362,4 +362,13 @@ mod tests {
         let share = Share::of(None, 3);
         assert_eq!((share.count, share.before, share.whole), (3, 0, None));
     }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_backend_that_was_not_built_is_named() {
+        let error = Devices::select(Backend::Cuda, 1, false)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("feature `cuda`"), "{error}");
+    }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Joined {
     pub(crate) listener: TcpListener,
     /// The job's number, which process 0 drew.
     pub(crate) job: [u8; 16],
+    /// The job's heartbeat: process 0's.
+    pub(crate) heartbeat: Duration,
     /// The store's server, in process 0. The job's other processes lose the store with it.
     pub(crate) host: Option<Host>,
 }
@@ -97,6 +99,7 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         addresses: list.addresses,
         listener: listener.socket,
         job: list.job,
+        heartbeat: list.heartbeat,
         host,
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `job` | the job's number and size, set by process 0 |
+//! | `heartbeat` | process 0's heartbeat, which is the job's |
+//! | `job` | the job's number and size, set by process 0 after it |
 //! | `process/N` | the entry of process N, by whoever was first |
 //! | `entered` | how many have entered themselves |
 //! | `list/N` | a part of the finished list |
@@ -30,6 +31,7 @@ pub(super) struct List {
     pub(super) job: [u8; 16],
     pub(super) ranks: Vec<usize>,
     pub(super) addresses: Vec<SocketAddr>,
+    pub(super) heartbeat: Duration,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +75,7 @@ pub(super) struct Entry {
     process: usize,
     processes: usize,
     member: Member,
+    heartbeat: Duration,
 }
 
 impl Entry {
@@ -85,6 +88,7 @@ impl Entry {
                 address,
                 system_id: std::process::id(),
             },
+            heartbeat: config.get_heartbeat(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Entry {
                 what: "random numbers",
                 detail: error.to_string(),
             })?;
+            store.set("heartbeat", &encode(&self.heartbeat)?)?;
             let processes = self.processes;
             let job = Job { number, processes };
             store.set("job", &encode(&job)?)?;
@@ -242,8 +247,10 @@ impl Entry {
                 format!("its list has {count} processes").into(),
             ));
         }
+        let heartbeat = store.get("heartbeat")?;
         Ok(List {
             job: job.number,
+            heartbeat: decode(&heartbeat.unwrap_or_default())?,
             ranks: members.iter().map(|member| member.ranks).collect(),
             addresses: members.iter().map(|member| member.address).collect(),
         })

@@ -163,6 +163,21 @@ fn those_who_do_not_come_are_named_on_all_who_do() {
 }
 
 #[test]
+fn all_processes_have_the_heartbeat_of_process_0() {
+    // With another each, those that expect it often would take the others for dead.
+    let (listener, master) = master();
+    let heartbeat = Duration::from_secs(7);
+    thread::scope(|scope| {
+        let other = process(1, 2, &master).heartbeat(Duration::from_secs(1));
+        let other = spawn(scope, other);
+        let first = process(0, 2, &master).listener(listener);
+        let first = join(&first.heartbeat(heartbeat), 1).unwrap();
+        assert_eq!(first.heartbeat, heartbeat);
+        assert_eq!(other.join().unwrap().unwrap().heartbeat, heartbeat);
+    });
+}
+
+#[test]
 fn a_number_given_twice_is_told_to_all() {
     let (listener, master) = master();
     thread::scope(|scope| {
