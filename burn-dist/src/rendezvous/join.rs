@@ -29,6 +29,8 @@ use crate::error::{JoinFailure, Result};
 
 /// The most processes of a job: the store has a connection for each.
 const MOST: usize = 4000;
+/// The most ranks of a process: memory is taken for each of the job's.
+const MOST_RANKS: usize = 4096;
 /// How long one attempt to reach process 0 may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The pauses between two attempts: the first, and the longest.
@@ -67,10 +69,10 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
     let (name, port) = config.check()?;
     let started = Instant::now();
     let deadline = started + config.get_join_timeout();
-    if local_ranks == 0 || config.processes() > MOST {
+    if !(1..=MOST_RANKS).contains(&local_ranks) || config.processes() > MOST {
         let message = format!(
-            "{local_ranks} ranks in one of {} processes; a process brings at least one rank, and a \
-             job has at most {MOST} processes",
+            "{local_ranks} ranks in one of {} processes; a process brings from 1 to {MOST_RANKS} ranks, \
+             and a job has at most {MOST} processes",
             config.processes()
         );
         return Err(config.fault(String::new(), JoinFailure::Configuration(message)));

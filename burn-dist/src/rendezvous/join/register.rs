@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::REMIND;
+use super::{MOST_RANKS, REMIND};
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
@@ -246,6 +246,11 @@ impl Entry {
             return Err(JoinFailure::Lost(
                 format!("its list has {count} processes").into(),
             ));
+        }
+        let odd = |member: &&Member| !(1..=MOST_RANKS).contains(&member.ranks);
+        if let Some(member) = members.iter().find(odd) {
+            let what = format!("in its list, {member} has {} ranks", member.ranks);
+            return Err(JoinFailure::Lost(what.into()));
         }
         let heartbeat = store.get("heartbeat")?;
         Ok(List {

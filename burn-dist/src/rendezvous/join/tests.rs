@@ -7,6 +7,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::*;
+use crate::control;
 use crate::error::Error;
 use crate::rendezvous::secret::Secret;
 
@@ -160,6 +161,28 @@ fn those_who_do_not_come_are_named_on_all_who_do() {
         );
         assert_eq!(failure(first.join().unwrap()), third);
     });
+}
+
+#[test]
+fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
+    for ranks in [0, MOST_RANKS + 1, usize::MAX] {
+        let (listener, master) = master();
+        thread::scope(|scope| {
+            let first = spawn(scope, process(0, 2, &master).listener(listener));
+            until_entered(&master, 0);
+            let address: SocketAddr = master.parse().unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+            // As the last process that comes makes the list, and says that it is complete.
+            let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
+            let list = control::encode(&list.to_vec()).unwrap();
+            store.set("list/0", &list).unwrap();
+            store.set("all-read", b"").unwrap();
+            store.set("verdict", &[0]).unwrap();
+            let error = failure(first.join().unwrap()).to_string();
+            assert!(error.contains(&format!("has {ranks} ranks")), "{error}");
+        });
+    }
 }
 
 #[test]
@@ -330,6 +353,7 @@ fn what_cannot_be_right_is_said_before_anyone_is_asked() {
     refused(process(0, 0, "a:1"), 1, "no process 0");
     refused(process(0, MOST + 1, "a:1"), 1, "at most 4000");
     refused(process(0, 1, "a:1"), 0, "0 ranks");
+    refused(process(0, 1, "a:1"), MOST_RANKS + 1, "from 1 to 4096");
     refused(process(1, 2, "127.0.0.1:0"), 1, "BURN_DIST_ADDRESS_FILE");
     for master in [
         "",
