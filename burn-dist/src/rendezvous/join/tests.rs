@@ -178,7 +178,8 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
             let list = control::encode(&list.to_vec()).unwrap();
             store.set("list/0", &list).unwrap();
             store.set("all-read", b"").unwrap();
-            store.set("verdict", &[0]).unwrap();
+            // Process 0 may be gone before it answers.
+            let _ = store.set("verdict", &[0]);
             let error = failure(first.join().unwrap()).to_string();
             assert!(error.contains(&format!("has {ranks} ranks")), "{error}");
         });
