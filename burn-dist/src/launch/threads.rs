@@ -210,6 +210,7 @@ impl Launcher {
             addresses,
             listener,
             job: number,
+            heartbeat,
             // The store has done its work when all are connected.
             store: _store,
             host: _host,
@@ -220,7 +221,7 @@ impl Launcher {
             listener,
             job: number,
             secret: job.get_secret().clone(),
-            heartbeat: job.get_heartbeat(),
+            heartbeat,
         };
         let network = connect(place, deadline)?;
         tracing::info!(
