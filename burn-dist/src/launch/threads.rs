@@ -210,6 +210,7 @@ impl Launcher {
             addresses,
             listener,
             job: number,
+            heartbeat,
             store: _store,
             host,
         } = rendezvous::join(job, self.devices.len())?;
@@ -219,7 +220,7 @@ impl Launcher {
             listener,
             job: number,
             secret: job.get_secret().clone(),
-            heartbeat: job.get_heartbeat(),
+            heartbeat,
         };
         let network = connect(place, deadline)?;
         // The store has done its work, too: from now on this process has no open port.
