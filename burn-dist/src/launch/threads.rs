@@ -220,6 +220,7 @@ impl Launcher {
             listener,
             job: number,
             secret: job.get_secret().clone(),
+            tls: job.get_tls().cloned(),
             heartbeat: job.get_heartbeat(),
         };
         let network = connect(place, deadline)?;

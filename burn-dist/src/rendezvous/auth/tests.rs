@@ -1,11 +1,12 @@
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::rendezvous::timed::Broken;
 
 const GOOD: &[u8] = b"the secret of this job";
 
@@ -227,7 +228,7 @@ fn hellos_are_bounded() {
         peer.read_exact(&mut answer).unwrap();
         let theirs: Nonce = answer[32..64].try_into().unwrap();
         let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, b"test", &nonce, &theirs);
+        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
         let proof = exchange.proof(Role::Connects);
         peer.write_all(&[&[ACCEPTED][..], &proof, &[0xff, 0xff]].concat())
             .unwrap();
@@ -245,7 +246,7 @@ fn a_hello_that_was_changed_on_its_way_is_refused() {
         peer.read_exact(&mut answer).unwrap();
         let theirs: Nonce = answer[32..64].try_into().unwrap();
         let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, b"test", &nonce, &theirs);
+        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
         let mut hello = exchange.hello(Role::Connects, b"process 1");
         hello[10] ^= 3;
         let proof = exchange.proof(Role::Connects);

@@ -1,3 +1,6 @@
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -56,7 +59,7 @@ fn quiet_port() -> u16 {
 fn until_entered(master: &str, process: usize) {
     let address = master.parse().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+    let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
     store.wait(&format!("process/{process}"), deadline).unwrap();
 }
 
@@ -239,7 +242,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/1").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/2").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }

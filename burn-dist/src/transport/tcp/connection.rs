@@ -13,12 +13,14 @@
 //! holds it.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::pulse::Waker;
+use crate::rendezvous::channel::Channel;
+use crate::rendezvous::timed::Stream;
 use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::{Cause, Lost, Tag};
 
@@ -26,7 +28,7 @@ use crate::transport::network::{Cause, Lost, Tag};
 pub(super) struct Connection {
     peer: usize,
     address: String,
-    pub(super) stream: TcpStream,
+    pub(super) stream: Channel,
     pub(super) state: Mutex<State>,
     /// A message came, or the phase changed.
     pub(super) arrived: Condvar,
@@ -84,8 +86,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Connection {
-    pub(super) fn new(peer: usize, stream: TcpStream, waker: Arc<Waker>) -> Self {
+    pub(super) fn new(peer: usize, stream: Channel, waker: Arc<Waker>) -> Self {
         let address = stream
+            .socket()
             .peer_addr()
             .map_or_else(|error| error.to_string(), |address| address.to_string());
         Self {

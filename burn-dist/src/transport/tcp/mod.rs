@@ -38,6 +38,8 @@ use socket2::{SockRef, TcpKeepalive};
 use super::locks::lock;
 use super::network::{Cause, Lost, Network, Tag, Watcher};
 use super::watchers::Watchers;
+use crate::rendezvous::channel::Channel;
+use crate::rendezvous::timed::Stream;
 use connection::{Connection, Small};
 use pulse::Waker;
 
@@ -60,7 +62,7 @@ impl TcpNetwork {
     /// The system refuses a thread or an option of a socket.
     fn start(
         process: usize,
-        streams: Vec<Option<TcpStream>>,
+        streams: Vec<Option<Channel>>,
         heartbeat: Duration,
         rejected: u64,
     ) -> io::Result<Self> {
@@ -69,7 +71,7 @@ impl TcpNetwork {
         for (peer, stream) in streams.into_iter().enumerate() {
             connections.push(match stream {
                 Some(stream) => {
-                    prepare(&stream, heartbeat)?;
+                    prepare(stream.socket(), heartbeat)?;
                     Some(Arc::new(Connection::new(peer, stream, waker.clone())))
                 }
                 None => None,

@@ -68,7 +68,8 @@ impl Connection {
         let turn = self.take_turn(deadline)?;
         let sent = self
             .send_posted(&turn, patience)
-            .and_then(|()| self.write(&turn, &header, head, body, patience));
+            .and_then(|()| self.write(&turn, &header, head, body, patience))
+            .and_then(|()| self.flush(deadline, Failure::NotFinished));
         drop(turn);
         if !lock(&self.state).outbox.is_empty() {
             // It came while this thread wrote, when nobody else could send it.
@@ -89,7 +90,9 @@ impl Connection {
             begin: now,
             finish: now + grace,
         };
-        let mut sent = self.send_posted(&turn, patience);
+        let mut sent = self
+            .flush(now, Failure::NotBegun)
+            .and_then(|()| self.send_posted(&turn, patience));
         let closed = matches!(lock(&self.state).phase, Phase::Closing);
         if sent.is_ok() && !closed && self.written.elapsed() >= idle {
             sent = self.write(&turn, &Header::HEARTBEAT, &[], &[], patience);
@@ -117,6 +120,7 @@ impl Connection {
                 },
                 Small::Goodbye => {
                     self.write(turn, &Header::GOODBYE, &[], &[], patience)?;
+                    self.flush(patience.finish, Failure::NotFinished)?;
                     // The other side reads to this end, then ends the connection. Closing at once
                     // could destroy what is still on its way.
                     let _ = self.stream.shutdown(Shutdown::Write);
@@ -176,6 +180,28 @@ impl Connection {
             } else {
                 (patience.begin, Failure::NotBegun)
             };
+            if Instant::now() >= until {
+                return Err(late);
+            }
+        }
+    }
+
+    /// Sends what the channel holds back, which only an encrypted one does: until then it takes no more,
+    /// and what it holds goes on with the next write, or with the next round of the pulse.
+    fn flush(&self, until: Instant, late: Failure) -> Result<(), Failure> {
+        loop {
+            match (&self.stream).flush() {
+                Ok(()) => return Ok(()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(Failure::Broken(error)),
+            }
+            if self.has_ended() {
+                return Err(Failure::Ended);
+            }
             if Instant::now() >= until {
                 return Err(late);
             }

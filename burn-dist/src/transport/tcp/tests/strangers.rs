@@ -31,7 +31,7 @@ fn connects_in_spite_of(disturb: impl FnOnce(SocketAddr)) -> u64 {
 }
 
 /// Waits until the other side has closed the connection.
-fn wait_for_close(mut stream: &TcpStream) {
+pub(super) fn wait_for_close(mut stream: &TcpStream) {
     stream.set_read_timeout(Some(LONG)).unwrap();
     // It ends with the end of the stream or with a reset; what comes before it is a preamble.
     if let Err(error) = io::copy(&mut stream, &mut io::sink()) {
