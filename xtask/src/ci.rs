@@ -27,13 +27,25 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn steps() -> [Call; 4] {
+fn steps() -> [Call; 6] {
     [
         Call::new(["test", "--workspace"]),
+        Call::new(["test", "-p", "burn-dist", "--features", "tls", "tls"]),
         Call::new(["fmt", "--all", "--", "--check"]),
         Call::new([
             "clippy",
             "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+        Call::new([
+            "clippy",
+            "-p",
+            "burn-dist",
+            "--features",
+            "tls",
             "--all-targets",
             "--",
             "-D",

@@ -27,7 +27,7 @@ const MOST: usize = 4096;
 
 /// The secret that the processes of a job share, and by which they know one another.
 ///
-/// It proves membership; it does not encrypt what travels.
+/// It proves membership; it does not encrypt what travels, which [`Tls`](super::Tls) does.
 ///
 /// # Example
 ///

@@ -185,7 +185,7 @@ impl Session {
         }
         unsent.gone += gone;
         if unsent.gone < unsent.bytes.len() {
-            return Err(ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::Interrupted.into()); // some went: time for a look at the deadline
         }
         unsent.bytes.clear();
         unsent.gone = 0;

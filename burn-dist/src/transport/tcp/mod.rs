@@ -10,6 +10,9 @@
 //! for each connection (`burn-dist-net-<process>-<peer>`) and the pulse
 //! (`burn-dist-net-<process>-pulse`). Sends are written by the thread that makes them.
 //!
+//! With certificates the connections are encrypted (`rendezvous/channel`). A stream that is cut short by
+//! somebody on the way is no end in good order: that takes a goodbye, which can't be forged then.
+//!
 //! What is found when: a broken connection at once, a frozen process or a silent network within a
 //! heartbeat and a round of the pulse (a quarter of a second at most).
 //!

@@ -1,6 +1,7 @@
 //! The sending direction of a connection.
 //!
-//! The thread that sends writes to the socket itself, so that no byte is copied but by the system.
+//! The thread that sends writes to the socket itself, so that no byte is copied but by the system (and
+//! by TLS, which holds back what the socket does not take at once: `flush`).
 //! Two processes that send large messages to each other at once don't block each other: the reader's
 //! thread of each takes whatever comes into memory and waits for nobody (neither for whoever asks
 //! for the message nor for a turn to write), so every write goes on as fast as the link carries it.
