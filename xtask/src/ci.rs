@@ -30,7 +30,17 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
 fn steps() -> [Call; 6] {
     [
         Call::new(["test", "--workspace"]),
-        Call::new(["test", "-p", "burn-dist", "--features", "tls", "tls"]),
+        Call::new([
+            "test",
+            "-p",
+            "burn-dist",
+            "--features",
+            "tls",
+            "--lib",
+            "--test",
+            "processes",
+            "tls",
+        ]),
         Call::new(["fmt", "--all", "--", "--check"]),
         Call::new([
             "clippy",

@@ -224,7 +224,7 @@ impl<S: Stream> Wire<'_, S> {
     /// Reads magic and version; the nonce is due even if the version differs.
     fn read_start(&mut self) -> Result<(Version, Nonce), Rejected> {
         let start: [u8; 2] = self.read()?;
-        if channel::is_record(&start) {
+        if channel::is_record(start) {
             return Err(Rejected::TlsPeer);
         }
         let rest: [u8; 6] = self.read()?;

@@ -45,7 +45,7 @@ impl Role {
 }
 
 /// Whether bytes begin as a record of TLS, which no handshake of this crate does.
-pub(super) fn is_record(start: &[u8; 2]) -> bool {
+pub(super) fn is_record(start: [u8; 2]) -> bool {
     matches!(start, [20..=23, 3])
 }
 
@@ -67,7 +67,11 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`Rejected`]; the other side was told why, if it speaks TLS at all.
+    /// [`Rejected`]; the other side was told why, if it can understand it.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unnecessary_wraps, reason = "a socket as it is can't fail")
+    )]
     pub(crate) fn open(
         socket: TcpStream,
         tls: Option<&Tls>,

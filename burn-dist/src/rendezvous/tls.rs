@@ -123,14 +123,6 @@ impl Tls {
         }
     }
 
-    /// A certificate of those for tests, with a CA of those.
-    #[cfg(all(test, feature = "tls"))]
-    pub(crate) fn of_tests(name: &str, ca: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
-        let file = |name: &str, kind: &str| folder.join(name).with_extension(kind);
-        Self::from_files(file(name, "pem"), file(name, "key"), file(ca, "pem")).unwrap()
-    }
-
     /// Whether the other processes could accept the certificate, as far as this one can tell.
     pub(super) fn check(&self) -> Result<(), JoinFailure> {
         self.0.check().map_err(JoinFailure::Configuration)

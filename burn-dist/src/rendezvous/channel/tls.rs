@@ -35,8 +35,8 @@ use crate::rendezvous::rejected::Rejected;
 use crate::rendezvous::timed::{self, Broken, Stream};
 use crate::rendezvous::tls::{Credentials, describe};
 
-/// How much ciphertext is read at once: a whole record, and room for a part of the next.
-const CHUNK: usize = 20 << 10;
+/// How much ciphertext is read at once: about a record, as large as they get.
+const CHUNK: usize = 16 << 10;
 /// How much is encrypted at once.
 const AT_ONCE: usize = 64 << 10;
 /// How long to wait for the socket to take an alert.
@@ -118,7 +118,7 @@ impl Session {
         done.map_err(|broken| match broken {
             Broken::System(error) => match error.get_ref().and_then(|e| e.downcast_ref()) {
                 Some(error) => reject(rustls::Error::clone(error)),
-                None => Rejected::System(error.to_string()),
+                None => system(&error),
             },
             other => other.into(),
         })?;
@@ -301,7 +301,7 @@ fn shake_hands(
             expect_record(came)?;
         }
         while !came.is_empty() {
-            tls.read_tls(&mut came).map_err(system)?;
+            tls.read_tls(&mut came).map_err(|error| system(&error))?;
             tls.process_new_packets().map_err(reject)?;
         }
     }
@@ -311,7 +311,7 @@ fn shake_hands(
 fn send(socket: &TcpStream, tls: &mut Connection, deadline: Instant) -> Result<(), Rejected> {
     let mut bytes = Vec::new();
     while tls.wants_write() {
-        tls.write_tls(&mut bytes).map_err(system)?;
+        tls.write_tls(&mut bytes).map_err(|error| system(&error))?;
     }
     Ok(timed::write(socket, &bytes, deadline)?)
 }
@@ -328,7 +328,7 @@ fn expect_record(start: &[u8]) -> Result<(), Rejected> {
     }
 }
 
-fn system(error: io::Error) -> Rejected {
+fn system(error: &io::Error) -> Rejected {
     Rejected::System(error.to_string())
 }
 

@@ -28,9 +28,9 @@ fn client(server: &StoreServer) -> StoreClient {
 
 /// A connection that has proved the secret, for sending what no client would.
 fn member(server: &StoreServer) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let stream = TcpStream::connect(server.address()).unwrap();
     let (secret, role) = (Secret::new(GOOD), Role::Connects);
-    authenticate(&mut stream, &secret, role, PURPOSE, b"", soon()).unwrap();
+    authenticate(&stream, &secret, role, PURPOSE, b"", soon()).unwrap();
     stream
 }
 

@@ -1,5 +1,15 @@
 use super::*;
 
+#[cfg(feature = "tls")]
+impl Tls {
+    /// A certificate of those for tests, with a CA of those.
+    pub(crate) fn of_tests(name: &str, ca: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+        let file = |name: &str, kind: &str| folder.join(name).with_extension(kind);
+        Self::from_files(file(name, "pem"), file(name, "key"), file(ca, "pem")).unwrap()
+    }
+}
+
 fn from(variables: &[(&str, &str)]) -> Result<Option<Tls>> {
     Tls::from_variables(&|name| {
         let found = variables.iter().find(|(known, _)| *known == name);

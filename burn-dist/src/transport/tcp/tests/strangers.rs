@@ -94,9 +94,9 @@ fn a_wrong_secret_another_job_and_a_false_name_are_turned_away() {
             (&secret, b"transport", hello(JOB, usize::MAX, 2)),
             (&secret, b"transport", b"no hello".to_vec()),
         ] {
-            let mut stream = TcpStream::connect(port).unwrap();
+            let stream = TcpStream::connect(port).unwrap();
             // Some are refused in the handshake, some for what they say in it.
-            let _ = authenticate(&mut stream, secret, Role::Connects, purpose, &hello, soon());
+            let _ = authenticate(&stream, secret, Role::Connects, purpose, &hello, soon());
             wait_for_close(&stream);
         }
     });
