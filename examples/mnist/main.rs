@@ -11,8 +11,8 @@ mod results;
 mod training;
 
 use burn::data::dataset::Dataset;
-use burn_dist::JobConfig;
 use burn_dist::launch::{Backend, Devices, Launcher};
+use burn_dist::{JobConfig, Tls};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use options::Options;
@@ -57,7 +57,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
-    let job = JobConfig::from_env()?;
+    let job = encrypt(JobConfig::from_env()?, options)?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
@@ -91,6 +91,28 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         Some(_) if !first => Ok(()),
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
+    }
+}
+
+/// Gives the job the certificates of the flags, if there are any.
+fn encrypt(
+    job: Option<JobConfig>,
+    options: &Options,
+) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
+    let Some(files) = &options.tls else {
+        return Ok(job);
+    };
+    let mut tls = Tls::from_files(&files.tls_cert, &files.tls_key, &files.tls_ca)?;
+    if let Some(name) = &files.tls_name {
+        tls = tls.name(name)?;
+    }
+    match job {
+        Some(job) => Ok(Some(job.tls(tls))),
+        None => Err(
+            "there is nothing to encrypt: no launcher started this process as one of several \
+                     (`cargo xtask train-mnist --nodes 2` would)"
+                .into(),
+        ),
     }
 }
 

@@ -221,6 +221,7 @@ impl Launcher {
             listener,
             job: number,
             secret: job.get_secret().clone(),
+            tls: job.get_tls().cloned(),
             heartbeat,
         };
         let network = connect(place, deadline)?;

@@ -20,4 +20,6 @@ mod namespaces;
 mod restarts;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod worker;

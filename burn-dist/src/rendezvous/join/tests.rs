@@ -1,3 +1,6 @@
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -57,7 +60,7 @@ fn quiet_port() -> u16 {
 fn until_entered(master: &str, process: usize) {
     let address = master.parse().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+    let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
     store.wait(&format!("process/{process}"), deadline).unwrap();
 }
 
@@ -172,7 +175,7 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
             until_entered(&master, 0);
             let address: SocketAddr = master.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+            let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
             // As the last process that comes makes the list, and says that it is complete.
             let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
             let list = control::encode(&list.to_vec()).unwrap();
@@ -278,7 +281,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/1").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/2").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }
