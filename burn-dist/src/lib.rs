@@ -57,6 +57,7 @@ mod error;
 mod group;
 pub mod launch;
 pub mod random;
+mod record;
 mod rendezvous;
 mod transport;
 

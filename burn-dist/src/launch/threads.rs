@@ -11,8 +11,10 @@
 //! Callers: users, `examples`.
 
 use std::any::Any;
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,6 +94,7 @@ pub struct Launcher {
     timeout: Duration,
     threads: Option<usize>,
     job: Option<JobConfig>,
+    records: Option<PathBuf>,
 }
 
 impl Launcher {
@@ -102,6 +105,7 @@ impl Launcher {
             timeout: DEFAULT_TIMEOUT,
             threads: None,
             job: None,
+            records: None,
         }
     }
 
@@ -117,6 +121,16 @@ impl Launcher {
     #[must_use]
     pub fn threads_per_replica(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// The folder for what each rank did last, in `burn-dist-rank-<rank>.json`, and for the comparison of
+    /// all ranks, in `burn-dist-comparison.txt`: written when ranks have waited for one another in vain
+    /// or a process has fallen silent. By default it is a folder of the system's for temporary files, with
+    /// a name that no other job has; an event of the crate `tracing` tells it.
+    #[must_use]
+    pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.records = Some(folder.into());
         self
     }
 
@@ -202,7 +216,10 @@ impl Launcher {
     /// The memberships of this process's ranks in the group of all ranks.
     fn join(&self) -> Result<Vec<ProcessGroup>> {
         let Some(job) = &self.job else {
-            return ProcessGroup::launched(self.devices.len());
+            // The standard library's hashers are seeded at random.
+            let number = RandomState::new().hash_one(std::process::id());
+            let records = self.folder(number.into());
+            return ProcessGroup::launched(self.devices.len(), records);
         };
         let deadline = Instant::now() + job.get_join_timeout();
         let Joined {
@@ -222,6 +239,7 @@ impl Launcher {
             secret: job.get_secret().clone(),
             heartbeat: job.get_heartbeat(),
         };
+        let records = self.folder(u128::from_be_bytes(number));
         let network = connect(place, deadline)?;
         tracing::info!(
             process = job.process(),
@@ -229,7 +247,13 @@ impl Launcher {
             strangers = network.rejected(),
             "all processes of the job are connected"
         );
-        ProcessGroup::launched_world(network, &ranks_per_process)
+        ProcessGroup::launched_world(network, &ranks_per_process, records)
+    }
+
+    /// Where records are written, for the job with this number.
+    fn folder(&self, job: u128) -> PathBuf {
+        let by_default = || std::env::temp_dir().join(format!("burn-dist-{job:032x}"));
+        self.records.clone().unwrap_or_else(by_default)
     }
 
     /// How many threads each replica on the CPU gets.

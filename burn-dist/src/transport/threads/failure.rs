@@ -145,6 +145,10 @@ impl Meeting {
             return failure.clone();
         }
         state.failure = Some(error.clone());
+        if matches!(error, Error::Timeout { .. }) {
+            // Before anybody is woken, so that the records show where the ranks wait.
+            self.reporter.begin();
+        }
         for open in state.open.drain(..) {
             open.occasion.exchange.close();
         }

@@ -21,7 +21,8 @@ use super::mail::{Mail, Streams};
 use super::relay::Relay;
 use super::shared::{Exchange, Floor, Lent, Missed};
 use crate::error::{Call, Departure, Error, Result};
-use crate::transport::processes::Notice;
+use crate::record::{Group, Recorder};
+use crate::transport::processes::{Notice, Reporter};
 
 /// What the ranks of one group share.
 pub(crate) struct Meeting {
@@ -34,6 +35,9 @@ pub(crate) struct Meeting {
     pub(super) inboxes: Vec<Condvar>,
     /// How it reaches the ranks in other processes, if there are any.
     pub(super) away: Option<Away>,
+    /// The group as records name it, and who keeps them.
+    pub(super) group: Arc<Group>,
+    pub(super) reporter: Arc<Reporter>,
 }
 
 pub(super) struct State {
@@ -138,6 +142,10 @@ impl Entry<'_> {
             || meeting.give_up(rank, call, timeout),
             share,
         );
+        let reporter = &meeting.reporter;
+        if meeting.away.is_some() && outcome.is_ok() {
+            reporter.recorder().exchanged(meeting.ranks[rank], call);
+        }
         outcome.map_err(|missed| match missed {
             Missed::Closed => meeting.fail(meeting.left(rank, "withdrew", None)),
             Missed::Broken(seat) => {
@@ -157,12 +165,17 @@ impl Entry<'_> {
 impl Meeting {
     /// A meeting of these global ranks, the first of which is rank 0 of the group. Ranks in other
     /// processes are reached through `away`, where there are any.
-    pub(super) fn new(ranks: Vec<usize>, away: Option<Away>) -> Arc<Self> {
+    pub(super) fn new(
+        ranks: Arc<[usize]>,
+        group: Arc<Group>,
+        away: Option<Away>,
+        reporter: &Arc<Reporter>,
+    ) -> Arc<Self> {
         let size = ranks.len();
         let seats = away.as_ref().map_or(size, |away| away.layout.local().len());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
-            ranks: ranks.into(),
+            ranks,
             watch: seats <= cores,
             state: Mutex::new(State {
                 open: Vec::new(),
@@ -177,12 +190,36 @@ impl Meeting {
             }),
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
             away,
+            group,
+            reporter: reporter.clone(),
         })
     }
 
-    /// A meeting of ranks that are all in this process.
-    pub(crate) fn local(ranks: Vec<usize>) -> Arc<Self> {
-        Self::new(ranks, None)
+    /// A meeting of the ranks of a job, which are all in this process.
+    pub(crate) fn local(ranks: Vec<usize>, reporter: &Arc<Reporter>) -> Arc<Self> {
+        let ranks: Arc<[usize]> = ranks.into();
+        let group = Group::root(ranks.clone());
+        Self::new(ranks, group, None, reporter)
+    }
+
+    /// Makes a rank's call, and keeps a record of how far it comes.
+    pub(crate) fn recorded<R>(
+        &self,
+        rank: usize,
+        call: &Arc<Call>,
+        operation: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        let (recorder, rank) = (self.reporter.recorder(), self.ranks[rank]);
+        recorder.enter(rank, &self.group, call);
+        let mut ending = Ending {
+            recorder,
+            rank,
+            call,
+            well: false,
+        };
+        let outcome = operation();
+        ending.well = outcome.is_ok();
+        outcome
     }
 
     /// The global rank of each member.
@@ -203,12 +240,13 @@ impl Meeting {
         let births = &mut state.births;
         let found = births.iter().position(|birth| birth.key == key);
         let place = found.unwrap_or_else(|| {
-            let ranks = members.iter().map(|&rank| self.ranks[rank]).collect();
+            let ranks: Arc<[usize]> = members.iter().map(|&rank| self.ranks[rank]).collect();
+            let group = self.group.child(sequence, colour, ranks.clone());
             let away = self.away.as_ref();
             let away = away.and_then(|away| away.child(sequence, colour, members));
             births.push(Birth {
                 key,
-                meeting: Self::new(ranks, away),
+                meeting: Self::new(ranks, group, away, &self.reporter),
                 unfetched: members.iter().filter(|&&rank| self.is_here(rank)).count(),
             });
             births.len() - 1
@@ -292,6 +330,21 @@ impl Meeting {
 
     pub(super) fn wake_receivers(&self) {
         self.inboxes.iter().for_each(Condvar::notify_all);
+    }
+}
+
+/// Records the end of an operation when dropped, so that of one that panics too.
+struct Ending<'o> {
+    recorder: &'o Recorder,
+    /// The global rank.
+    rank: usize,
+    call: &'o Arc<Call>,
+    well: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.recorder.end(self.rank, self.call, self.well);
     }
 }
 

@@ -1,0 +1,134 @@
+//! Records as files for people: one JSON object a rank, and the comparison as text.
+//!
+//! A file is written under another name and renamed, so that what bears its name is whole.
+//!
+//! Callers: `transport::processes`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::compare::Comparison;
+use super::snapshot::{Operation, RankRecord, Snapshot, State};
+
+/// A rank's record as it is written.
+#[derive(Serialize)]
+struct Page<'s> {
+    rank: usize,
+    /// When it was taken, in microseconds since the process began the job, as all times here.
+    taken_us: u64,
+    /// The ranks of each group that it names.
+    groups: BTreeMap<&'s str, &'s [usize]>,
+    /// The oldest first.
+    operations: Vec<Line<'s>>,
+}
+
+#[derive(Serialize)]
+struct Line<'s> {
+    group: &'s str,
+    sequence: u64,
+    operation: &'s str,
+    dtype: &'s str,
+    shape: &'s [usize],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduction: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<u64>,
+    state: &'static str,
+    entered_us: u64,
+    exchanged_us: Option<u64>,
+    ended_us: Option<u64>,
+}
+
+impl<'s> Line<'s> {
+    fn new(operation: &'s Operation) -> Self {
+        let (call, detail) = (&operation.call, &operation.call.detail);
+        Self {
+            group: &operation.group,
+            sequence: call.sequence,
+            operation: &call.operation,
+            dtype: &call.dtype,
+            shape: &call.shape,
+            reduction: detail.reduction.as_deref(),
+            root: detail.root,
+            to: detail.to,
+            from: detail.from,
+            tag: detail.tag,
+            state: match operation.state {
+                State::Waiting => "waiting",
+                State::Exchanged => "waiting for the network",
+                State::Done => "done",
+                State::Failed => "failed",
+            },
+            entered_us: operation.entered,
+            exchanged_us: operation.exchanged,
+            ended_us: operation.ended,
+        }
+    }
+}
+
+/// Writes a rank's record to `burn-dist-rank-<rank>.json` in the folder, which is made if missing.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn write_rank(
+    folder: &Path,
+    snapshot: &Snapshot,
+    record: &RankRecord,
+) -> io::Result<PathBuf> {
+    let named = |name: &str| record.operations.iter().any(|line| line.group == name);
+    let groups = snapshot.groups.iter().filter(|(name, _)| named(name));
+    let page = Page {
+        rank: record.rank,
+        taken_us: record.taken,
+        groups: groups
+            .map(|(name, ranks)| (name.as_str(), ranks.as_slice()))
+            .collect(),
+        operations: record.operations.iter().map(Line::new).collect(),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&page)?;
+    bytes.push(b'\n');
+    replace(
+        folder,
+        &format!("burn-dist-rank-{}.json", record.rank),
+        &bytes,
+    )
+}
+
+/// Writes the comparison to `burn-dist-comparison.txt` in the folder, which is made if missing.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn write_comparison(folder: &Path, comparison: &Comparison) -> io::Result<PathBuf> {
+    let text = format!("{comparison}\n");
+    replace(folder, "burn-dist-comparison.txt", text.as_bytes())
+}
+
+/// Writes a file whole or not at all, in the place of one that may be there.
+fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join(name);
+    let half = folder.join(format!(".{name}.{}", std::process::id()));
+    // What bears this name is left from a process that ended while it wrote.
+    match fs::remove_file(&half) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = File::create_new(&half)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&half, &path));
+    if written.is_err() {
+        // The cause is told, and a file that can't be removed changes nothing about it.
+        let _ = fs::remove_file(&half);
+    }
+    written.map(|()| path)
+}
