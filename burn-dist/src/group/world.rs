@@ -37,7 +37,7 @@ impl ProcessGroup {
         Self::begin(network, ranks_per_process, Some(records), true)
     }
 
-    fn begin(
+    pub(super) fn begin(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
         records: Option<PathBuf>,

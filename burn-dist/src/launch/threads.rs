@@ -125,9 +125,10 @@ impl Launcher {
     }
 
     /// The folder for what each rank did last, in `burn-dist-rank-<rank>.json`, and for the comparison of
-    /// all ranks, in `burn-dist-comparison.txt`: written when ranks have waited for one another in vain
-    /// or a process has fallen silent. By default it is a folder of the system's for temporary files, with
-    /// a name that no other job has; an event of the crate `tracing` tells it.
+    /// all ranks, in `burn-dist-comparison-<process>.txt`, which one process writes. They are written
+    /// when ranks have waited for one another in vain, or a process has fallen silent. By default it is a
+    /// folder among the system's temporary files, with a name that no other job has; an event of the
+    /// crate `tracing` tells it.
     #[must_use]
     pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
         self.records = Some(folder.into());

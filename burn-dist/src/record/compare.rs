@@ -83,7 +83,7 @@ pub(crate) fn compare(snapshots: &[Snapshot], ranks: usize) -> Comparison {
         .iter()
         .filter_map(|(name, members)| records.collective(name, members));
     let mut findings: Vec<Finding> = collectives.chain(records.messages()).collect();
-    findings.sort_by_key(|finding| !finding.is_cause());
+    findings.sort_by_key(Finding::order);
     Comparison { findings, silent }
 }
 
@@ -219,13 +219,19 @@ impl Finding {
         }
     }
 
-    /// Whether it needs no other finding to explain it: ranks are missing that wait for nobody.
-    fn is_cause(&self) -> bool {
-        self.others.iter().any(|other| match &other.what {
+    /// Causes come first: 0 where all that are missing wait for nobody themselves, 1 where some do, 2
+    /// where other findings or the network explain it all.
+    fn order(&self) -> u8 {
+        let missing = self.others.iter().filter(|other| other.what != What::Done);
+        let causes = missing.clone().filter(|other| match &other.what {
             What::Behind { now, .. } => now.is_none(),
             What::Differs(_) | What::Silent => true,
             What::Done => false,
-        })
+        });
+        match (causes.count(), missing.count()) {
+            (0, _) => 2,
+            (causes, missing) => u8::from(causes < missing),
+        }
     }
 }
 

@@ -104,13 +104,21 @@ pub(crate) fn write_rank(
     )
 }
 
-/// Writes the comparison to `burn-dist-comparison.txt` in the folder, which is made if missing.
+/// Writes the comparison that a process made to `burn-dist-comparison-<process>.txt` in the folder, which
+/// is made if missing. (A process that was cut off makes one of its own, of its own ranks.)
 ///
 /// # Errors
 /// What the system says.
-pub(crate) fn write_comparison(folder: &Path, comparison: &Comparison) -> io::Result<PathBuf> {
-    let text = format!("{comparison}\n");
-    replace(folder, "burn-dist-comparison.txt", text.as_bytes())
+pub(crate) fn write_comparison(
+    folder: &Path,
+    process: usize,
+    comparison: &Comparison,
+) -> io::Result<PathBuf> {
+    let (name, text) = (
+        format!("burn-dist-comparison-{process}.txt"),
+        format!("{comparison}\n"),
+    );
+    replace(folder, &name, text.as_bytes())
 }
 
 /// Writes a file whole or not at all, in the place of one that may be there.

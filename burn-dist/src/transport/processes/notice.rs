@@ -27,6 +27,8 @@ pub(crate) enum Notice {
         /// The operations before this one are done, as far as the process that tells it goes: it has
         /// sent all that the others need for them.
         done: u64,
+        /// Whether the process makes its part of a report.
+        reports: bool,
     },
     /// A rank has ended.
     Left {
@@ -274,10 +276,18 @@ mod tests {
         let bytes = Notice::Failed {
             failure: Box::new(Failure::new(error, 3)),
             done: 4,
+            reports: true,
         };
         let bytes = bytes.encode(9).unwrap();
         match Letter::decode(&bytes).unwrap() {
-            Letter::Of(9, Notice::Failed { failure, done: 4 }) => (*failure).into(),
+            Letter::Of(
+                9,
+                Notice::Failed {
+                    failure,
+                    done: 4,
+                    reports: true,
+                },
+            ) => (*failure).into(),
             other => panic!("{other:?}"),
         }
     }

@@ -131,6 +131,11 @@ impl Reporter {
         };
     }
 
+    /// Whether the report has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(lock(&self.state).stage, Stage::Quiet)
+    }
+
     /// Waits for a report that is under way, for [`PATIENCE`] at most and the time to write it; none
     /// begins after this.
     pub(super) fn close(&self) {
@@ -172,7 +177,7 @@ impl Reporter {
         let comparison = compare(&snapshots, self.ranks.iter().sum());
         tracing::error!("the ranks wait for one another in vain:\n{comparison}");
         if let Some(folder) = &self.folder
-            && let Err(error) = write_comparison(folder, &comparison)
+            && let Err(error) = write_comparison(folder, self.process, &comparison)
         {
             warn_of(folder, "the comparison", &error);
         }
@@ -215,13 +220,20 @@ impl Reporter {
     /// Waits until the teller has compared, or gives the others' records if that is this process.
     fn await_others(&self, deadline: Instant) -> Option<Vec<Snapshot>> {
         loop {
-            let reached: Vec<usize> = self.reached().collect();
+            let standings: Vec<_> = (0..self.ranks.len())
+                .map(|process| self.standing(process))
+                .collect();
             let mut state = lock(&self.state);
-            if state.compared {
+            let mut below = standings.iter().zip(&state.come).take(self.process);
+            // Who leaves in good order after a report has seen its end.
+            let over = below.any(|(standing, come)| *standing == Standing::Left && come.is_some());
+            if state.compared || over {
                 return None;
             }
-            let is_teller = reached.iter().all(|&process| process > self.process);
-            let all_here = reached.iter().all(|&process| state.come[process].is_some());
+            let is_there = |process: &usize| standings[*process] == Standing::There;
+            let is_teller = !(0..self.process).any(|process| is_there(&process));
+            let mut others = (0..self.ranks.len()).filter(is_there);
+            let all_here = others.all(|process| state.come[process].is_some());
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || is_teller && all_here {
                 let come = state.come.iter_mut().filter_map(Option::take);
@@ -231,17 +243,21 @@ impl Reporter {
         }
     }
 
-    /// The other processes that can be reached.
-    fn reached(&self) -> impl Iterator<Item = usize> {
+    /// How this process sees another one; itself as lost.
+    fn standing(&self, process: usize) -> Standing {
         let network = self.network.as_ref();
-        let others = (0..self.ranks.len()).filter(|&process| process != self.process);
-        others.filter(move |&process| {
-            network.is_some_and(|network| {
-                // Nobody sends this message, so only a process that is there still is late with it.
-                let asked = network.receive(process, NO_MESSAGE, Instant::now());
-                !asked.is_err_and(|lost| !matches!(lost.cause, Cause::Deadline(_)))
-            })
-        })
+        let Some(network) = network.filter(|_| process != self.process) else {
+            return Standing::Lost;
+        };
+        // Nobody sends this message, so only a process that is there still is late with it.
+        match network.receive(process, NO_MESSAGE, Instant::now()) {
+            Ok(_) => Standing::There,
+            Err(lost) => match lost.cause {
+                Cause::Deadline(_) => Standing::There,
+                Cause::Left => Standing::Left,
+                _ => Standing::Lost,
+            },
+        }
     }
 
     fn process_of(&self, rank: usize) -> Option<usize> {
@@ -251,6 +267,15 @@ impl Reporter {
             rank < end
         })
     }
+}
+
+/// How one process sees another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    There,
+    /// It has left in good order.
+    Left,
+    Lost,
 }
 
 /// The tag of a message that is never sent: no group has this number and messages without end.

@@ -200,6 +200,10 @@ impl Meeting {
     /// What the loss of a process means to the group, in this call: nothing new, if it has failed or all
     /// ranks of the process have left it.
     fn cut_off(&self, state: &mut State, lost: &Lost, call: Option<Arc<Call>>) -> Error {
+        if let Cause::Silent(_) = lost.cause {
+            // Before anybody is woken, so that the records show where the ranks wait.
+            self.reporter.begin();
+        }
         let place = self.place(lost.process);
         let ranks = place.map_or(&[][..], |place| &place.ranks);
         let gone = ranks.iter().map(|&rank| {
@@ -226,7 +230,14 @@ impl Told for Meeting {
     fn notice(&self, from: usize, notice: Notice) {
         let mut state = self.lock();
         match notice {
-            Notice::Failed { failure, done } => {
+            Notice::Failed {
+                failure,
+                done,
+                reports,
+            } => {
+                if reports {
+                    self.reporter.begin();
+                }
                 self.adopt(&mut state, (*failure).into(), done);
             }
             Notice::Left {

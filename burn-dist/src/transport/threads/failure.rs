@@ -125,6 +125,10 @@ impl Meeting {
     /// Keeps `error` as the group's failure unless it has one, has the other processes told, and
     /// returns the failure it has.
     pub(super) fn latch(&self, state: &mut State, error: Error) -> Error {
+        if state.failure.is_none() && matches!(error, Error::Timeout { .. }) {
+            // Before anybody is woken, so that the records show where the ranks wait.
+            self.reporter.begin();
+        }
         if state.failure.is_none()
             && let Some(away) = &self.away
         {
@@ -133,7 +137,11 @@ impl Meeting {
             let under_way = Self::first_call(state).map(|call| call.sequence);
             let done = under_way.or(state.reached.iter().max().copied());
             let done = done.unwrap_or_default();
-            state.outbox.push_back(Notice::Failed { failure, done });
+            state.outbox.push_back(Notice::Failed {
+                failure,
+                done,
+                reports: self.reporter.has_begun(),
+            });
         }
         self.adopt(state, error, 0)
     }
@@ -145,10 +153,6 @@ impl Meeting {
             return failure.clone();
         }
         state.failure = Some(error.clone());
-        if matches!(error, Error::Timeout { .. }) {
-            // Before anybody is woken, so that the records show where the ranks wait.
-            self.reporter.begin();
-        }
         for open in state.open.drain(..) {
             open.occasion.exchange.close();
         }
