@@ -9,9 +9,9 @@
 //! the others:    └─ wait until the teller has said so
 //! ```
 //!
-//! The teller is the lowest process that can be reached. All waits have one deadline, [`PATIENCE`] after
-//! the beginning; the teller names the ranks whose records have not come by then. The others wait so
-//! that their ends, on which a launcher ends all processes, don't come before the comparison.
+//! The teller is the lowest process that can be reached. It waits for [`PATIENCE`] at most, and names the
+//! ranks whose records have not come by then. The others wait for it, and [`SPARE`] longer, so that their
+//! ends, on which a launcher may end all processes, don't come before the comparison.
 //!
 //! Threads: `burn-dist-report`, started when a report begins (a rank's own thread may be the one that
 //! hangs) and joined by [`Reporter::close`].
@@ -31,6 +31,9 @@ use crate::transport::network::{Cause, Network, Tag};
 
 /// How long processes wait for one another in a report.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much longer the others wait than the teller, which has to write the comparison.
+const SPARE: Duration = Duration::from_millis(500);
 
 /// How often a process looks who can still be reached.
 const LOOK_UP: Duration = Duration::from_millis(20);
@@ -136,7 +139,7 @@ impl Reporter {
         !matches!(lock(&self.state).stage, Stage::Quiet)
     }
 
-    /// Waits for a report that is under way, for [`PATIENCE`] at most and the time to write it; none
+    /// Waits for a report that is under way, for about [`PATIENCE`] at most; none
     /// begins after this.
     pub(super) fn close(&self) {
         let stage = std::mem::replace(&mut lock(&self.state).stage, Stage::Closed);
@@ -234,7 +237,12 @@ impl Reporter {
             let is_teller = !(0..self.process).any(|process| is_there(&process));
             let mut others = (0..self.ranks.len()).filter(is_there);
             let all_here = others.all(|process| state.come[process].is_some());
-            let left = deadline.saturating_duration_since(Instant::now());
+            let own = if is_teller {
+                deadline
+            } else {
+                deadline + SPARE
+            };
+            let left = own.saturating_duration_since(Instant::now());
             if left.is_zero() || is_teller && all_here {
                 let come = state.come.iter_mut().filter_map(Option::take);
                 return is_teller.then(|| come.collect());
