@@ -177,18 +177,18 @@ fn merge<'s, T: Element, A: bytemuck::Pod>(
     lift: impl Fn(T) -> A + Copy,
     join: impl Fn(A, A) -> A + Copy,
 ) {
-    match part(&ranks) {
-        Some(Part::Node(bytes)) => {
-            bytemuck::cast_slice_mut(&mut scratch[..length]).copy_from_slice(bytes);
+    if let Some(part) = part(&ranks) {
+        return part.for_each(&mut scratch[..length], lift, |sum, value| *sum = value);
+    }
+    let (left, right) = halves(&ranks);
+    match (part(&left), part(&right)) {
+        (Some(left), Some(right)) => join_parts(&left, &right, &mut scratch[..length], lift, join),
+        (_, Some(right)) => {
+            merge(left, length, part, scratch, lift, join);
+            let add = |sum: &mut A, value| *sum = join(*sum, value);
+            right.for_each(&mut scratch[..length], lift, add);
         }
-        Some(Part::Rank(bytes)) => {
-            let elements = bytes.chunks_exact(size_of::<T>());
-            for (sum, element) in scratch[..length].iter_mut().zip(elements) {
-                *sum = lift(bytemuck::pod_read_unaligned(element));
-            }
-        }
-        None => {
-            let (left, right) = halves(&ranks);
+        (_, None) => {
             merge(left, length, part, scratch, lift, join);
             let (sums, below) = scratch.split_at_mut(length);
             merge(right, length, part, below, lift, join);
@@ -196,6 +196,71 @@ fn merge<'s, T: Element, A: bytemuck::Pod>(
                 *sum = join(*sum, right);
             }
         }
+    }
+}
+
+impl Part<'_> {
+    /// Does something to each sum with the part's element for it.
+    fn for_each<T: Element, A: bytemuck::Pod>(
+        &self,
+        sums: &mut [A],
+        lift: impl Fn(T) -> A,
+        act: impl Fn(&mut A, A),
+    ) {
+        match self {
+            Self::Rank(bytes) => for_each::<T, A>(bytes, sums, lift, act),
+            Self::Node(bytes) => for_each::<A, A>(bytes, sums, |sum| sum, act),
+        }
+    }
+}
+
+/// Does something to each sum with its element, which is read from bytes of any alignment.
+fn for_each<E: bytemuck::Pod, A>(
+    bytes: &[u8],
+    sums: &mut [A],
+    lift: impl Fn(E) -> A,
+    act: impl Fn(&mut A, A),
+) {
+    if let Ok(elements) = bytemuck::try_cast_slice::<u8, E>(bytes) {
+        for (sum, &element) in sums.iter_mut().zip(elements) {
+            act(sum, lift(element));
+        }
+    } else {
+        let elements = bytes.chunks_exact(size_of::<E>());
+        for (sum, element) in sums.iter_mut().zip(elements) {
+            act(sum, lift(bytemuck::pod_read_unaligned(element)));
+        }
+    }
+}
+
+/// Joins two parts, in one pass where they are alike and aligned.
+fn join_parts<T: Element, A: bytemuck::Pod>(
+    left: &Part<'_>,
+    right: &Part<'_>,
+    sums: &mut [A],
+    lift: impl Fn(T) -> A + Copy,
+    join: impl Fn(A, A) -> A + Copy,
+) {
+    fn pair<'p, E: bytemuck::Pod>(left: &'p [u8], right: &'p [u8]) -> Option<[&'p [E]; 2]> {
+        let cast = |bytes| bytemuck::try_cast_slice(bytes).ok();
+        Some([cast(left)?, cast(right)?])
+    }
+    let (ranks, nodes) = match (left, right) {
+        (Part::Rank(left), Part::Rank(right)) => (pair::<T>(left, right), None),
+        (Part::Node(left), Part::Node(right)) => (None, pair::<A>(left, right)),
+        _ => (None, None),
+    };
+    if let Some([left, right]) = ranks {
+        for (sum, (&left, &right)) in sums.iter_mut().zip(left.iter().zip(right)) {
+            *sum = join(lift(left), lift(right));
+        }
+    } else if let Some([left, right]) = nodes {
+        for (sum, (&left, &right)) in sums.iter_mut().zip(left.iter().zip(right)) {
+            *sum = join(left, right);
+        }
+    } else {
+        left.for_each(sums, lift, |sum, value| *sum = value);
+        right.for_each(sums, lift, |sum, value| *sum = join(*sum, value));
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-use super::network::{Lost, Network, Tag, Watcher};
+use super::network::{Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 
 /// A network that can be broken on purpose.
 pub(crate) trait Breakable: Network {
@@ -139,6 +139,23 @@ pub(crate) struct Faulty<N> {
     sent: AtomicU64,
 }
 
+impl<N: Breakable> Faulty<N> {
+    /// Does what the plan has for the next message.
+    fn strike(&self, deadline: Instant) {
+        let number = self.sent.fetch_add(1, Relaxed);
+        for fault in self.faults.iter().filter(|fault| fault.message == number) {
+            match fault.kind {
+                FaultKind::Delay(time) => {
+                    thread::sleep(time.min(deadline.saturating_duration_since(Instant::now())));
+                }
+                FaultKind::Cut { peer } => self.inner.cut(peer),
+                FaultKind::Freeze => self.inner.freeze(),
+                FaultKind::Death => self.inner.die(),
+            }
+        }
+    }
+}
+
 impl<N: Breakable> Network for Faulty<N> {
     fn process(&self) -> usize {
         self.inner.process()
@@ -156,18 +173,21 @@ impl<N: Breakable> Network for Faulty<N> {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), Lost> {
-        let number = self.sent.fetch_add(1, Relaxed);
-        for fault in self.faults.iter().filter(|fault| fault.message == number) {
-            match fault.kind {
-                FaultKind::Delay(time) => {
-                    thread::sleep(time.min(deadline.saturating_duration_since(Instant::now())));
-                }
-                FaultKind::Cut { peer } => self.inner.cut(peer),
-                FaultKind::Freeze => self.inner.freeze(),
-                FaultKind::Death => self.inner.die(),
-            }
-        }
+        self.strike(deadline);
         self.inner.send(to, tag, head, body, deadline)
+    }
+
+    fn exchange(
+        &self,
+        sends: &[Outgoing<'_>],
+        receives: &mut [Incoming<'_>],
+        deadline: Instant,
+        overseer: &dyn Overseer,
+    ) -> Result<bool, Lost> {
+        for _ in sends {
+            self.strike(deadline);
+        }
+        self.inner.exchange(sends, receives, deadline, overseer)
     }
 
     fn receive(

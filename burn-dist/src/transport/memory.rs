@@ -17,7 +17,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::faults::Breakable;
 use super::locks::{lock, wait_for};
-use super::network::{Cause, Lost, Network, Tag, Watcher};
+use super::network::{Cause, Incoming, LOOK_UP, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
 
 /// The networks of `processes` processes, which find a frozen one after `heartbeat`.
@@ -210,6 +210,59 @@ impl Network for MemoryNetwork {
             }
             state = wait_for(&self.hub.changed, state, left);
         }
+    }
+
+    /// One message after the other: sending never waits here.
+    fn exchange(
+        &self,
+        sends: &[Outgoing<'_>],
+        receives: &mut [Incoming<'_>],
+        deadline: Instant,
+        overseer: &dyn Overseer,
+    ) -> Result<bool, Lost> {
+        for send in sends {
+            self.send(send.to, send.tag, send.head, send.body, deadline)?;
+        }
+        // All are looked for, so that a deadline finds those missing that are.
+        while receives.iter().any(|receive| receive.come.is_none()) {
+            if !overseer.go_on() {
+                return Ok(false);
+            }
+            let late = Instant::now() >= deadline;
+            let mut missing = None;
+            for number in 0..receives.len() {
+                if receives[number].come.is_some() {
+                    continue;
+                }
+                let (from, tag) = (receives[number].from, receives[number].tag);
+                let now = Instant::now();
+                let until = if missing.is_some() {
+                    now
+                } else {
+                    now + LOOK_UP
+                };
+                match self.receive(from, tag, until.min(deadline)) {
+                    Ok((head, body)) => {
+                        receives[number].accept(head, body);
+                        if receives[number].is_odd() {
+                            return Ok(false);
+                        }
+                        let mut same = receives.iter().filter(|receive| receive.from == from);
+                        if same.all(|receive| receive.come.is_some()) {
+                            overseer.came(from);
+                        }
+                    }
+                    Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => {
+                        missing.get_or_insert(lost);
+                    }
+                    Err(lost) => return Err(lost),
+                }
+            }
+            if let (true, Some(missing)) = (late, missing) {
+                return Err(missing);
+            }
+        }
+        Ok(true)
     }
 
     fn notify(&self, notice: &[u8]) {

@@ -66,6 +66,22 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     fn receive(&self, from: usize, tag: Tag, deadline: Instant)
     -> Result<(Vec<u8>, Vec<u8>), Lost>;
 
+    /// Sends and receives at once: no message waits for another, but those to one process keep their
+    /// order. Bodies are read into the memory that is given for them, where it can be done without a
+    /// copy. Gives whether all is done; not so if the overseer stopped it, or a message came that was
+    /// not due.
+    ///
+    /// # Errors
+    /// As [`Self::send`] and [`Self::receive`]; a deadline names the first process that was waited
+    /// for.
+    fn exchange(
+        &self,
+        sends: &[Outgoing<'_>],
+        receives: &mut [Incoming<'_>],
+        deadline: Instant,
+        overseer: &dyn Overseer,
+    ) -> Result<bool, Lost>;
+
     /// Tells every process (that can still be reached) why this one can't go on, without waiting.
     fn notify(&self, notice: &[u8]);
 
@@ -77,6 +93,93 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     /// threads.
     fn close(&self);
 }
+
+/// A message to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'b> {
+    pub(crate) to: usize,
+    pub(crate) tag: Tag,
+    pub(crate) head: &'b [u8],
+    pub(crate) body: &'b [u8],
+}
+
+/// A message to be received.
+#[derive(Debug)]
+pub(crate) struct Incoming<'b> {
+    pub(crate) from: usize,
+    pub(crate) tag: Tag,
+    /// The head that is due; any, if there is none.
+    pub(crate) head: Option<&'b [u8]>,
+    /// The memory for a body of just that length; it is given whole, if there is none.
+    pub(crate) into: Option<&'b mut [u8]>,
+    pub(crate) come: Option<Come>,
+}
+
+/// How a message has come.
+#[derive(Debug)]
+pub(crate) enum Come {
+    /// With the head that is due, and its body in the memory that was given.
+    Placed,
+    /// As it is.
+    Whole { head: Vec<u8>, body: Vec<u8> },
+}
+
+impl<'b> Incoming<'b> {
+    pub(crate) fn new(
+        from: usize,
+        tag: Tag,
+        head: Option<&'b [u8]>,
+        into: Option<&'b mut [u8]>,
+    ) -> Self {
+        Self {
+            from,
+            tag,
+            head,
+            into,
+            come: None,
+        }
+    }
+
+    /// The memory for a body of this length that comes with this head, if there is any.
+    pub(crate) fn place(&mut self, head: &[u8], length: usize) -> Option<&mut [u8]> {
+        let into = self.into.as_deref_mut()?;
+        let due = self.head.is_none_or(|due| due == head) && into.len() == length;
+        due.then_some(into)
+    }
+
+    /// Takes a message that has come elsewhere.
+    pub(crate) fn accept(&mut self, head: Vec<u8>, body: Vec<u8>) {
+        self.come = Some(match self.place(&head, body.len()) {
+            Some(into) => {
+                into.copy_from_slice(&body);
+                Come::Placed
+            }
+            None => Come::Whole { head, body },
+        });
+    }
+
+    /// Whether it has come, and not as it was due.
+    pub(crate) fn is_odd(&self) -> bool {
+        match &self.come {
+            Some(Come::Whole { head, .. }) => {
+                self.into.is_some() || self.head.is_some_and(|due| due != head)
+            }
+            Some(Come::Placed) | None => false,
+        }
+    }
+}
+
+/// Who looks after an exchange. It is asked often, and must not wait.
+pub(crate) trait Overseer {
+    /// Whether to go on.
+    fn go_on(&self) -> bool;
+
+    /// All that was to be received from a process has come.
+    fn came(&self, from: usize);
+}
+
+/// How long an exchange may wait before it asks the overseer again.
+pub(crate) const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// Who is told what happens to the other processes. It must not wait for the network: the thread
 /// that calls it is the one that brings messages in.

@@ -20,7 +20,7 @@
 //! | reduce | 1 | k S to the root's process |
 //! | reduce_scatter | 1 | k S (N-n)/N |
 //! | all_reduce up to [`SMALL`] | 1 | (P-1) k S |
-//! | all_reduce | 2 | k S (P-1)/P, then S (P-1)/P |
+//! | all_reduce | a stream | k S (P-1)/P and S (P-1)/P |
 //!
 //! Partial means of 16-bit floats and integers travel in the wider type they are summed in.
 //!
@@ -28,6 +28,9 @@
 
 mod moves;
 mod reductions;
+mod stream;
+
+use crate::transport::threads::wrong_length;
 
 pub(super) use moves::{
     all_gather, all_gather_bytes, all_to_all, barrier, broadcast, broadcast_bytes, gather, scatter,
@@ -43,6 +46,5 @@ fn check_length(bytes: &[u8], due: usize) -> Result<(), String> {
     if bytes.len() == due {
         return Ok(());
     }
-    let length = bytes.len();
-    Err(format!("it has {length} bytes where {due} are due"))
+    Err(wrong_length(bytes.len(), due))
 }

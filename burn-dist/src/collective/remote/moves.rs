@@ -11,7 +11,6 @@ pub(in crate::collective) fn barrier(abroad: Abroad<'_>) -> Result<()> {
         audience: Audience::All,
         pack: &|_, _| Vec::new(),
         check: &|_, bytes| check_length(bytes, 0),
-        second: None,
     };
     abroad.trade(Lent::Read(&[]), &plan).map(drop)
 }
@@ -61,7 +60,6 @@ fn collect<T: Element>(
             let ranks = layout.places()[place].ranks.len();
             check_length(bytes, if come_here { ranks * part } else { 0 })
         },
-        second: None,
     };
     let come = abroad.trade(Lent::Read(mine), &plan)?;
     if let Some(output) = output {
@@ -122,7 +120,6 @@ fn from_root(
             root.map_or_else(Vec::new, |seat| floor.read(seat).to_vec())
         },
         check,
-        second: None,
     };
     let come = abroad.trade(Lent::Read(lent), &plan)?;
     Ok(come[layout.home(root)].clone())
@@ -154,7 +151,6 @@ pub(in crate::collective) fn scatter<T: Element>(
             let due = layout.local().len() * part;
             check_length(bytes, if place == home { due } else { 0 })
         },
-        second: None,
     };
     let lent = bytemuck::cast_slice(input.unwrap_or(&[]));
     let come = abroad.trade(Lent::Read(lent), &plan)?;
@@ -189,7 +185,6 @@ pub(in crate::collective) fn all_to_all<T: Element>(
             let there = layout.places()[place].ranks.len();
             check_length(bytes, seats * there * part)
         },
-        second: None,
     };
     let come = abroad.trade(Lent::Read(bytemuck::cast_slice(input)), &plan)?;
     let mine = layout.seat(rank);
@@ -237,7 +232,6 @@ pub(in crate::collective) fn all_gather_bytes(
             let head = layout.places()[place].ranks.len() * LENGTH;
             check_length(bytes, head + due)
         },
-        second: None,
     };
     let come = abroad.trade(Lent::Read(bytes), &plan)?;
     let mut all = vec![Vec::new(); ranks];

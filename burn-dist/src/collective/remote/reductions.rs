@@ -8,15 +8,15 @@
 use std::ops::Range;
 
 use super::super::tree::{Part, Reducer, nodes};
-use super::{SMALL, check_length};
+use super::{SMALL, check_length, stream};
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 use crate::transport::processes::Layout;
-use crate::transport::threads::{Abroad, Audience, Floor, Lent, Parcels, Plan, Second};
+use crate::transport::threads::{Abroad, Audience, Floor, Lent, Parcels, Plan};
 
 /// The partial results of one reduction, and where they are in the parcels.
-struct Partials<'l> {
-    layout: &'l Layout,
+pub(super) struct Partials<'l> {
+    pub(super) layout: &'l Layout,
     op: ReduceOp,
     ranks: usize,
     /// The bytes of an element, and of one that a node has summed.
@@ -66,13 +66,13 @@ impl<'l> Partials<'l> {
     }
 
     /// The length of a place's parcel for `owned` elements.
-    fn length(&self, place: usize, owned: usize) -> usize {
+    pub(super) fn length(&self, place: usize, owned: usize) -> usize {
         let nodes = self.nodes.iter().filter(|node| node.place == place);
         nodes.map(|node| node.size).sum::<usize>() * owned
     }
 
     /// The parcel for the owner of these ranges of elements.
-    fn pack<T: Element>(&self, floor: &Floor<'_>, owned: &[Range<usize>]) -> Vec<u8> {
+    pub(super) fn pack<T: Element>(&self, floor: &Floor<'_>, owned: &[Range<usize>]) -> Vec<u8> {
         let here = self.layout.here();
         let count = owned.iter().map(ExactSizeIterator::len).sum();
         let mut parcel = Vec::with_capacity(self.length(here, count));
@@ -101,23 +101,40 @@ impl<'l> Partials<'l> {
     fn merge<T: Element>(&self, come: &Parcels, owned: usize, first: usize, target: &mut [T]) {
         let mut reducer = Reducer::<T>::merging(self.op, self.ranks, target.len());
         for block in reducer.blocks(target.len()) {
-            reducer.merge(block.len(), &|ranks| {
-                let number = self
-                    .nodes
-                    .binary_search_by_key(&ranks.start, |node| node.ranks.start);
-                let node = number.ok().map(|number| &self.nodes[number])?;
-                if node.ranks != *ranks {
-                    return None;
-                }
-                let start = node.before * owned + (first + block.start) * node.size;
-                let bytes = &come[node.place][start..start + block.len() * node.size];
-                Some(match ranks.len() {
-                    1 => Part::Rank(bytes),
-                    _ => Part::Node(bytes),
-                })
-            });
+            let elements = first + block.start..first + block.end;
+            self.merge_block(&mut reducer, elements, owned, &|place| &come[place]);
             reducer.write(&mut target[block]);
         }
+    }
+
+    /// Merges one block of the `owned` elements whose partial results each place has sent.
+    pub(super) fn merge_block<'s, T: Element>(
+        &self,
+        reducer: &mut Reducer<T>,
+        block: Range<usize>,
+        owned: usize,
+        sent: &impl Fn(usize) -> &'s [u8],
+    ) {
+        reducer.merge(block.len(), &|ranks| {
+            let number = self
+                .nodes
+                .binary_search_by_key(&ranks.start, |node| node.ranks.start);
+            let node = number.ok().map(|number| &self.nodes[number])?;
+            if node.ranks != *ranks {
+                return None;
+            }
+            let start = node.before * owned + block.start * node.size;
+            let bytes = &sent(node.place)[start..start + block.len() * node.size];
+            Some(match ranks.len() {
+                1 => Part::Rank(bytes),
+                _ => Part::Node(bytes),
+            })
+        });
+    }
+
+    /// To merge blocks of up to `length` elements.
+    pub(super) fn reducer<T: Element>(&self, length: usize) -> Reducer<T> {
+        Reducer::merging(self.op, self.ranks, length)
     }
 }
 
@@ -129,48 +146,16 @@ pub(in crate::collective) fn all_reduce<T: Element>(
     let layout = abroad.layout();
     let partials = Partials::new::<T>(layout, abroad.ranks(), op);
     if size_of_val(buffer) > SMALL {
-        return all_reduce_large(abroad, buffer, &partials);
+        return stream::all_reduce(abroad, buffer, &partials);
     }
     let count = buffer.len();
     let plan = Plan {
         audience: Audience::All,
         pack: &|floor, _| partials.pack::<T>(floor, std::slice::from_ref(&(0..count))),
         check: &|place, bytes| check_length(bytes, partials.length(place, count)),
-        second: None,
     };
     let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
     partials.merge(&come, count, 0, buffer);
-    Ok(())
-}
-
-/// Each place owns a segment: merges it, and sends the result to all.
-fn all_reduce_large<T: Element>(
-    abroad: Abroad<'_>,
-    buffer: &mut [T],
-    partials: &Partials<'_>,
-) -> Result<()> {
-    let (layout, count) = (abroad.layout(), buffer.len());
-    let step = count.div_ceil(layout.places().len());
-    let segment = |place: usize| (place * step).min(count)..((place + 1) * step).min(count);
-    let owned = segment(layout.here()).len();
-    let plan = Plan {
-        audience: Audience::Each,
-        pack: &|floor, place| partials.pack::<T>(floor, &[segment(place)]),
-        check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
-        second: Some(Second {
-            merge: &|come| {
-                let mut result = bytemuck::zeroed_vec::<T>(owned);
-                partials.merge(come, owned, 0, &mut result);
-                bytemuck::allocation::pod_collect_to_vec(&result)
-            },
-            check: &|place, bytes| check_length(bytes, segment(place).len() * size_of::<T>()),
-        }),
-    };
-    let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
-    for (place, parcel) in come.iter().enumerate() {
-        let target = &mut buffer[segment(place)];
-        bytemuck::cast_slice_mut(target).copy_from_slice(parcel);
-    }
     Ok(())
 }
 
@@ -189,7 +174,6 @@ pub(in crate::collective) fn reduce<T: Element>(
         audience: Audience::One(home),
         pack: &|floor, _| partials.pack::<T>(floor, std::slice::from_ref(&(0..count))),
         check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
-        second: None,
     };
     let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
     if rank == root {
@@ -216,7 +200,6 @@ pub(in crate::collective) fn reduce_scatter<T: Element>(
             partials.pack::<T>(floor, &parts)
         },
         check: &|place, bytes| check_length(bytes, partials.length(place, owned)),
-        second: None,
     };
     let come = abroad.trade(Lent::Read(bytemuck::cast_slice(input)), &plan)?;
     partials.merge(&come, owned, layout.seat(rank) * part, output);

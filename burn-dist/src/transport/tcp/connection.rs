@@ -6,11 +6,12 @@
 //! writes. Only the reader's thread tells the watchers, as the last thing it does: so they are told
 //! once, and never by a thread that holds a lock of theirs.
 //!
-//! One lock guards the state, and no I/O is done under it. Who writes holds the [`Turn`], which is
-//! part of the state and can be waited for with a deadline.
+//! One lock guards the state, and no I/O is done under it. Who writes holds the [`Turn`], who reads
+//! has the [`Inbound`] taken out of the state ([`Reading`]); the socket never waits, so neither does
+//! whoever has one of the two.
 //!
-//! Callers: `writing` and `reading` are the two directions, `pulse` watches over it, the network
-//! holds it.
+//! Callers: `exchange` moves messages through it, `writing` and `reading` are the two directions,
+//! `pulse` watches over it, the network holds it.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Shutdown, TcpStream};
@@ -18,9 +19,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::inbound::{Inbound, Shelf};
 use super::pulse::Waker;
+use super::writing::Posted;
 use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::{Cause, Lost, Tag};
+
+/// For how long a connection is left to those who wait on it, after one of them has read it: the
+/// network's reader would only be woken for what they read themselves.
+pub(super) const QUIET: Duration = Duration::from_millis(10);
 
 /// The connection with one other process.
 pub(super) struct Connection {
@@ -28,10 +35,10 @@ pub(super) struct Connection {
     address: String,
     pub(super) stream: TcpStream,
     pub(super) state: Mutex<State>,
-    /// A message came, or the phase changed.
+    /// A message came, somebody has stopped reading or writing, or the phase changed.
     pub(super) arrived: Condvar,
-    /// The turn to write is free, or the phase changed.
-    free: Condvar,
+    /// There is something for the network's reader to do.
+    stirred: Condvar,
     pub(super) heard: Moment,
     pub(super) written: Moment,
     /// Wakes the thread that sends what waits in `outbox`.
@@ -42,12 +49,18 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// What came and was not yet asked for.
     pub(super) mail: HashMap<Tag, VecDeque<Message>>,
-    /// Notices and the goodbye, which go before the next message.
-    pub(super) outbox: VecDeque<Small>,
+    /// What goes before the next message.
+    pub(super) outbox: VecDeque<Posted>,
+    /// Notices that came, until the watchers are told.
+    pub(super) notices: VecDeque<Vec<u8>>,
     writing: bool,
+    /// What was read of the next frame; none while somebody reads.
+    inbound: Option<Box<Inbound>>,
+    /// When somebody who waits for a message last read.
+    waited: Option<Instant>,
     /// Whether anything has come. Until then the other side may still be waiting for its other
     /// connections, and owes no heartbeats.
-    greeted: bool,
+    pub(super) greeted: bool,
     /// Why a write failed, for the reader to tell: it alone knows what came before that.
     pub(super) write_error: Option<String>,
 }
@@ -64,23 +77,62 @@ pub(super) struct Message {
     pub(super) body: Vec<u8>,
 }
 
-/// What is sent without anybody waiting for it.
-#[derive(Clone)]
-pub(super) enum Small {
-    /// The first heartbeat, which says that this process has all its connections.
-    Greeting,
-    Notice(Arc<[u8]>),
-    Goodbye,
-}
-
 /// The right to write on a connection, until it is dropped.
 pub(super) struct Turn<'c>(&'c Connection);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         lock(&self.0.state).writing = false;
-        self.0.free.notify_one();
+        self.0.arrived.notify_all();
     }
+}
+
+/// The right to read on a connection, until it is dropped.
+pub(super) struct Reading<'c> {
+    connection: &'c Connection,
+    /// There until it is dropped.
+    pub(super) inbound: Option<Box<Inbound>>,
+    /// Whether it is the network's own reader that reads.
+    by_reader: bool,
+}
+
+impl Reading<'_> {
+    /// Gives the memory back that the shelf has lent.
+    pub(super) fn clear(&mut self, shelf: &mut dyn Shelf) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.clear(shelf);
+        }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let Some(inbound) = self.inbound.take() else {
+            return;
+        };
+        if inbound.is_shelved() {
+            // Whoever read has panicked; what came of the body is gone with its memory.
+            let cause = Cause::Malformed("its message was lost in a panic".into());
+            self.connection.end(cause);
+        }
+        let mut state = lock(&self.connection.state);
+        state.inbound = Some(inbound);
+        if !self.by_reader {
+            state.waited = Some(Instant::now());
+        }
+        drop(state);
+        self.connection.arrived.notify_all();
+    }
+}
+
+/// What the network's reader is to do next.
+pub(super) enum Duty {
+    /// Tell the watchers of these.
+    Notices(VecDeque<Vec<u8>>),
+    /// Read, for nobody else does.
+    Read,
+    /// The connection has ended.
+    End(Cause),
 }
 
 impl Connection {
@@ -96,12 +148,15 @@ impl Connection {
                 phase: Phase::Open,
                 mail: HashMap::new(),
                 outbox: VecDeque::new(),
+                notices: VecDeque::new(),
                 writing: false,
+                inbound: Some(Box::new(Inbound::new())),
+                waited: None,
                 greeted: false,
                 write_error: None,
             }),
             arrived: Condvar::new(),
-            free: Condvar::new(),
+            stirred: Condvar::new(),
             heard: Moment::now(),
             written: Moment::now(),
             waker,
@@ -120,50 +175,6 @@ impl Connection {
         }
     }
 
-    /// Waits for a message. One that came before the connection ended is still given.
-    pub(super) fn receive(&self, tag: Tag, deadline: Instant) -> Result<Message, Lost> {
-        let start = Instant::now();
-        let mut state = lock(&self.state);
-        loop {
-            if matches!(state.phase, Phase::Closing) {
-                return Err(self.lost(Cause::Stopped));
-            }
-            if let Some(message) = state.take(tag) {
-                return Ok(message);
-            }
-            if let Phase::Ended(cause) = &state.phase {
-                return Err(self.lost(cause.clone()));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.lost(Cause::Deadline(start.elapsed())));
-            }
-            state = wait_for(&self.arrived, state, left);
-        }
-    }
-
-    /// Waits for the turn to write a message.
-    pub(super) fn take_turn(&self, deadline: Instant) -> Result<Turn<'_>, Lost> {
-        let start = Instant::now();
-        let mut state = lock(&self.state);
-        loop {
-            match &state.phase {
-                Phase::Open => {}
-                Phase::Closing => return Err(self.lost(Cause::Stopped)),
-                Phase::Ended(cause) => return Err(self.lost(cause.clone())),
-            }
-            if !state.writing {
-                state.writing = true;
-                return Ok(Turn(self));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.lost(Cause::Deadline(start.elapsed())));
-            }
-            state = wait_for(&self.free, state, left);
-        }
-    }
-
     /// The turn to write, if nobody has it and the connection has not ended.
     pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
         let mut state = lock(&self.state);
@@ -174,21 +185,76 @@ impl Connection {
         Some(Turn(self))
     }
 
+    /// The right to read, if nobody has it.
+    pub(super) fn try_reading(&self, by_reader: bool) -> Option<Reading<'_>> {
+        let inbound = lock(&self.state).inbound.take()?;
+        Some(Reading {
+            connection: self,
+            inbound: Some(inbound),
+            by_reader,
+        })
+    }
+
+    /// A message that has come.
+    pub(super) fn take(&self, tag: Tag) -> Option<Message> {
+        lock(&self.state).take(tag)
+    }
+
+    /// Whether messages can still be sent and awaited.
+    pub(super) fn check(&self) -> Result<(), Lost> {
+        match &lock(&self.state).phase {
+            Phase::Open => Ok(()),
+            Phase::Closing => Err(self.lost(Cause::Stopped)),
+            Phase::Ended(cause) => Err(self.lost(cause.clone())),
+        }
+    }
+
+    /// Sleeps until something has happened to the connection, or for this time.
+    pub(super) fn doze(&self, time: Duration) {
+        drop(wait_for(&self.arrived, lock(&self.state), time));
+    }
+
+    /// Waits until there is something to do for the network's reader.
+    pub(super) fn await_duty(&self) -> Duty {
+        let mut state = lock(&self.state);
+        loop {
+            if !state.notices.is_empty() {
+                return Duty::Notices(std::mem::take(&mut state.notices));
+            }
+            if let Phase::Ended(cause) = &state.phase {
+                return Duty::End(cause.clone());
+            }
+            let quiet = state.waited.map_or(QUIET, |waited| waited.elapsed());
+            if state.inbound.is_some() && quiet >= QUIET {
+                return Duty::Read;
+            }
+            let rest = QUIET.saturating_sub(quiet).max(QUIET / 10);
+            state = wait_for(&self.stirred, state, rest);
+        }
+    }
+
+    /// Has the network's reader told what there is to do, where it does not find out by reading.
+    pub(super) fn stir(&self) {
+        self.stirred.notify_all();
+    }
+
     /// Leaves something small for the next turn, and has it sent soon.
-    pub(super) fn post(&self, small: Small) {
+    pub(super) fn post(&self, posted: Posted) {
         {
             let mut state = lock(&self.state);
             if matches!(state.phase, Phase::Open) {
-                if matches!(small, Small::Goodbye) {
+                if posted.is_goodbye() {
                     state.phase = Phase::Closing;
                     state.mail.clear();
+                    // Nobody waits for a message any more, so the reader reads on.
+                    state.waited = None;
                 }
-                state.outbox.push_back(small);
+                state.outbox.push_back(posted);
             }
         }
         self.waker.wake();
         self.arrived.notify_all();
-        self.free.notify_all();
+        self.stirred.notify_all();
     }
 
     /// Ends the connection, if it has not ended; after this side's goodbye no end is a failure.
@@ -204,13 +270,7 @@ impl Connection {
         // It fails only where the connection is already gone.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.arrived.notify_all();
-        self.free.notify_all();
-    }
-
-    /// Notes that the other side is up.
-    pub(super) fn greet(&self) {
-        lock(&self.state).greeted = true;
-        self.arrived.notify_all();
+        self.stirred.notify_all();
     }
 
     /// Waits until the other side is up; says whether it is by the deadline.

@@ -14,13 +14,11 @@
 //! then the head and the body. Numbers are little-endian; what a kind does not use is zero, so that
 //! every header has one meaning and every meaning one header.
 //!
-//! Invariants: no bytes make [`read`] panic. A length is checked against its limit before memory is
-//! taken for it, and memory for more than [`AT_ONCE`] is taken only as bytes arrive, never more than
-//! twice as much as has come.
+//! Invariant: a length is checked against its limit before anybody sees it.
 //!
-//! Callers: `writing` encodes, `reading` decodes.
+//! Callers: `writing` and `exchange` encode, `inbound` decodes.
 
-use std::io::{self, ErrorKind, Read};
+use std::io;
 
 use crate::transport::network::Tag;
 
@@ -33,13 +31,6 @@ pub(super) const HEAD_LIMIT: usize = 64 << 10;
 pub(super) const BODY_LIMIT: u64 = 16 << 30;
 /// The longest notice.
 pub(super) const NOTICE_LIMIT: usize = 1 << 20;
-
-/// Up to this length memory for a body is taken at once: the sender has proved that it belongs to
-/// the job, this much is there on any machine that trains, and growing would copy what has come.
-const AT_ONCE: usize = 64 << 20;
-/// How much of a body is made ready for one read: large enough that system calls don't count, small
-/// enough to stay in a core's cache between being cleared and being filled.
-const STEP: usize = 256 << 10;
 
 const MAGIC: [u8; 4] = *b"BDN\x01";
 
@@ -55,10 +46,10 @@ pub(super) enum Kind {
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    kind: Kind,
-    tag: Tag,
-    head: usize,
-    body: u64,
+    pub(super) kind: Kind,
+    pub(super) tag: Tag,
+    pub(super) head: usize,
+    pub(super) body: u64,
 }
 
 /// A frame as it was read.
@@ -190,62 +181,6 @@ impl Header {
         }
         Ok(self)
     }
-}
-
-/// Reads the next frame.
-pub(super) fn read(from: &mut impl Read) -> Result<Frame, Unreadable> {
-    let mut bytes = [0; HEADER];
-    let filled = fill(from, &mut bytes)?;
-    match filled {
-        0 => return Err(Unreadable::End),
-        HEADER => {}
-        _ => return Err(Unreadable::Truncated),
-    }
-    let header = Header::decode(&bytes).map_err(Unreadable::Malformed)?;
-    match header.kind {
-        Kind::Heartbeat => Ok(Frame::Heartbeat),
-        Kind::Goodbye => Ok(Frame::Goodbye),
-        Kind::Notice => Ok(Frame::Notice(read_bytes(from, header.body)?)),
-        Kind::Message => Ok(Frame::Message {
-            tag: header.tag,
-            head: read_bytes(from, header.head as u64)?,
-            body: read_bytes(from, header.body)?,
-        }),
-    }
-}
-
-/// Reads exactly `length` bytes, taking memory as the module's invariant says.
-fn read_bytes(from: &mut impl Read, length: u64) -> Result<Vec<u8>, Unreadable> {
-    let too_large = || Unreadable::Malformed(format!("no memory for a frame of {length} bytes"));
-    let length = usize::try_from(length).map_err(|_| too_large())?;
-    let mut bytes = Vec::new();
-    while bytes.len() < length {
-        let start = bytes.len();
-        if start == bytes.capacity() {
-            let more = (length - start).min(start.max(AT_ONCE));
-            bytes.try_reserve_exact(more).map_err(|_| too_large())?;
-        }
-        let step = (length - start).min(bytes.capacity() - start).min(STEP);
-        bytes.resize(start + step, 0);
-        if fill(from, &mut bytes[start..])? < step {
-            return Err(Unreadable::Truncated);
-        }
-    }
-    Ok(bytes)
-}
-
-/// Reads until the bytes are full or the stream ends; gives how many were read.
-fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<usize, Unreadable> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match from.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(more) => filled += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(Unreadable::Broken(error)),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 //! each pair of processes, used in both directions at once.
 //!
 //! - `connect`, `gather`: bring the connections up;
-//! - `frame`: what travels on them;
-//! - `connection`, `writing`, `reading`: one connection;
+//! - `frame`: what travels on them; `inbound` puts frames together from what comes;
+//! - `connection`, `writing`, `reading`: one connection, whose socket never waits;
+//! - `exchange`: messages sent and awaited at once, on several connections;
 //! - `pulse`: heartbeats, and who has fallen silent.
 //!
 //! Threads, all of which end in [`TcpNetwork::close`] (or when the network is dropped): one reader
-//! for each connection (`burn-dist-net-<process>-<peer>`) and the pulse
-//! (`burn-dist-net-<process>-pulse`). Sends are written by the thread that makes them.
+//! for each connection (`burn-dist-net-<process>-<peer>`), which reads while nobody waits for a
+//! message, and the pulse (`burn-dist-net-<process>-pulse`). Messages are written, and read while
+//! somebody waits for them, by the threads that call [`Network::exchange`].
 //!
 //! What is found when: a broken connection at once, a frozen process or a silent network within a
 //! heartbeat and a round of the pulse (a quarter of a second at most).
@@ -20,8 +22,10 @@
 
 pub(crate) mod connect;
 mod connection;
+mod exchange;
 mod frame;
 mod gather;
+mod inbound;
 mod pulse;
 mod reading;
 mod writing;
@@ -36,10 +40,12 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::locks::lock;
-use super::network::{Cause, Lost, Network, Tag, Watcher};
+use super::network::{Cause, Come, Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
-use connection::{Connection, Small};
+use connection::Connection;
+use exchange::Exchange;
 use pulse::Waker;
+use writing::Posted;
 
 /// The connections of one process with all others.
 pub(crate) struct TcpNetwork {
@@ -92,7 +98,7 @@ impl TcpNetwork {
     fn start_threads(&self) -> io::Result<()> {
         let mut threads = lock(&self.threads);
         for connection in self.all() {
-            connection.post(Small::Greeting);
+            connection.post(Posted::greeting());
             let (connection, watchers) = (connection.clone(), self.watchers.clone());
             let name = format!("burn-dist-net-{}-{}", self.process, connection.peer());
             threads.push(
@@ -146,10 +152,8 @@ impl TcpNetwork {
 
 /// Sets what every connection needs.
 fn prepare(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
+    stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(None)?;
-    stream.set_write_timeout(Some(writing::SLICE))?;
     // Heartbeats find a dead peer first; this frees the system's side of it where a process is
     // itself stopped for long. The system counts in seconds.
     let idle = heartbeat.max(Duration::from_secs(1));
@@ -173,7 +177,14 @@ impl Network for TcpNetwork {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), Lost> {
-        self.connection(to)?.send(tag, head, body, deadline)
+        let send = Outgoing {
+            to,
+            tag,
+            head,
+            body,
+        };
+        self.exchange(&[send], &mut [], deadline, &Unattended)
+            .map(drop)
     }
 
     fn receive(
@@ -182,14 +193,33 @@ impl Network for TcpNetwork {
         tag: Tag,
         deadline: Instant,
     ) -> Result<(Vec<u8>, Vec<u8>), Lost> {
-        let message = self.connection(from)?.receive(tag, deadline)?;
-        Ok((message.head, message.body))
+        let mut receive = [Incoming::new(from, tag, None, None)];
+        self.exchange(&[], &mut receive, deadline, &Unattended)?;
+        let [Incoming { come, .. }] = receive;
+        match come {
+            Some(Come::Whole { head, body }) => Ok((head, body)),
+            // Nothing was due, and nobody stopped the exchange.
+            Some(Come::Placed) | None => Err(self.connection(from)?.lost(Cause::Stopped)),
+        }
+    }
+
+    fn exchange(
+        &self,
+        sends: &[Outgoing<'_>],
+        receives: &mut [Incoming<'_>],
+        deadline: Instant,
+        overseer: &dyn Overseer,
+    ) -> Result<bool, Lost> {
+        let connection = |peer| self.connection(peer);
+        Exchange::new(connection, sends, receives, overseer)?.run(deadline)
     }
 
     fn notify(&self, notice: &[u8]) {
-        let notice: Arc<[u8]> = notice.into();
         for connection in self.all() {
-            connection.post(Small::Notice(notice.clone()));
+            match Posted::notice(notice) {
+                Ok(posted) => connection.post(posted),
+                Err(error) => return tracing::error!("a notice was not sent: {error}"),
+            }
         }
     }
 
@@ -201,7 +231,7 @@ impl Network for TcpNetwork {
     fn close(&self) {
         let threads = std::mem::take(&mut *lock(&self.threads));
         for connection in self.all() {
-            connection.post(Small::Goodbye);
+            connection.post(Posted::goodbye());
         }
         let deadline = Instant::now() + self.heartbeat;
         for connection in self.all() {
@@ -220,6 +250,17 @@ impl Network for TcpNetwork {
             }
         }
     }
+}
+
+/// Nobody looks after a single message.
+struct Unattended;
+
+impl Overseer for Unattended {
+    fn go_on(&self) -> bool {
+        true
+    }
+
+    fn came(&self, _: usize) {}
 }
 
 impl Drop for TcpNetwork {

@@ -1,8 +1,7 @@
 //! The pulse: one thread that sends what nobody waits for (heartbeats on idle connections, notices,
 //! goodbyes) and finds out who has fallen silent.
 //!
-//! It never waits for one connection so long that the others miss their heartbeats: a connection
-//! that takes nothing is left alone until the next round.
+//! It waits for no connection: one that takes nothing is left alone until the next round.
 //!
 //! Callers: the network starts it; connections wake it.
 
@@ -82,7 +81,7 @@ pub(super) fn run(connections: &[Arc<Connection>], waker: &Waker, heartbeat: Dur
             if silence > heartbeat {
                 connection.end(Cause::Silent(silence));
             }
-            connection.beat(heartbeat / 3, heartbeat);
+            connection.beat(heartbeat / 3);
         }
         next = Instant::now() + round;
     }

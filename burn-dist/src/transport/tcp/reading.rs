@@ -1,28 +1,53 @@
-//! The receiving direction of a connection: its reader's thread.
+//! The receiving direction of a connection.
 //!
-//! The reader puts every message into its box and waits for nobody. It alone tells the watchers.
+//! Whoever waits for a message reads the connection itself (`exchange`), so that its bytes come into
+//! its memory without another thread. While nobody does, the network's reader takes in what comes and
+//! keeps it. It alone tells the watchers, and holds no lock and no right to read meanwhile.
 //!
-//! Callers: the network starts one thread for each connection.
+//! Callers: the network starts one reader for each connection; `exchange`.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, IoSliceMut, Read};
 
-use super::connection::{Connection, Message, Phase};
-use super::frame::{self, Frame, Unreadable};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::connection::{Connection, Duty, Message, Phase, Reading};
+use super::frame::{Frame, Unreadable};
+use super::inbound::{Event, NoShelf, Shelf};
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Tag};
 use crate::transport::watchers::Watchers;
 
-/// How much is read at once where frames are small. Larger bodies are read into their own memory.
-const BUFFER: usize = 64 << 10;
+/// How many notices may wait for the watchers to be told of the first.
+const NOTICES: usize = 64;
+
+/// What was taken in.
+pub(super) enum Taken {
+    /// A message that was kept, or something else than a message.
+    Frame,
+    /// A message that was put on its shelf.
+    Placed(Tag),
+    /// Nothing: there is no more for now.
+    Dry,
+    /// Nothing: the connection has ended.
+    End,
+}
 
 impl Connection {
-    /// Reads until the connection ends, then tells the watchers if that is a failure.
+    /// Reads when nobody else does, until the connection ends, and tells the watchers.
     pub(super) fn run_reader(&self, watchers: &Watchers) {
-        let cause = self.read_to_end(watchers);
-        self.end(cause);
-        let ended = match &lock(&self.state).phase {
-            Phase::Ended(cause) => cause.clone(),
-            Phase::Open | Phase::Closing => return,
+        let ended = loop {
+            match self.await_duty() {
+                Duty::Notices(notices) => {
+                    for notice in notices {
+                        if !watchers.notice(self.peer(), notice) {
+                            let detail = "more notices than anybody has heard";
+                            self.end(Cause::Malformed(detail.into()));
+                        }
+                    }
+                }
+                Duty::Read => self.read_on(),
+                Duty::End(cause) => break cause,
+            }
         };
         if !matches!(ended, Cause::Left | Cause::Stopped) {
             let lost = self.lost(ended);
@@ -31,48 +56,65 @@ impl Connection {
         }
     }
 
-    /// Reads frames until there are no more; gives the reason.
-    fn read_to_end(&self, watchers: &Watchers) -> Cause {
-        let mut stream = BufReader::with_capacity(BUFFER, Heard(self));
-        let mut first = true;
-        loop {
-            let frame = frame::read(&mut stream);
-            if std::mem::take(&mut first) && frame.is_ok() {
-                self.greet();
-            }
-            match frame {
-                Ok(Frame::Heartbeat) => {}
-                Ok(Frame::Goodbye) => return Cause::Left,
-                Ok(Frame::Message { tag, head, body }) => self.deliver(tag, Message { head, body }),
-                Ok(Frame::Notice(notice)) => {
-                    if !watchers.notice(self.peer(), notice) {
-                        let detail = "more notices than anybody has heard";
-                        return Cause::Malformed(detail.into());
-                    }
-                }
-                Err(Unreadable::Malformed(error)) => return Cause::Malformed(error.into()),
-                Err(Unreadable::Broken(error)) => return self.broken(&error.to_string()),
-                Err(Unreadable::End) => return self.broken("closed without a goodbye"),
-                Err(Unreadable::Truncated) => {
-                    return self.broken("closed in the middle of a frame");
-                }
-            }
+    /// Waits for something to come, and takes in what is there.
+    fn read_on(&self) {
+        // A connection that ends is shut down, which ends this wait.
+        let readable = PollFd::new(&self.stream, PollFlags::IN);
+        if let Err(error) = poll(&mut [readable], None)
+            && error != rustix::io::Errno::INTR
+        {
+            self.end(Cause::Disconnected(error.to_string().into()));
+        }
+        if let Some(mut reading) = self.try_reading(true) {
+            while matches!(self.take_in(&mut reading, &mut NoShelf), Taken::Frame) {}
         }
     }
 
-    fn deliver(&self, tag: Tag, message: Message) {
+    /// Takes in one frame, if it is there.
+    pub(super) fn take_in(&self, reading: &mut Reading<'_>, shelf: &mut dyn Shelf) -> Taken {
+        let Some(inbound) = &mut reading.inbound else {
+            return Taken::Dry;
+        };
+        let end = match inbound.read(&mut Heard(self), shelf) {
+            Ok(Event::Dry) if self.has_ended() => return Taken::End,
+            Ok(Event::Dry) => return Taken::Dry,
+            Ok(Event::Placed(tag)) => return Taken::Placed(tag),
+            Ok(Event::Frame(frame)) => match self.file(frame) {
+                Ok(()) => return Taken::Frame,
+                Err(cause) => cause,
+            },
+            Err(Unreadable::Malformed(error)) => Cause::Malformed(error.into()),
+            Err(Unreadable::Broken(error)) => self.broken(&error.to_string()),
+            Err(Unreadable::End) => self.broken("closed without a goodbye"),
+            Err(Unreadable::Truncated) => self.broken("closed in the middle of a frame"),
+        };
+        self.end(end);
+        Taken::End
+    }
+
+    /// Puts a frame where it belongs; the error ends the connection.
+    fn file(&self, frame: Frame) -> Result<(), Cause> {
         let mut state = lock(&self.state);
-        if matches!(state.phase, Phase::Open) {
-            state.put(tag, message);
-            drop(state);
-            self.arrived.notify_all();
+        state.greeted = true;
+        match frame {
+            Frame::Heartbeat => {}
+            Frame::Goodbye => return Err(Cause::Left),
+            Frame::Message { tag, head, body } => {
+                if matches!(state.phase, Phase::Open) {
+                    state.put(tag, Message { head, body });
+                }
+            }
+            Frame::Notice(_) if state.notices.len() == NOTICES => {
+                return Err(Cause::Malformed("too many notices at once".into()));
+            }
+            Frame::Notice(notice) => {
+                state.notices.push_back(notice);
+                drop(state);
+                self.stir();
+            }
         }
-    }
-
-    /// The connection broke; what a failed write said tells more than the end of the stream.
-    fn broken(&self, detail: &str) -> Cause {
-        let write_error = lock(&self.state).write_error.clone();
-        Cause::Disconnected(write_error.as_deref().unwrap_or(detail).into())
+        self.arrived.notify_all();
+        Ok(())
     }
 }
 
@@ -81,7 +123,11 @@ struct Heard<'c>(&'c Connection);
 
 impl Read for Heard<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = (&self.0.stream).read(into)?;
+        self.read_vectored(&mut [IoSliceMut::new(into)])
+    }
+
+    fn read_vectored(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let read = (&self.0.stream).read_vectored(into)?;
         self.0.heard.set();
         Ok(read)
     }

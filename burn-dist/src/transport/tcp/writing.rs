@@ -1,203 +1,162 @@
 //! The sending direction of a connection.
 //!
-//! The thread that sends writes to the socket itself, so that no byte is copied but by the system.
-//! Two processes that send large messages to each other at once don't block each other: the reader's
-//! thread of each takes whatever comes into memory and waits for nobody (neither for whoever asks
-//! for the message nor for a turn to write), so every write goes on as fast as the link carries it.
+//! Nothing here waits: a write gives the socket what it takes, and what remains of a frame is either
+//! gone on with by whoever began it (`exchange`), or left in the outbox, which whoever writes next
+//! sends first, the pulse at the latest. So a frame is never cut, and no thread is held up by a
+//! connection that takes nothing.
 //!
-//! A write is done in slices of time of [`SLICE`], between which the deadline and the end of the
-//! connection are looked at. A frame that was begun and can't be finished ends the connection: the
-//! other side could not tell where the next frame begins.
-//!
-//! Callers: the network sends messages, `pulse` sends the rest.
+//! Callers: `exchange` sends messages, `pulse` the rest.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::connection::{Connection, Phase, Small, Turn};
+use super::connection::{Connection, Phase, Turn};
 use super::frame::Header;
 use crate::transport::locks::lock;
-use crate::transport::network::{Cause, Lost, Tag};
+use crate::transport::network::Cause;
 
-/// The longest that one write waits for the socket.
-pub(super) const SLICE: Duration = Duration::from_millis(50);
 /// The most bytes given to one write: some systems refuse more than `i32::MAX`.
 const AT_ONCE: usize = 1 << 30;
-/// How long to wait for the reader to say why a connection broke: it needs no more than to read what
-/// the system has already received.
-const VERDICT: Duration = Duration::from_secs(1);
 
-/// How long a write may take.
-#[derive(Clone, Copy)]
-struct Patience {
-    /// Until when the first byte must go: after that nothing has happened.
-    begin: Instant,
-    /// Until when the last byte must go: after that the connection ends.
-    finish: Instant,
+/// What is sent without anybody waiting for it: small frames, and the rest of one whose sender has
+/// gone.
+pub(super) struct Posted {
+    bytes: Vec<u8>,
+    written: usize,
+    goodbye: bool,
 }
 
-/// How a write failed.
-enum Failure {
-    /// Nothing was written in time.
-    NotBegun,
-    /// A part was written in time.
-    NotFinished,
-    /// The system refused.
-    Broken(io::Error),
-    /// The connection has ended.
-    Ended,
+impl Posted {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            written: 0,
+            goodbye: false,
+        }
+    }
+
+    /// The first heartbeat, which says that this process has all its connections.
+    pub(super) fn greeting() -> Self {
+        Self::of(Header::HEARTBEAT.encode().to_vec())
+    }
+
+    /// A notice; the error says which limit its length breaks.
+    pub(super) fn notice(notice: &[u8]) -> Result<Self, String> {
+        let header = Header::notice(notice.len())?;
+        Ok(Self::of([&header.encode()[..], notice].concat()))
+    }
+
+    /// The last frame.
+    pub(super) fn goodbye() -> Self {
+        Self {
+            goodbye: true,
+            ..Self::of(Header::GOODBYE.encode().to_vec())
+        }
+    }
+
+    pub(super) fn is_goodbye(&self) -> bool {
+        self.goodbye
+    }
 }
 
 impl Connection {
-    /// Writes a message.
-    pub(super) fn send(
-        &self,
-        tag: Tag,
-        head: &[u8],
-        body: &[u8],
-        deadline: Instant,
-    ) -> Result<(), Lost> {
-        let start = Instant::now();
-        let header = Header::message(tag, head.len(), body.len())
-            .map_err(|error| self.lost(Cause::Malformed(error.into())))?;
-        let patience = Patience {
-            begin: deadline,
-            finish: deadline,
+    /// Writes what the socket takes of the pieces, after the first `skip` bytes of them; gives how
+    /// many. The system's refusal is kept for whoever reads: what came before it is told first.
+    pub(super) fn write(&self, _: &Turn<'_>, pieces: [&[u8]; 3], skip: usize) -> usize {
+        let mut skip = skip;
+        let mut room = AT_ONCE;
+        let slices = pieces.map(|piece| {
+            let start = skip.min(piece.len());
+            skip -= start;
+            let end = start + room.min(piece.len() - start);
+            room -= end - start;
+            IoSlice::new(&piece[start..end])
+        });
+        let refusal = match (&self.stream).write_vectored(&slices) {
+            Ok(0) => ErrorKind::WriteZero.into(),
+            Ok(written) => {
+                self.written.set();
+                return written;
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return 0;
+            }
+            Err(error) => error,
         };
-        let turn = self.take_turn(deadline)?;
-        let sent = self
-            .send_posted(&turn, patience)
-            .and_then(|()| self.write(&turn, &header, head, body, patience));
-        drop(turn);
-        if !lock(&self.state).outbox.is_empty() {
-            // It came while this thread wrote, when nobody else could send it.
-            self.waker.wake();
-        }
-        sent.map_err(|failure| self.judge(failure, start.elapsed()))
+        self.refuse(&refusal);
+        0
     }
 
-    /// Sends what was posted, or else, if nothing was written for `idle`, a heartbeat. Does not wait
-    /// for a connection that takes nothing, unless it stops in the middle of a frame; then for `grace`.
-    pub(super) fn beat(&self, idle: Duration, grace: Duration) {
-        // Who has the turn is writing, which tells the other side as much as a heartbeat would.
-        let Some(turn) = self.try_turn() else {
-            return;
+    /// The system takes no more bytes.
+    fn refuse(&self, error: &io::Error) {
+        let first = {
+            let mut state = lock(&self.state);
+            let first = state.write_error.is_none();
+            state.write_error.get_or_insert_with(|| error.to_string());
+            first
         };
-        let now = Instant::now();
-        let patience = Patience {
-            begin: now,
-            finish: now + grace,
-        };
-        let mut sent = self.send_posted(&turn, patience);
-        let closed = matches!(lock(&self.state).phase, Phase::Closing);
-        if sent.is_ok() && !closed && self.written.elapsed() >= idle {
-            sent = self.write(&turn, &Header::HEARTBEAT, &[], &[], patience);
-        }
-        drop(turn);
-        match sent {
-            // The connection is full, so something is on its way; the next round tries again.
-            Ok(()) | Err(Failure::NotBegun) => {}
-            Err(failure) => drop(self.judge(failure, grace)),
+        if first {
+            // The reader finds the end now, and says what it means: a goodbye may have come before.
+            let _ = self.stream.shutdown(Shutdown::Both);
+            self.stir();
         }
     }
 
-    /// Sends notices and the goodbye. What could not be begun stays.
-    fn send_posted(&self, turn: &Turn<'_>, patience: Patience) -> Result<(), Failure> {
+    /// Sends what was posted; false if the socket takes no more.
+    pub(super) fn send_posted(&self, turn: &Turn<'_>) -> bool {
         loop {
             // Only who has the turn takes anything out, so the first stays the first.
-            let Some(small) = lock(&self.state).outbox.front().cloned() else {
-                return Ok(());
+            let Some(mut posted) = lock(&self.state).outbox.pop_front() else {
+                return true;
             };
-            match &small {
-                Small::Greeting => self.write(turn, &Header::HEARTBEAT, &[], &[], patience)?,
-                Small::Notice(notice) => match Header::notice(notice.len()) {
-                    Ok(header) => self.write(turn, &header, &[], notice, patience)?,
-                    Err(error) => tracing::error!("a notice was not sent: {error}"),
-                },
-                Small::Goodbye => {
-                    self.write(turn, &Header::GOODBYE, &[], &[], patience)?;
-                    // The other side reads to this end, then ends the connection. Closing at once
-                    // could destroy what is still on its way.
-                    let _ = self.stream.shutdown(Shutdown::Write);
-                }
+            posted.written += self.write(turn, [&posted.bytes, &[], &[]], posted.written);
+            if posted.written < posted.bytes.len() {
+                lock(&self.state).outbox.push_front(posted);
+                return false;
             }
-            lock(&self.state).outbox.pop_front();
-        }
-    }
-
-    fn write(
-        &self,
-        _turn: &Turn<'_>,
-        header: &Header,
-        head: &[u8],
-        body: &[u8],
-        patience: Patience,
-    ) -> Result<(), Failure> {
-        let header = header.encode();
-        let (first, rest) = body.split_at(body.len().min(AT_ONCE));
-        let mut begun = false;
-        let frame = [&header[..], head, first];
-        self.write_all(&mut frame.map(IoSlice::new), patience, &mut begun)?;
-        for part in rest.chunks(AT_ONCE) {
-            self.write_all(&mut [IoSlice::new(part)], patience, &mut begun)?;
-        }
-        self.written.set();
-        Ok(())
-    }
-
-    fn write_all(
-        &self,
-        mut slices: &mut [IoSlice<'_>],
-        patience: Patience,
-        begun: &mut bool,
-    ) -> Result<(), Failure> {
-        loop {
-            match (&self.stream).write_vectored(slices) {
-                Ok(0) => return Err(Failure::Broken(ErrorKind::WriteZero.into())),
-                Ok(written) => {
-                    *begun = true;
-                    IoSlice::advance_slices(&mut slices, written);
-                }
-                // The socket took nothing in its slice of time: a system says either.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::Broken(error)),
-            }
-            if slices.iter().all(|slice| slice.is_empty()) {
-                return Ok(());
-            }
-            if self.has_ended() {
-                return Err(Failure::Ended);
-            }
-            let (until, late) = if *begun {
-                (patience.finish, Failure::NotFinished)
-            } else {
-                (patience.begin, Failure::NotBegun)
-            };
-            if Instant::now() >= until {
-                return Err(late);
+            if posted.goodbye {
+                // The other side reads to this end, then ends the connection. Closing at once could
+                // destroy what is still on its way.
+                let _ = self.stream.shutdown(Shutdown::Write);
             }
         }
     }
 
-    /// Says what a failed write means, and ends the connection if it can't go on.
-    fn judge(&self, failure: Failure, elapsed: Duration) -> Lost {
-        match failure {
-            Failure::NotBegun => return self.lost(Cause::Deadline(elapsed)),
-            Failure::NotFinished => self.end(Cause::Deadline(elapsed)),
-            Failure::Ended => {}
-            Failure::Broken(error) => {
-                // The reader may have a goodbye before it: what came before the end is its to tell.
-                lock(&self.state).write_error = Some(error.to_string());
-                let _ = self.stream.shutdown(Shutdown::Both);
-                if self.wait_for_end(Instant::now() + VERDICT).is_none() {
-                    self.end(Cause::Disconnected(error.to_string().into()));
-                }
+    /// Sends what was posted, or else, if nothing was written for `idle`, a heartbeat.
+    pub(super) fn beat(&self, idle: Duration) {
+        if self.written.elapsed() >= idle {
+            let mut state = lock(&self.state);
+            // What waits tells the other side as much as a heartbeat would.
+            if state.outbox.is_empty() && matches!(state.phase, Phase::Open) {
+                state.outbox.push_back(Posted::greeting());
             }
         }
-        let cause = self.wait_for_end(Instant::now());
-        self.lost(cause.unwrap_or(Cause::Stopped))
+        // Who has the turn sends what was posted, or has the pulse do so.
+        if let Some(turn) = self.try_turn() {
+            self.send_posted(&turn);
+        }
+    }
+
+    /// Leaves the rest of a frame, which must go before anything else.
+    pub(super) fn leave(&self, turn: Turn<'_>, pieces: [&[u8]; 3], written: usize) {
+        let mut rest = Vec::new();
+        let mut skip = written;
+        for piece in pieces {
+            let start = skip.min(piece.len());
+            skip -= start;
+            rest.extend_from_slice(&piece[start..]);
+        }
+        lock(&self.state).outbox.push_front(Posted::of(rest));
+        drop(turn);
+        self.waker.wake();
+    }
+
+    /// The connection broke; what a failed write said tells more than the end of the stream.
+    pub(super) fn broken(&self, detail: &str) -> Cause {
+        let write_error = lock(&self.state).write_error.clone();
+        Cause::Disconnected(write_error.as_deref().unwrap_or(detail).into())
     }
 }

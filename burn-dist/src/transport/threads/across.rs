@@ -6,13 +6,13 @@
 //! ```
 //!
 //! The leader is the lowest rank of the process; only its thread uses the network, and no lock is held
-//! meanwhile. In every round each process sends one parcel, if only an empty one, to every other, with
+//! meanwhile. In a round each process sends one parcel, if only an empty one, to every other, with
 //! the encoded call: so no operation ends unless all processes make the same one.
 //!
 //! Callers: `collective::remote`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::away::Away;
 use super::meeting::{Entry, Occasion};
@@ -20,11 +20,8 @@ use super::relay::{Parcels, Relay, Stage};
 use super::shared::{Floor, Lent};
 use crate::control;
 use crate::error::{Call, Error, Result};
-use crate::transport::network::{Cause, Lost, Tag};
+use crate::transport::network::{Cause, Come, Incoming, Lost, Outgoing, Overseer, Tag};
 use crate::transport::processes::Layout;
-
-/// How long the leader waits for a message before it looks whether the group has failed.
-const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// Who gets what of a round.
 #[derive(Clone, Copy, Debug)]
@@ -68,14 +65,6 @@ pub(crate) struct Plan<'p> {
     pub(crate) audience: Audience,
     pub(crate) pack: Pack<'p>,
     pub(crate) check: Check<'p>,
-    /// A second round, if there is one.
-    pub(crate) second: Option<Second<'p>>,
-}
-
-/// A round in which every place gets what the leader makes of the first round's parcels.
-pub(crate) struct Second<'p> {
-    pub(crate) merge: &'p dyn Fn(&Parcels) -> Vec<u8>,
-    pub(crate) check: Check<'p>,
 }
 
 /// One rank's entry into one operation of a group that lies in several processes.
@@ -116,6 +105,21 @@ impl<'m> Abroad<'m> {
     /// # Errors
     /// The group's failure, if it has one or gets one before all is there.
     pub(crate) fn trade(self, lent: Lent<'_>, plan: &Plan<'_>) -> Result<Parcels> {
+        let parcels = plan.audience.parcels(self.layout().places().len());
+        self.lead(lent, (parcels, plan.pack), |carrier| carrier.carry(plan))
+    }
+
+    /// Lends `lent` to the ranks here, who pack the parcels of these numbers; then the leader carries
+    /// them, and all get what it has made of that.
+    ///
+    /// # Errors
+    /// As [`Self::trade`].
+    pub(crate) fn lead(
+        self,
+        lent: Lent<'_>,
+        (parcels, pack): (std::ops::Range<usize>, Pack<'_>),
+        carry: impl FnOnce(&Carrier<'_, '_>) -> Result<Parcels>,
+    ) -> Result<Parcels> {
         let Self { entry, away } = self;
         let (layout, meeting) = (&away.layout, entry.meeting);
         let occasion = meeting.enter(entry.rank, &entry.call)?;
@@ -124,10 +128,9 @@ impl<'m> Abroad<'m> {
         let relay = &occasion.relay;
         entry.exchange(&occasion, lent, deadline, |floor| {
             // The ranks share the parcels out among them.
-            let parcels = plan.audience.parcels(layout.places().len());
-            for place in parcels.skip(seat).step_by(layout.local().len()) {
+            for number in parcels.skip(seat).step_by(layout.local().len()) {
                 // Nobody else packs this one.
-                let _ = relay.parcels[place].set(Arc::new((plan.pack)(&floor, place)));
+                let _ = relay.parcels[number].set(Arc::new(pack(&floor, number)));
             }
         })?;
         let carrier = Carrier {
@@ -145,14 +148,28 @@ impl<'m> Abroad<'m> {
             occasion: &occasion,
             come: None,
         };
-        let come = carrier.carry(plan)?;
+        let come = carry(&carrier)?;
         settling.come = Some(come.clone());
         Ok(come)
     }
 }
 
+/// Bytes for a place.
+pub(crate) struct Outward<'b> {
+    pub(crate) place: usize,
+    pub(crate) part: u32,
+    pub(crate) bytes: &'b [u8],
+}
+
+/// Memory for bytes from a place.
+pub(crate) struct Inward<'b> {
+    pub(crate) place: usize,
+    pub(crate) part: u32,
+    pub(crate) bytes: &'b mut [u8],
+}
+
 /// What the leader does with the network.
-struct Carrier<'o, 'm> {
+pub(crate) struct Carrier<'o, 'm> {
     entry: &'o Entry<'m>,
     away: &'m Away,
     relay: &'o Relay,
@@ -160,108 +177,121 @@ struct Carrier<'o, 'm> {
 }
 
 impl Carrier<'_, '_> {
+    /// Sends every place its parcel and receives one from each.
     fn carry(&self, plan: &Plan<'_>) -> Result<Parcels> {
-        let call = &*self.entry.call;
-        let head = control::encode(call).map_err(|message| self.malformed(self.here(), message))?;
+        let (places, tag, head) = (self.away.layout.places(), self.tag(0), self.head()?);
         let empty = Arc::new(Vec::new());
         let parcel = |place| {
             let packed = plan.audience.parcel(place);
             let packed = packed.and_then(|number| self.relay.parcels[number].get());
-            packed.unwrap_or(&empty).clone()
+            packed.unwrap_or(&empty)
         };
-        let first = self.round(0, &head, &parcel, plan.check)?;
-        let Some(second) = &plan.second else {
-            return Ok(first);
-        };
-        let merged = Arc::new((second.merge)(&first));
-        self.round(1, &[], &|_| merged.clone(), second.check)
+        let sends = self.others().map(|place| Outgoing {
+            to: places[place].process,
+            tag,
+            head: &head,
+            body: parcel(place),
+        });
+        let receives = self.others().map(|place| {
+            let from = places[place].process;
+            Incoming::new(from, tag, Some(&head), None)
+        });
+        let (sends, mut receives): (Vec<_>, Vec<_>) = (sends.collect(), receives.collect());
+        self.exchange(&sends, &mut receives)?;
+        let mut come: Vec<_> = (0..places.len())
+            .map(|place| parcel(place).clone())
+            .collect();
+        for (place, receive) in self.others().zip(receives) {
+            // An exchange that is done has all it was to receive.
+            if let Some(Come::Whole { body, .. }) = receive.come {
+                (plan.check)(place, &body).map_err(|message| self.malformed(place, message))?;
+                come[place] = Arc::new(body);
+            }
+        }
+        Ok(come.into())
     }
 
-    /// Sends every place its parcel and receives one from each.
-    fn round(
-        &self,
-        part: u32,
-        head: &[u8],
-        parcel: &dyn Fn(usize) -> Arc<Vec<u8>>,
-        check: Check<'_>,
-    ) -> Result<Parcels> {
-        let (network, places) = (&self.away.network, self.away.layout.places());
-        let (group, sequence) = (self.away.layout.group, self.entry.call.sequence);
-        let tag = Tag {
-            group,
-            sequence,
+    /// The encoded call, which goes with the first message to each place.
+    fn head(&self) -> Result<Vec<u8>> {
+        let head = control::encode(&*self.entry.call);
+        head.map_err(|message| self.malformed(self.here(), message))
+    }
+
+    /// What was packed under this number.
+    pub(crate) fn packed(&self, number: usize) -> &[u8] {
+        self.relay.parcels[number]
+            .get()
+            .map_or(&[], |parcel| parcel)
+    }
+
+    /// Sends and receives bytes, each of which a place knows by a part of its own; those with part 0
+    /// are the first that a place gets.
+    ///
+    /// # Errors
+    /// The group's failure, if it has one or gets one before all is there.
+    pub(crate) fn pass(&self, sends: &[Outward<'_>], receives: Vec<Inward<'_>>) -> Result<()> {
+        let places = self.away.layout.places();
+        let first = |part| part == 0;
+        let any_first = sends.iter().any(|send| first(send.part))
+            || receives.iter().any(|receive| first(receive.part));
+        let call = if any_first { self.head()? } else { Vec::new() };
+        let head = |part| if first(part) { &call[..] } else { &[] };
+        let sends = sends.iter().map(|send| Outgoing {
+            to: places[send.place].process,
+            tag: self.tag(send.part),
+            head: head(send.part),
+            body: send.bytes,
+        });
+        let receives = receives.into_iter().map(|receive| {
+            let (from, tag) = (places[receive.place].process, self.tag(receive.part));
+            Incoming::new(from, tag, Some(head(receive.part)), Some(receive.bytes))
+        });
+        let (sends, mut receives): (Vec<_>, Vec<_>) = (sends.collect(), receives.collect());
+        self.exchange(&sends, &mut receives)
+    }
+
+    /// The other places. Each begins with the next after it, so that not all write to one at once.
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let (here, places) = (self.here(), self.away.layout.places().len());
+        (1..places).map(move |step| (here + step) % places)
+    }
+
+    fn tag(&self, part: u32) -> Tag {
+        Tag {
+            group: self.away.layout.group,
+            sequence: self.entry.call.sequence,
             part,
-        };
-        let here = self.here();
-        // Each begins with the next after it, so that not all write to one at once.
-        let others = || (1..places.len()).map(|step| (here + step) % places.len());
-        self.relay.await_all(others().collect());
-        for place in others() {
-            self.look_up()?;
-            network
-                .send(
-                    places[place].process,
-                    tag,
-                    head,
-                    &parcel(place),
-                    self.deadline,
-                )
-                .map_err(|lost| self.lost(&lost))?;
-        }
-        let mut come: Vec<Option<Arc<Vec<u8>>>> = vec![None; places.len()];
-        come[here] = Some(parcel(here));
-        for place in others() {
-            let (theirs, body) = self.receive(place, tag)?;
-            if theirs != head {
-                return Err(self.mismatch(place, &theirs));
-            }
-            check(place, &body).map_err(|message| self.malformed(place, message))?;
-            come[place] = Some(Arc::new(body));
-        }
-        Ok(come.into_iter().flatten().collect())
-    }
-
-    fn receive(&self, place: usize, tag: Tag) -> Result<(Vec<u8>, Vec<u8>)> {
-        let process = self.away.layout.places()[place].process;
-        loop {
-            let next = (Instant::now() + LOOK_UP).min(self.deadline);
-            match self.away.network.receive(process, tag, next) {
-                Ok(come) => {
-                    self.relay.heard_from(place);
-                    return Ok(come);
-                }
-                Err(lost) => {
-                    self.look_up()?;
-                    if !matches!(lost.cause, Cause::Deadline(_)) {
-                        return Err(self.lost(&lost));
-                    }
-                }
-            }
-            if Instant::now() >= self.deadline {
-                // What came while this one was waited for isn't missing.
-                for other in self.relay.awaited() {
-                    let process = self.away.layout.places()[other].process;
-                    if self
-                        .away
-                        .network
-                        .receive(process, tag, self.deadline)
-                        .is_ok()
-                    {
-                        self.relay.heard_from(other);
-                    }
-                }
-                self.give_up();
-                return Err(self.failure());
-            }
         }
     }
 
-    /// Fails if the group has.
-    fn look_up(&self) -> Result<()> {
-        if self.relay.is_closed() {
-            Err(self.failure())
-        } else {
-            Ok(())
+    /// Sends and receives over the network, until all is there.
+    fn exchange(&self, sends: &[Outgoing<'_>], receives: &mut [Incoming<'_>]) -> Result<()> {
+        let layout = &self.away.layout;
+        let from = receives
+            .iter()
+            .filter_map(|receive| layout.place_of(receive.from));
+        self.relay.await_all(from.collect());
+        let network = &self.away.network;
+        let done = network.exchange(sends, receives, self.deadline, self);
+        if done.map_err(|lost| self.lost(&lost))? {
+            return Ok(());
+        }
+        let odd = receives.iter().find(|receive| receive.is_odd());
+        let odd = odd.and_then(|odd| Some((layout.place_of(odd.from)?, odd)));
+        Err(odd.map_or_else(|| self.failure(), |(place, odd)| self.odd(place, odd)))
+    }
+
+    /// What a message means that is not the one that is due.
+    fn odd(&self, place: usize, odd: &Incoming<'_>) -> Error {
+        match (&odd.come, &odd.into) {
+            (Some(Come::Whole { head, .. }), _) if odd.head.is_some_and(|due| due != head) => {
+                self.mismatch(place, head)
+            }
+            (Some(Come::Whole { body, .. }), Some(into)) => {
+                let (length, due) = (body.len(), into.len());
+                self.malformed(place, wrong_length(length, due))
+            }
+            _ => self.failure(),
         }
     }
 
@@ -298,12 +328,18 @@ impl Carrier<'_, '_> {
     }
 
     fn lost(&self, lost: &Lost) -> Error {
-        let meeting = self.entry.meeting;
-        let place = self.away.layout.place_of(lost.process);
-        if let (Cause::Deadline(_), Some(place)) = (&lost.cause, place) {
-            return meeting.fail(self.timeout(&[place]));
+        if let (Cause::Deadline(_), Some(place)) =
+            (&lost.cause, self.away.layout.place_of(lost.process))
+        {
+            let mut missing = self.relay.awaited();
+            if missing.is_empty() {
+                // Nothing is due from it, but it takes nothing.
+                missing.push(place);
+            }
+            return self.entry.meeting.fail(self.timeout(&missing));
         }
-        meeting.missed(self.entry.rank, lost, &self.entry.call)
+        let (meeting, rank) = (self.entry.meeting, self.entry.rank);
+        meeting.missed(rank, lost, &self.entry.call)
     }
 
     /// Both sides find a mismatch; they tell it alike, the lower rank last.
@@ -346,6 +382,24 @@ impl Carrier<'_, '_> {
 
     fn here(&self) -> usize {
         self.away.layout.here()
+    }
+}
+
+/// Says that a parcel has another length than it should.
+pub(crate) fn wrong_length(length: usize, due: usize) -> String {
+    format!("it has {length} bytes where {due} are due")
+}
+
+impl Overseer for Carrier<'_, '_> {
+    /// Not if the group has failed.
+    fn go_on(&self) -> bool {
+        !self.relay.is_closed()
+    }
+
+    fn came(&self, from: usize) {
+        if let Some(place) = self.away.layout.place_of(from) {
+            self.relay.heard_from(place);
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod shared;
 
 use super::locks::{lock, wait, wait_for};
 
-pub(crate) use across::{Abroad, Audience, Check, Plan, Second};
+pub(crate) use across::{Abroad, Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use relay::Parcels;

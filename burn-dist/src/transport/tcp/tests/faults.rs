@@ -17,7 +17,16 @@ impl Breakable for TcpNetwork {
         self.waker.stop();
         for connection in self.all() {
             // Whoever wants to write now waits until the connection ends.
-            std::mem::forget(connection.take_turn(soon()));
+            loop {
+                if let Some(turn) = connection.try_turn() {
+                    std::mem::forget(turn);
+                    break;
+                }
+                if connection.has_ended() {
+                    break;
+                }
+                thread::yield_now();
+            }
         }
     }
 

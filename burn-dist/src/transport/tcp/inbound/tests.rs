@@ -1,0 +1,213 @@
+use std::io;
+
+use proptest::prelude::*;
+
+use super::super::frame::BODY_LIMIT;
+use super::*;
+
+fn any_tag() -> impl Strategy<Value = Tag> {
+    (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(group, sequence, part)| Tag {
+        group,
+        sequence,
+        part,
+    })
+}
+
+fn message(tag: Tag, head: &[u8], body: &[u8]) -> Vec<u8> {
+    let header = Header::message(tag, head.len(), body.len()).unwrap();
+    [&header.encode()[..], head, body].concat()
+}
+
+/// Gives bytes in pieces of the lengths drawn, as a network does.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    lengths: Vec<usize>,
+    next: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.lengths[self.next % self.lengths.len()];
+        self.next += 1;
+        if length == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let length = length.min(into.len()).min(self.bytes.len());
+        into[..length].copy_from_slice(&self.bytes[..length]);
+        self.bytes = &self.bytes[length..];
+        Ok(length)
+    }
+}
+
+/// The next frame, whatever pauses the stream makes.
+fn next(
+    inbound: &mut Inbound,
+    from: &mut impl Read,
+    shelf: &mut dyn Shelf,
+) -> Result<Event, Unreadable> {
+    loop {
+        match inbound.read(from, shelf) {
+            Ok(Event::Dry) => {}
+            other => return other,
+        }
+    }
+}
+
+fn frame(inbound: &mut Inbound, from: &mut impl Read) -> Result<Frame, Unreadable> {
+    match next(inbound, from, &mut NoShelf)? {
+        Event::Frame(frame) => Ok(frame),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Lends memory for one message.
+struct OneShelf {
+    tag: Tag,
+    memory: Vec<u8>,
+}
+
+impl Shelf for OneShelf {
+    fn place(&mut self, tag: Tag, head: &[u8], length: usize) -> Option<&mut [u8]> {
+        let due = tag == self.tag && head == b"due" && length == self.memory.len();
+        due.then_some(&mut self.memory)
+    }
+}
+
+proptest! {
+    #[test]
+    fn frames_come_back_however_they_are_cut(
+        tag in any_tag(),
+        head: Vec<u8>,
+        body: Vec<u8>,
+        notice: Vec<u8>,
+        mut lengths in prop::collection::vec(0_usize..50, 1..10),
+    ) {
+        lengths.push(7);
+        let mut bytes = message(tag, &head, &body);
+        bytes.extend(Header::HEARTBEAT.encode());
+        bytes.extend(Header::notice(notice.len()).unwrap().encode());
+        bytes.extend(&notice);
+        bytes.extend(Header::GOODBYE.encode());
+        let mut from = Pieces { bytes: &bytes, lengths, next: 0 };
+        let mut inbound = Inbound::new();
+        let mut read = || frame(&mut inbound, &mut from);
+        prop_assert_eq!(read().unwrap(), Frame::Message { tag, head, body });
+        prop_assert_eq!(read().unwrap(), Frame::Heartbeat);
+        prop_assert_eq!(read().unwrap(), Frame::Notice(notice));
+        prop_assert_eq!(read().unwrap(), Frame::Goodbye);
+        prop_assert!(matches!(read(), Err(Unreadable::End)));
+    }
+
+    /// A body comes onto its shelf, or into memory of its own if the shelf is cleared on the way.
+    #[test]
+    fn bodies_come_onto_their_shelf(
+        tag in any_tag(),
+        body: Vec<u8>,
+        lengths in prop::collection::vec(0_usize..50, 1..10),
+        clear_after in 0_usize..8,
+        due: bool,
+    ) {
+        let mut lengths = lengths;
+        lengths.push(7);
+        let head = if due { b"due" } else { b"not" };
+        let mut bytes = message(tag, head, &body);
+        bytes.extend(message(tag, b"next", b"other"));
+        let mut from = Pieces { bytes: &bytes, lengths, next: 0 };
+        let mut shelf = OneShelf { tag, memory: vec![0; body.len()] };
+        let mut inbound = Inbound::new();
+        let mut come = Event::Dry;
+        for _ in 0..clear_after {
+            come = inbound.read(&mut from, &mut shelf).unwrap();
+            if !matches!(come, Event::Dry) {
+                break;
+            }
+        }
+        inbound.clear(&mut shelf);
+        prop_assert!(!inbound.is_shelved());
+        if matches!(come, Event::Dry) {
+            come = next(&mut inbound, &mut from, &mut NoShelf).unwrap();
+        }
+        match come {
+            Event::Placed(placed) => {
+                prop_assert!(due);
+                prop_assert_eq!(placed, tag);
+                prop_assert_eq!(shelf.memory, body);
+            }
+            Event::Frame(read) => {
+                prop_assert_eq!(read, Frame::Message { tag, head: head.to_vec(), body });
+            }
+            Event::Dry => unreachable!(),
+        }
+        let other = Frame::Message { tag, head: b"next".to_vec(), body: b"other".to_vec() };
+        prop_assert_eq!(frame(&mut inbound, &mut from).unwrap(), other);
+    }
+
+    #[test]
+    fn any_bytes_are_frames_or_an_error(mut bytes: Vec<u8>, magic: bool) {
+        if magic && bytes.len() >= 8 {
+            bytes[..4].copy_from_slice(b"BDN\x01");
+            bytes[4] = 1 + bytes[4] % 4;
+            bytes[5..8].fill(0);
+        }
+        let (mut from, mut inbound) = (&bytes[..], Inbound::new());
+        while frame(&mut inbound, &mut from).is_ok() {}
+    }
+
+    #[test]
+    fn a_truncated_frame_is_no_frame(tag in any_tag(), body: Vec<u8>, cut: prop::sample::Index) {
+        let bytes = message(tag, b"head", &body);
+        let cut = cut.index(bytes.len());
+        let expected_end = cut == 0;
+        match frame(&mut Inbound::new(), &mut &bytes[..cut]) {
+            Err(Unreadable::End) => prop_assert!(expected_end),
+            Err(Unreadable::Truncated) => prop_assert!(!expected_end),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
+
+/// A header, and nothing behind it; counts how much it is asked for at once.
+struct Asked {
+    header: Vec<u8>,
+    most: usize,
+}
+
+impl Read for Asked {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.most = self.most.max(into.len());
+        let count = self.header.len().min(into.len());
+        into[..count].copy_from_slice(&self.header[..count]);
+        self.header.drain(..count);
+        Ok(count)
+    }
+}
+
+const ANY: Tag = Tag {
+    group: 1,
+    sequence: 2,
+    part: 3,
+};
+
+#[test]
+fn a_length_that_lies_costs_little() {
+    let header = Header::message(ANY, 0, BODY_LIMIT as usize).unwrap();
+    let mut from = Asked {
+        header: header.encode().to_vec(),
+        most: 0,
+    };
+    let read = frame(&mut Inbound::new(), &mut from);
+    assert!(matches!(read, Err(Unreadable::Truncated)));
+    assert!(from.most <= STEP, "asked for {} bytes at once", from.most);
+}
+
+#[test]
+fn memory_grows_with_what_arrives() {
+    let sent = vec![7_u8; AT_ONCE + STEP + 1];
+    let bytes = message(ANY, b"", &sent);
+    let Frame::Message { body, .. } = frame(&mut Inbound::new(), &mut &bytes[..]).unwrap() else {
+        panic!("no message");
+    };
+    assert!(body == sent);
+    // Only the part that was missing was added.
+    assert_eq!(body.capacity(), sent.len());
+}
