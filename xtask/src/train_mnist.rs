@@ -151,6 +151,9 @@ fn flags(options: &Options) -> Vec<OsString> {
     if let Some(file) = &options.report {
         pair("--report", file.into());
     }
+    if let Some(folder) = &options.records {
+        pair("--records", folder.into());
+    }
     for (set, flag) in [
         (options.download, "--download"),
         (options.oversubscribe, "--oversubscribe"),

@@ -84,6 +84,9 @@ impl ProcessGroup {
     /// A group over threads of this process: one membership for each rank, in rank order, to be given
     /// to one thread each.
     ///
+    /// When ranks wait for another in vain, an event of the crate `tracing` says who is behind. (A
+    /// [`Launcher`](crate::launch::Launcher) also writes what each rank did last.)
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] if `world_size` is 0.
     pub fn threads(world_size: usize) -> Result<Vec<Self>> {

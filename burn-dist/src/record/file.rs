@@ -14,18 +14,7 @@ use serde::Serialize;
 use super::compare::Comparison;
 use super::snapshot::{Operation, RankRecord, Snapshot, State};
 
-/// A rank's record as it is written.
-#[derive(Serialize)]
-struct Page<'s> {
-    rank: usize,
-    /// When it was taken, in microseconds since the process began the job, as all times here.
-    taken_us: u64,
-    /// The ranks of each group that it names.
-    groups: BTreeMap<&'s str, &'s [usize]>,
-    /// The oldest first.
-    operations: Vec<Line<'s>>,
-}
-
+/// One operation as it is written. Times are microseconds since the process began the job.
 #[derive(Serialize)]
 struct Line<'s> {
     group: &'s str,
@@ -76,6 +65,22 @@ impl<'s> Line<'s> {
     }
 }
 
+/// A rank's record as JSON, with the oldest operation first and one operation a line.
+fn page(snapshot: &Snapshot, record: &RankRecord) -> Result<String, serde_json::Error> {
+    let named = |name: &str| record.operations.iter().any(|line| line.group == name);
+    let groups = snapshot.groups.iter().filter(|(name, _)| named(name));
+    let groups: BTreeMap<_, _> = groups.collect();
+    let lines = record.operations.iter().map(Line::new);
+    let lines = lines.map(|line| serde_json::to_string(&line));
+    Ok(format!(
+        "{{\n\"rank\": {},\n\"taken_us\": {},\n\"groups\": {},\n\"operations\": [\n{}\n]\n}}\n",
+        record.rank,
+        record.taken,
+        serde_json::to_string(&groups)?,
+        lines.collect::<Result<Vec<_>, _>>()?.join(",\n"),
+    ))
+}
+
 /// Writes a rank's record to `burn-dist-rank-<rank>.json` in the folder, which is made if missing.
 ///
 /// # Errors
@@ -85,18 +90,7 @@ pub(crate) fn write_rank(
     snapshot: &Snapshot,
     record: &RankRecord,
 ) -> io::Result<PathBuf> {
-    let named = |name: &str| record.operations.iter().any(|line| line.group == name);
-    let groups = snapshot.groups.iter().filter(|(name, _)| named(name));
-    let page = Page {
-        rank: record.rank,
-        taken_us: record.taken,
-        groups: groups
-            .map(|(name, ranks)| (name.as_str(), ranks.as_slice()))
-            .collect(),
-        operations: record.operations.iter().map(Line::new).collect(),
-    };
-    let mut bytes = serde_json::to_vec_pretty(&page)?;
-    bytes.push(b'\n');
+    let bytes = page(snapshot, record)?.into_bytes();
     replace(
         folder,
         &format!("burn-dist-rank-{}.json", record.rank),

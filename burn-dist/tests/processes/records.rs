@@ -38,7 +38,8 @@ pub(crate) fn assert_left_by(job: &Job, ranks: &[usize]) {
             thread::sleep(Duration::from_millis(10));
         }
         let bytes = fs::read(&file);
-        let bytes = bytes.unwrap_or_else(|error| panic!("{file:?}: {error}\n{}", job.report()));
+        let bytes =
+            bytes.unwrap_or_else(|error| panic!("{}: {error}\n{}", file.display(), job.report()));
         let record: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(record["rank"], rank);
         let last = record["operations"].as_array().unwrap().last().unwrap();

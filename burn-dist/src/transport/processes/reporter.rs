@@ -27,7 +27,7 @@ use super::notice::Letter;
 use crate::error::Ranks;
 use crate::record::{Recorder, Snapshot, compare, write_comparison, write_rank};
 use crate::transport::locks::{lock, wait_for};
-use crate::transport::network::{Cause, Network, Tag};
+use crate::transport::network::{Cause, Network};
 
 /// How long processes wait for one another in a report.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -257,14 +257,10 @@ impl Reporter {
         let Some(network) = network.filter(|_| process != self.process) else {
             return Standing::Lost;
         };
-        // Nobody sends this message, so only a process that is there still is late with it.
-        match network.receive(process, NO_MESSAGE, Instant::now()) {
-            Ok(_) => Standing::There,
-            Err(lost) => match lost.cause {
-                Cause::Deadline(_) => Standing::There,
-                Cause::Left => Standing::Left,
-                _ => Standing::Lost,
-            },
+        match network.check(process).map_err(|lost| lost.cause) {
+            Ok(()) => Standing::There,
+            Err(Cause::Left) => Standing::Left,
+            Err(_) => Standing::Lost,
         }
     }
 
@@ -285,13 +281,6 @@ enum Standing {
     Left,
     Lost,
 }
-
-/// The tag of a message that is never sent: no group has this number and messages without end.
-const NO_MESSAGE: Tag = Tag {
-    group: u64::MAX,
-    sequence: u64::MAX,
-    part: u32::MAX,
-};
 
 /// Writes a file for each rank, and says where.
 fn write_all(folder: &Path, snapshot: &Snapshot) {
