@@ -83,9 +83,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         ));
     }
 
-    let outcomes = Launcher::new(devices)
-        .job(job)
-        .run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let mut launcher = Launcher::new(devices).job(job);
+    if let Some(folder) = &options.records {
+        launcher = launcher.records(folder);
+    }
+    let outcomes = launcher.run(|worker| training::train(&worker, options, &digits, &stop))?;
     // All ranks end with the same figures.
     match outcomes.first() {
         Some(_) if !first => Ok(()),

@@ -175,7 +175,8 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
             until_entered(&master, 0);
             let address: SocketAddr = master.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
+            let mut store =
+                StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
             // As the last process that comes makes the list, and says that it is complete.
             let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
             let list = control::encode(&list.to_vec()).unwrap();
