@@ -8,12 +8,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read, Write};
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::rendezvous::timed::Timed;
+use crate::rendezvous::timed::Stream;
 use crate::{control, ddp, error, rendezvous, transport};
 
 /// The bytes of a connection between processes; the first byte says in which pieces the others come.
@@ -90,69 +91,55 @@ pub(crate) fn check_message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
 /// A peer that sends what it was given, listens to everything, and never makes anyone wait.
 pub(crate) struct Script<'b> {
     bytes: &'b [u8],
-    position: usize,
-    sent: Vec<u8>,
+    position: Cell<usize>,
+    sent: RefCell<Vec<u8>>,
 }
 
 impl<'b> Script<'b> {
     pub(crate) fn new(bytes: &'b [u8]) -> Self {
         Self {
             bytes,
-            position: 0,
-            sent: Vec::new(),
+            position: Cell::default(),
+            sent: RefCell::default(),
         }
     }
 
     /// What was read of its bytes.
     pub(crate) fn read(&self) -> &'b [u8] {
-        &self.bytes[..self.position]
+        &self.bytes[..self.position.get()]
     }
 
     /// What was written to it.
-    pub(crate) fn sent(&self) -> &[u8] {
-        &self.sent
-    }
-
-    /// How many bytes were written to it.
-    pub(crate) fn written(&self) -> usize {
-        self.sent.len()
+    pub(crate) fn sent(&self) -> Vec<u8> {
+        self.sent.borrow().clone()
     }
 }
 
-impl Read for Script<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = (&self.bytes[self.position..]).read(into)?;
-        self.position += read;
+impl Stream for Script<'_> {
+    fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read_some(&self, into: &mut [u8]) -> io::Result<usize> {
+        let read = (&self.bytes[self.position.get()..]).read(into)?;
+        self.position.set(self.position.get() + read);
         Ok(read)
     }
-}
 
-impl Write for Script<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sent.write(bytes)
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.sent.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Timed for Script<'_> {
-    fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 
-    fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Timed for &mut Script<'_> {
-    fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
+    fn binding(&self) -> &[u8] {
+        &[]
     }
 }

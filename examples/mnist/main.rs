@@ -11,8 +11,8 @@ mod results;
 mod training;
 
 use burn::data::dataset::Dataset;
-use burn_dist::JobConfig;
 use burn_dist::launch::{Backend, Devices, Launcher};
+use burn_dist::{JobConfig, Tls};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use options::Options;
@@ -57,7 +57,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
-    let job = job(options)?;
+    let job = encrypt(job(options)?, options)?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
@@ -83,9 +83,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         ));
     }
 
-    let outcomes = Launcher::new(devices)
-        .job(job)
-        .run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let mut launcher = Launcher::new(devices).job(job);
+    if let Some(folder) = &options.records {
+        launcher = launcher.records(folder);
+    }
+    let outcomes = launcher.run(|worker| training::train(&worker, options, &digits, &stop))?;
     // All ranks end with the same figures.
     match outcomes.first() {
         Some(_) if !first => Ok(()),
@@ -103,6 +105,28 @@ fn job(options: &Options) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sy
         (Some(_), None) => Err(
             "--interface is for a job of several processes, and nothing in the environment says that \
              this is one of them"
+                .into(),
+        ),
+    }
+}
+
+/// Gives the job the certificates of the flags, if there are any.
+fn encrypt(
+    job: Option<JobConfig>,
+    options: &Options,
+) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
+    let Some(files) = &options.tls else {
+        return Ok(job);
+    };
+    let mut tls = Tls::from_files(&files.tls_cert, &files.tls_key, &files.tls_ca)?;
+    if let Some(name) = &files.tls_name {
+        tls = tls.name(name)?;
+    }
+    match job {
+        Some(job) => Ok(Some(job.tls(tls))),
+        None => Err(
+            "there is nothing to encrypt: no launcher started this process as one of several \
+                     (`cargo xtask train-mnist --nodes 2` would)"
                 .into(),
         ),
     }

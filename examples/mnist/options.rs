@@ -52,9 +52,39 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<String>,
 
+    /// Folder for what each rank did last, if ranks wait for one another in vain [default: one among the
+    /// system's temporary files, which is told then]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) records: Option<PathBuf>,
+
     /// Let replicas share a GPU where there are fewer GPUs than replicas [default: off]
     #[arg(long)]
     pub(crate) oversubscribe: bool,
+
+    #[command(flatten)]
+    pub(crate) tls: Option<TlsOptions>,
+}
+
+/// The files with which the processes of a job encrypt what they send one another.
+#[derive(Args, Clone, Debug)]
+#[group(id = "tls", requires_all = ["tls_cert", "tls_key", "tls_ca"])]
+pub(crate) struct TlsOptions {
+    /// This process's certificate, in PEM's format: what the job's processes send one another is
+    /// encrypted [default: not encrypted]
+    #[arg(long, value_name = "FILE", required = false)]
+    pub(crate) tls_cert: PathBuf,
+
+    /// The private key of the certificate, in PEM's format [default: none]
+    #[arg(long, value_name = "FILE", required = false)]
+    pub(crate) tls_key: PathBuf,
+
+    /// The certificate of the CA that signed those of all processes [default: none]
+    #[arg(long, value_name = "FILE", required = false)]
+    pub(crate) tls_ca: PathBuf,
+
+    /// The name for which the certificates of all processes are [default: burn-dist]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_name: Option<String>,
 }
 
 /// What replicas train on.

@@ -93,8 +93,13 @@ fn choose(call: &mut Call, options: &Options, backend: Backend) {
         Backend::Wgpu => features.push_str(",wgpu"),
         Backend::Cpu => {}
     }
-    if options.download {
-        features.push_str(",download");
+    for (wanted, feature) in [
+        (options.download, ",download"),
+        (options.tls.is_some(), ",tls"),
+    ] {
+        if wanted {
+            features.push_str(feature);
+        }
     }
     for arg in ["--release", "--package", "examples", "--bin", PROGRAM] {
         call.arg(arg);
@@ -153,6 +158,17 @@ fn flags(options: &Options) -> Vec<OsString> {
     }
     if let Some(interface) = &options.interface {
         pair("--interface", interface.into());
+    }
+    if let Some(tls) = &options.tls {
+        pair("--tls-cert", (&tls.tls_cert).into());
+        pair("--tls-key", (&tls.tls_key).into());
+        pair("--tls-ca", (&tls.tls_ca).into());
+        if let Some(name) = &tls.tls_name {
+            pair("--tls-name", name.into());
+        }
+    }
+    if let Some(folder) = &options.records {
+        pair("--records", folder.into());
     }
     for (set, flag) in [
         (options.download, "--download"),

@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 use super::config::JobConfig;
 use super::secret::Secret;
+use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
 
 /// The port where a launcher tells none; the one that users of `PyTorch` know.
@@ -47,7 +48,9 @@ impl JobConfig {
     /// says that torchrun itself listens there, process 0 takes the next port. The script of a Slurm batch
     /// job is no process of a job: the tasks that `srun` starts are. The secret comes from
     /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names, the [`interface`](Self::interface)
-    /// from `BURN_DIST_INTERFACE`.
+    /// from `BURN_DIST_INTERFACE`. Where `BURN_DIST_TLS_CERT`,
+    /// `BURN_DIST_TLS_KEY` and `BURN_DIST_TLS_CA` name the files of certificates (and, if it is not
+    /// `burn-dist`, `BURN_DIST_TLS_NAME` their name), the job is encrypted: see [`Tls`].
     ///
     /// # Errors
     ///
@@ -93,6 +96,9 @@ impl JobConfig {
         let mut config = Self::new(place.process, place.processes, master)
             .local(place.local_process, place.local_processes)
             .secret(Secret::from_variables(lookup)?);
+        if let Some(tls) = Tls::from_variables(lookup)? {
+            config = config.tls(tls);
+        }
         if let Some(file) = lookup(ADDRESS_FILE) {
             config = config.address_file(file);
         }

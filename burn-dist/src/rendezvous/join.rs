@@ -196,7 +196,7 @@ fn attempt(
         address::check_open(address.ip(), config.get_secret())
             .map_err(|failure| failed(Attempt::Fatal(failure)))?;
         let until = deadline.min(Instant::now() + ATTEMPT);
-        match StoreClient::connect(address, config.get_secret(), until) {
+        match StoreClient::connect(address, config.get_secret(), config.get_tls(), until) {
             Ok(store) => return Ok(store),
             Err(error) => last = failed(judge(&error)),
         }
@@ -216,9 +216,15 @@ fn judge(error: &StoreError) -> Attempt {
                 theirs: theirs.clone(),
             })
         }
-        StoreError::Rejected(rejected @ (Rejected::WrongSecret | Rejected::NotAPeer(_))) => {
-            Attempt::Fatal(JoinFailure::Rejected(rejected.to_string()))
-        }
+        StoreError::Rejected(
+            rejected @ (Rejected::WrongSecret
+            | Rejected::NotAPeer(_)
+            | Rejected::PlainPeer
+            | Rejected::TlsPeer
+            | Rejected::Certificate(_)
+            | Rejected::CertificateRefused(_)
+            | Rejected::Tls(_)),
+        ) => Attempt::Fatal(JoinFailure::Rejected(rejected.to_string())),
         other => Attempt::Again(JoinFailure::Unreachable {
             after: Duration::ZERO,
             detail: other.to_string(),

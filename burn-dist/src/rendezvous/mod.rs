@@ -7,22 +7,30 @@
 //! | `store` | the key-value store in which the list is made |
 //! | `address` | where to listen, and where not without a secret |
 //! | `auth`, `secret` | proof of membership, before anything else is read |
-//! | `rejects` | connections that a port turned away: counted, logged |
-//! | `timed` | sockets under a deadline |
+//! | `channel` | the connection itself: a socket, or TLS on one |
+//! | `tls` | the certificates for it, and how they are verified |
+//! | `rejected` | why a connection was turned away |
+//! | `rejects` | how many connections a port turned away: counted, logged |
+//! | `files` | reading files that prove something |
+//! | `timed` | connections under a deadline |
 //!
 //! Callers: `launch` joins a job; `transport` authenticates its connections.
 
 mod address;
 pub(crate) mod auth;
+pub(crate) mod channel;
 mod config;
 mod env;
+mod files;
 mod join;
 #[cfg(test)]
 pub(crate) mod proxy;
+mod rejected;
 pub(crate) mod rejects;
 mod secret;
 mod store;
 pub(crate) mod timed;
+mod tls;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use env::fuzzing::{check_nodes, check_variables};
@@ -40,3 +48,4 @@ pub(crate) use {
 pub use config::JobConfig;
 pub(crate) use join::{Host, Joined, join};
 pub use secret::Secret;
+pub use tls::Tls;

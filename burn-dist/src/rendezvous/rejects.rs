@@ -44,6 +44,8 @@ pub(crate) struct Rejects {
     pub(crate) not_a_peer: u64,
     /// No proof in time.
     pub(crate) too_slow: u64,
+    /// With TLS where there is none or the other way round, or without a certificate of the job's.
+    pub(crate) tls: u64,
     /// Closed before the proof.
     pub(crate) closed: u64,
     /// Gave up its place to a newer one before the proof.
@@ -66,12 +68,13 @@ impl Rejects {
         self.by_kind().iter().map(|(_, count)| count).sum()
     }
 
-    fn by_kind(&self) -> [(&'static str, u64); 11] {
+    fn by_kind(&self) -> [(&'static str, u64); 12] {
         [
             ("wrong secret", self.wrong_secret),
             ("another version", self.version),
             ("no handshake", self.not_a_peer),
             ("no proof in time", self.too_slow),
+            ("without the right TLS", self.tls),
             ("closed before the proof", self.closed),
             ("crowded out", self.crowded),
             ("there when the port closed", self.unfinished),
@@ -90,6 +93,13 @@ impl Rejects {
                 &mut self.not_a_peer
             }
             Reject::Unproved(Rejected::TooSlow) => &mut self.too_slow,
+            Reject::Unproved(
+                Rejected::PlainPeer
+                | Rejected::TlsPeer
+                | Rejected::Certificate(_)
+                | Rejected::CertificateRefused(_)
+                | Rejected::Tls(_),
+            ) => &mut self.tls,
             Reject::Unproved(Rejected::Closed) => &mut self.closed,
             Reject::Crowded => &mut self.crowded,
             Reject::Unfinished => &mut self.unfinished,

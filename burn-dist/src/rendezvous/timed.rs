@@ -1,23 +1,38 @@
-//! Reading and writing a socket under a deadline that holds for the whole exchange: a peer that sends
-//! one byte at a time gains nothing.
+//! Reading and writing a connection under a deadline that holds for the whole exchange: a peer that
+//! sends one byte at a time gains nothing.
 //!
-//! Callers: `auth`, `store`.
+//! Callers: `channel` while it opens, `auth`, `store`.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// What can be read and written with a timeout: a socket, or what stands for one in tests.
-pub(crate) trait Timed: Read + Write {
-    /// How long a read may take; for ever if none.
+/// The most bytes that [`drain`] forgets.
+const DRAINED: usize = 16 << 10;
+
+/// A connection, as deadlines see it.
+pub(crate) trait Stream {
+    /// How long a read waits; for ever if none.
     fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
 
-    /// How long a write may take; for ever if none.
+    /// How long a write waits; for ever if none.
     fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+
+    /// Reads what is there, after waiting for it as long as its timeout.
+    fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes as much as is taken within its timeout.
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Writes what was taken but is held back.
+    fn flush(&self) -> io::Result<()>;
+
+    /// What only the two ends of an encrypted connection know; nothing where it is plain.
+    fn binding(&self) -> &[u8];
 }
 
-impl Timed for TcpStream {
+impl Stream for TcpStream {
     fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         Self::set_read_timeout(self, time)
     }
@@ -25,15 +40,21 @@ impl Timed for TcpStream {
     fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         Self::set_write_timeout(self, time)
     }
-}
 
-impl Timed for &TcpStream {
-    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        TcpStream::set_read_timeout(self, time)
+    fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
     }
 
-    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        TcpStream::set_write_timeout(self, time)
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn binding(&self) -> &[u8] {
+        &[]
     }
 }
 
@@ -76,38 +97,68 @@ impl From<io::Error> for Broken {
 
 /// Fills `buffer`, or says why not.
 pub(crate) fn read(
-    stream: &mut impl Timed,
+    stream: &impl Stream,
     mut buffer: &mut [u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
     while !buffer.is_empty() {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(Broken::Closed),
-            Ok(count) => buffer = &mut buffer[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
+        let count = read_some(stream, buffer, deadline)?;
+        buffer = &mut buffer[count..];
     }
     Ok(())
 }
 
+/// Reads at least one byte into `buffer`, which is not empty, or says why not.
+pub(crate) fn read_some(
+    stream: &impl Stream,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, Broken> {
+    loop {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read_some(buffer) {
+            Ok(0) => return Err(Broken::Closed),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Writes all of `bytes`, or says why not.
 pub(crate) fn write(
-    stream: &mut impl Timed,
+    stream: &impl Stream,
     mut bytes: &[u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
     while !bytes.is_empty() {
         stream.set_write_timeout(Some(left(deadline)?))?;
-        match stream.write(bytes) {
+        match stream.write_some(bytes) {
             Ok(0) => return Err(Broken::Closed),
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    loop {
+        match stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            flushed => return Ok(flushed?),
+        }
+        stream.set_write_timeout(Some(left(deadline)?))?;
+    }
+}
+
+/// Reads and forgets what still comes, until the other side closes or the time is over. A socket that
+/// is closed with bytes unread resets the connection, and a system may then drop what was written last:
+/// the reason why.
+pub(crate) fn drain(stream: &impl Stream, deadline: Instant) {
+    let mut scratch = [0; 1024];
+    for _ in 0..DRAINED / scratch.len() {
+        if read_some(stream, &mut scratch, deadline).is_err() {
+            return;
+        }
+    }
 }
 
 /// The time until a deadline; a timeout of zero would mean "for ever" to a socket.

@@ -21,12 +21,13 @@ use tempfile::TempDir;
 use crate::worker::{MARK, Place, VARIABLE};
 
 /// How long anything may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a job is started with.
 pub(crate) struct Plan {
     role: &'static str,
     ranks: Vec<usize>,
+    tls: bool,
     absent: Option<usize>,
     heartbeat: Duration,
     join_timeout: Duration,
@@ -41,6 +42,7 @@ impl Plan {
         Self {
             role,
             ranks: ranks.to_vec(),
+            tls: false,
             absent: None,
             heartbeat: Duration::from_secs(30),
             join_timeout: PATIENCE,
@@ -68,6 +70,13 @@ impl Plan {
 
     pub(crate) fn master(mut self, address: impl Into<String>) -> Self {
         self.master = address.into();
+        self
+    }
+
+    /// Encrypts what the processes send one another.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -157,6 +166,7 @@ impl Job {
             role: plan.role.to_owned(),
             process,
             processes: plan.ranks.len(),
+            tls: plan.tls,
             ranks: plan.ranks[process],
             heartbeat: plan.heartbeat,
             join_timeout: plan.join_timeout,
@@ -273,11 +283,21 @@ impl Job {
             .flat_map(|&process| self.told(process))
     }
 
+    /// The folder for the records of the job's ranks.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.folder.path().join("records")
+    }
+
+    /// What a process has written to its standard error.
+    pub(crate) fn errors_of(&self, process: usize) -> String {
+        fs::read_to_string(self.complaints(process)).unwrap_or_default()
+    }
+
     /// All that is known, for a test that fails.
     pub(crate) fn report(&self) -> String {
         let mut report = String::new();
         for (process, of_job) in &self.processes {
-            let complaints = fs::read_to_string(self.complaints(*process)).unwrap_or_default();
+            let complaints = self.errors_of(*process);
             let (told, ended) = (&of_job.told, of_job.ended);
             let lines = format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
             report.push_str(&lines);

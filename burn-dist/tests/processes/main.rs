@@ -17,9 +17,12 @@ mod job;
 mod mismatches;
 #[cfg(target_os = "linux")]
 mod namespaces;
+mod records;
 mod restarts;
 #[cfg(target_os = "linux")]
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod worker;

@@ -85,7 +85,7 @@ impl Handshake {
     fn begin(stream: &mut TcpStream, port: Port, nonce: [u8; 32]) -> io::Result<Self> {
         let mut preamble = [0; 64];
         preamble[..8].copy_from_slice(b"burndist");
-        let version = concat!(env!("CARGO_PKG_VERSION"), "/1");
+        let version = concat!(env!("CARGO_PKG_VERSION"), "/2");
         preamble[8..8 + version.len()].copy_from_slice(version.as_bytes());
         preamble[32..].copy_from_slice(&nonce);
         stream.write_all(&preamble)?;
@@ -104,6 +104,7 @@ impl Handshake {
             &self.preamble[..8],
             &self.preamble[8..32],
             self.purpose,
+            b"", // no TLS
             &self.preamble[32..],
             &self.answer[32..64],
             b"connects",
@@ -236,7 +237,7 @@ fn drip(port: Port) {
     let mut stream = connect(port);
     let start = Instant::now();
     // What it sends is the beginning of a genuine handshake, so that it is not refused for that.
-    for byte in b"burndist0.1.0/1".iter().chain(&[0; 1000]) {
+    for byte in b"burndist0.1.0/2".iter().chain(&[0; 1000]) {
         if stream.write_all(&[*byte]).is_err() {
             return;
         }

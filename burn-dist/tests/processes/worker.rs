@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use burn_dist::launch::{Launcher, Worker};
-use burn_dist::{JobConfig, Secret};
+use burn_dist::{JobConfig, Secret, Tls};
 
-use crate::{collectives, faults, mismatches, restarts};
+use crate::{collectives, faults, mismatches, records, restarts};
 
 /// Tells a process of a job its [`Place`].
 pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
 /// What a line begins with that is meant for the test.
 pub(crate) const MARK: &str = "@@ ";
 
+const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
 pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
@@ -27,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) role: String,
     pub(crate) process: usize,
     pub(crate) processes: usize,
+    /// Whether the job encrypts.
+    pub(crate) tls: bool,
     pub(crate) ranks: usize,
     pub(crate) heartbeat: Duration,
     pub(crate) join_timeout: Duration,
@@ -39,10 +42,11 @@ impl Place {
     pub(crate) fn to_line(&self) -> String {
         let (heartbeat, join) = (self.heartbeat.as_millis(), self.join_timeout.as_millis());
         format!(
-            "{} {} {} {} {heartbeat} {join} {} {}",
+            "{} {} {} {} {} {heartbeat} {join} {} {}",
             self.role,
             self.process,
             self.processes,
+            self.tls,
             self.ranks,
             self.master,
             self.address_file.display()
@@ -56,12 +60,13 @@ impl Place {
     }
 
     fn from_line(line: &str) -> Self {
-        let mut words = line.splitn(8, ' ');
+        let mut words = line.splitn(9, ' ');
         let mut word = || words.next().unwrap();
         Self {
             role: word().to_owned(),
             process: word().parse().unwrap(),
             processes: word().parse().unwrap(),
+            tls: word().parse().unwrap(),
             ranks: word().parse().unwrap(),
             heartbeat: Duration::from_millis(word().parse().unwrap()),
             join_timeout: Duration::from_millis(word().parse().unwrap()),
@@ -70,11 +75,21 @@ impl Place {
         }
     }
 
+    /// Where the job's records go: beside the file with its address.
+    fn records(&self) -> PathBuf {
+        self.address_file.with_file_name("records")
+    }
+
     fn job(&self) -> JobConfig {
-        let job = JobConfig::new(self.process, self.processes, &self.master)
+        let mut job = JobConfig::new(self.process, self.processes, &self.master)
             .secret(Secret::new(SECRET))
             .heartbeat(self.heartbeat)
             .join_timeout(self.join_timeout);
+        if self.tls {
+            let file = |name| format!("{CERTIFICATES}/{name}");
+            let tls = Tls::from_files(file("member.pem"), file("member.key"), file("ca.pem"));
+            job = job.tls(tls.unwrap());
+        }
         if self.master.ends_with(":0") {
             job.address_file(&self.address_file)
         } else {
@@ -126,6 +141,7 @@ fn worker_process() {
         "fail" => faults::fail_once,
         "abort" => faults::abort_once,
         "small" => restarts::work,
+        "hang" => records::hang,
         #[cfg(target_os = "linux")]
         "attacked" => crate::strangers::work,
         #[cfg(target_os = "linux")]
@@ -144,6 +160,7 @@ fn worker_process() {
         .threads_per_replica(1)
         .timeout(Duration::from_mins(1))
         .job(place.job())
+        .records(place.records())
         .run(body);
     match outcome {
         Ok(_) => tell("done"),

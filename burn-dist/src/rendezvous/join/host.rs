@@ -51,7 +51,8 @@ impl Host {
         address::check_open(address.ip(), secret).map_err(fault)?;
         warn_of_loopback(config, name, address);
         tracing::info!(%address, "the job's store listens");
-        let server = StoreServer::start(listener, secret.clone(), Limits::default())
+        let tls = config.get_tls().cloned();
+        let server = StoreServer::start(listener, secret.clone(), tls, Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
         let reached_at = if address.ip().is_unspecified() {
             master[0].ip() // it listens on all, but is reached at one
@@ -79,7 +80,8 @@ impl Host {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        StoreClient::connect(address, config.get_secret(), deadline).map_err(|error| {
+        let client = StoreClient::connect(address, config.get_secret(), config.get_tls(), deadline);
+        client.map_err(|error| {
             config.fault(
                 address.to_string(),
                 JoinFailure::Lost(error.to_string().into()),

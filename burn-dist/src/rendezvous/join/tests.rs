@@ -1,3 +1,6 @@
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -60,7 +63,7 @@ fn quiet_port() -> u16 {
 fn until_entered(master: &str, process: usize) {
     let address = master.parse().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+    let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
     store.wait(&format!("process/{process}"), deadline).unwrap();
 }
 
@@ -150,7 +153,7 @@ fn an_interface_may_be_named_by_all() {
         // Process 1 finds a store there; process 0 would make its own.
         let store = (number == 1).then(|| {
             let limits = crate::rendezvous::store::Limits::default();
-            StoreServer::start(listener, Secret::default(), limits).unwrap()
+            StoreServer::start(listener, Secret::default(), None, limits).unwrap()
         });
         let unknown = process(number, 2, &address).interface("none0");
         let error = join(&unknown, 1).unwrap_err().to_string();
@@ -199,7 +202,8 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
             until_entered(&master, 0);
             let address: SocketAddr = master.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+            let mut store =
+                StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
             // As the last process that comes makes the list, and says that it is complete.
             let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
             let list = control::encode(&list.to_vec()).unwrap();
@@ -305,7 +309,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/1").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/2").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }

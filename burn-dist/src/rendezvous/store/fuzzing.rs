@@ -17,18 +17,19 @@ pub(crate) fn check(bytes: &[u8]) {
     let table = Table::new(&limits);
     // So that nobody waits.
     table.close();
-    let mut script = Script::new(bytes);
+    let script = Script::new(bytes);
     let patience = Duration::from_hours(1);
-    while let Ok(request) = wire::receive_next::<Request>(&mut script, patience) {
+    while let Ok(request) = wire::receive_next::<Request>(&script, patience) {
         let reply = table.answer(request);
         table.assert_within(&limits);
         // Every answer can be sent, and is understood.
-        let mut sent = Script::new(&[]);
+        let sent = Script::new(&[]);
         let deadline = std::time::Instant::now() + patience;
-        assert!(wire::send(&mut sent, &reply, deadline).is_ok());
-        assert!(sent.written() <= wire::MESSAGE + 4);
-        let mut back = Script::new(sent.sent());
-        let read = wire::receive_next::<Reply>(&mut back, patience);
+        assert!(wire::send(&sent, &reply, deadline).is_ok());
+        assert!(sent.sent().len() <= wire::MESSAGE + 4);
+        let sent = sent.sent();
+        let back = Script::new(&sent);
+        let read = wire::receive_next::<Reply>(&back, patience);
         assert!(read.is_ok_and(|read| read == reply));
     }
     check_message::<Reply>(bytes);
@@ -38,12 +39,12 @@ pub(crate) fn check(bytes: &[u8]) {
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let bytes = |requests: &[Request]| {
-        let mut script = Script::new(&[]);
+        let script = Script::new(&[]);
         let deadline = std::time::Instant::now() + Duration::from_hours(1);
         for request in requests {
-            wire::send(&mut script, request, deadline).unwrap();
+            wire::send(&script, request, deadline).unwrap();
         }
-        script.sent().to_vec()
+        script.sent()
     };
     let key = || "process/1".to_owned();
     let conversation = [

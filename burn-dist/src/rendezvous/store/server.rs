@@ -17,9 +17,11 @@ use super::connections::{Census, Connections, Seat};
 use super::table::Table;
 use super::wire::{self, Reply, Request, Unread};
 use super::{Limits, PURPOSE};
-use crate::rendezvous::auth::{self, Role};
+use crate::rendezvous::auth::{self, Rejected, Role};
+use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
 use crate::rendezvous::secret::Secret;
+use crate::rendezvous::tls::Tls;
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -38,6 +40,7 @@ pub(crate) struct StoreServer {
 
 struct Shared {
     secret: Secret,
+    tls: Option<Tls>,
     limits: Limits,
     table: Table,
     connections: Connections,
@@ -45,12 +48,17 @@ struct Shared {
 }
 
 impl StoreServer {
-    /// Serves a store on a listener.
+    /// Serves a store on a listener, with TLS if there are certificates.
     ///
     /// # Errors
     ///
     /// What the system says if it refuses a thread or a way to be woken.
-    pub(crate) fn start(listener: TcpListener, secret: Secret, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn start(
+        listener: TcpListener,
+        secret: Secret,
+        tls: Option<Tls>,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let mut listener = mio::net::TcpListener::from_std(listener);
@@ -63,6 +71,7 @@ impl StoreServer {
             connections: Connections::new(&limits),
             ledger: Ledger::new("the job's store"),
             secret,
+            tls,
             limits,
         });
         let mut reception = Reception {
@@ -219,13 +228,12 @@ impl Reception {
 
 impl Shared {
     /// A connection's life, on its own thread. A reject is counted before the connection is closed.
-    fn attend(&self, number: u64, mut stream: TcpStream, address: SocketAddr) {
+    fn attend(&self, number: u64, socket: TcpStream, address: SocketAddr) {
         let seat = self.connections.seat(number);
-        if let Err(reject) = self.prove(&seat, &mut stream) {
-            self.ledger.record(Some(address), &reject);
-            return;
-        }
-        let stream = Arc::new(stream);
+        let stream = match self.prove(&seat, socket) {
+            Ok(stream) => Arc::new(stream),
+            Err(reject) => return self.ledger.record(Some(address), &reject),
+        };
         if let Err(reject) = seat.promote(&stream) {
             self.ledger.record(Some(address), &reject);
             let reply = Reply::Refused(reject.to_string());
@@ -239,19 +247,25 @@ impl Shared {
         }
     }
 
-    fn prove(&self, seat: &Seat<'_>, stream: &mut TcpStream) -> Result<(), Reject> {
+    fn prove(&self, seat: &Seat<'_>, socket: TcpStream) -> Result<Channel, Reject> {
+        let proved = self.shake_hands(socket);
+        proved.map_err(|rejected| match rejected {
+            _ if seat.displaced() => Reject::Crowded,
+            _ if self.connections.is_stopping() => Reject::Unfinished,
+            rejected => Reject::Unproved(rejected),
+        })
+    }
+
+    fn shake_hands(&self, socket: TcpStream) -> Result<Channel, Rejected> {
         let deadline = Instant::now() + self.limits.proof;
         let role = Role::Accepts;
-        match auth::authenticate(stream, &self.secret, role, PURPOSE, b"", deadline) {
-            Ok(_) => Ok(()),
-            Err(_) if seat.displaced() => Err(Reject::Crowded),
-            Err(_) if self.connections.is_stopping() => Err(Reject::Unfinished),
-            Err(rejected) => Err(Reject::Unproved(rejected)),
-        }
+        let stream = Channel::open(socket, self.tls.as_ref(), role, deadline)?;
+        auth::authenticate(&stream, &self.secret, role, PURPOSE, b"", deadline)?;
+        Ok(stream)
     }
 
     /// Answers requests until the client leaves. A client that is cut off is no reject.
-    fn serve(&self, stream: &TcpStream) -> Result<(), Reject> {
+    fn serve(&self, stream: &Channel) -> Result<(), Reject> {
         loop {
             let request: Request = match wire::receive_next(stream, self.limits.request) {
                 Ok(request) => request,

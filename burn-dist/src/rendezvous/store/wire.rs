@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{KEY, VALUE};
 use crate::control;
-use crate::rendezvous::timed::{self, Broken, Timed};
+use crate::rendezvous::timed::{self, Broken, Stream};
 
 /// The most bytes of a message: a comparison with its two values, its key, and what frames them.
 pub(super) const MESSAGE: usize = 2 * VALUE + KEY + 64;
@@ -64,7 +64,7 @@ pub(super) enum Unread {
 
 /// Writes one message.
 pub(super) fn send<T: Serialize>(
-    mut stream: impl Timed,
+    stream: &impl Stream,
     message: &T,
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -72,31 +72,31 @@ pub(super) fn send<T: Serialize>(
         .map_err(|error| Broken::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
     bytes.extend_from_slice(&body);
-    timed::write(&mut stream, &bytes, deadline)
+    timed::write(stream, &bytes, deadline)
 }
 
 /// Reads one message before the deadline.
 pub(super) fn receive<T: DeserializeOwned>(
-    mut stream: impl Timed,
+    stream: &impl Stream,
     deadline: Instant,
 ) -> Result<T, Unread> {
     let mut first = [0];
-    timed::read(&mut stream, &mut first, deadline).map_err(Unread::Broken)?;
-    rest(&mut stream, first, deadline)
+    timed::read(stream, &mut first, deadline).map_err(Unread::Broken)?;
+    rest(stream, first, deadline)
 }
 
 /// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
 pub(super) fn receive_next<T: DeserializeOwned>(
-    mut stream: impl Timed,
+    stream: &impl Stream,
     patience: Duration,
 ) -> Result<T, Unread> {
     let broken = |error: io::Error| Unread::Broken(error.into());
     stream.set_read_timeout(None).map_err(broken)?;
     let mut first = [0];
     loop {
-        match stream.read(&mut first) {
+        match stream.read_some(&mut first) {
             Ok(0) => return Err(Unread::Ended),
-            Ok(_) => return rest(&mut stream, first, Instant::now() + patience),
+            Ok(_) => return rest(stream, first, Instant::now() + patience),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(error)),
         }
@@ -104,11 +104,11 @@ pub(super) fn receive_next<T: DeserializeOwned>(
 }
 
 fn rest<T: DeserializeOwned>(
-    stream: &mut impl Timed,
+    stream: &impl Stream,
     first: [u8; 1],
     deadline: Instant,
 ) -> Result<T, Unread> {
-    let mut read = |buffer: &mut [u8]| {
+    let read = |buffer: &mut [u8]| {
         timed::read(stream, buffer, deadline).map_err(|broken| match broken {
             Broken::Closed => Unread::Malformed("it ended in the middle".to_owned()),
             other => Unread::Broken(other),

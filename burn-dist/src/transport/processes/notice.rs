@@ -1,9 +1,10 @@
-//! What processes tell one another of a group: its failure, and how ranks left it.
+//! What processes tell one another: of a group, its failure and how ranks left it; of themselves, what
+//! their ranks did last.
 //!
-//! Invariant: a notice is small whatever a user's message says, and whatever bytes come are a notice or
+//! Invariant: a notice is small whatever a user's message says, and whatever bytes come are a letter or
 //! an error.
 //!
-//! Callers: `registry` reads them, `threads` makes and heeds them.
+//! Callers: `registry` reads them, `threads` makes and heeds them, as `reporter` does those of records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control;
 use crate::error::{Call, Departure, Error};
+use crate::record::Snapshot;
 
 /// The most of a message's text that travels.
 const LONGEST_TEXT: usize = 8 << 10;
@@ -25,6 +27,8 @@ pub(crate) enum Notice {
         /// The operations before this one are done, as far as the process that tells it goes: it has
         /// sent all that the others need for them.
         done: u64,
+        /// Whether the process makes its part of a report.
+        reports: bool,
     },
     /// A rank has ended.
     Left {
@@ -38,24 +42,31 @@ pub(crate) enum Notice {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Letter {
-    group: u64,
-    notice: Notice,
+/// What one process tells all others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Letter {
+    /// Of the group with this number.
+    Of(u64, Notice),
+    /// What the ranks of the process did last: a report is under way.
+    Records(Snapshot),
+    /// The records of all have been compared.
+    Compared,
+}
+
+impl Letter {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        control::encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        control::decode(bytes)
+    }
 }
 
 impl Notice {
     /// The bytes that tell the other processes.
     pub(crate) fn encode(self, group: u64) -> Result<Vec<u8>, String> {
-        control::encode(&Letter {
-            group,
-            notice: self,
-        })
-    }
-
-    /// Which group a notice is about, and what it says.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(u64, Self), String> {
-        control::decode(bytes).map(|Letter { group, notice }| (group, notice))
+        Letter::Of(group, self).encode()
     }
 
     /// How a rank ended.
@@ -258,27 +269,70 @@ fn shortened(text: &str) -> String {
 /// What must hold of any bytes that come as a notice.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_notice(bytes: &[u8]) {
+    use crate::record::compare;
     crate::fuzzing::check_message::<Letter>(bytes);
-    if let Ok((_, Notice::Failed { failure, .. })) = Notice::decode(bytes) {
-        let error = Error::from(*failure);
-        assert!(!error.to_string().is_empty());
-        // It is told on in turn, and then it is small.
-        let failure = Box::new(Failure::new(&error, 0));
-        let again = Notice::Failed { failure, done: 0 }.encode(0);
-        assert!(again.is_ok());
+    match Letter::decode(bytes) {
+        Ok(Letter::Of(_, Notice::Failed { failure, .. })) => {
+            let error = Error::from(*failure);
+            assert!(!error.to_string().is_empty());
+            // It is told on in turn.
+            let again = Notice::Failed {
+                failure: Box::new(Failure::new(&error, 0)),
+                done: 0,
+                reports: false,
+            };
+            assert!(again.encode(0).is_ok());
+        }
+        Ok(Letter::Records(mut snapshot)) => {
+            let comparison = compare(&[snapshot.clone(), Snapshot::default()], 4);
+            assert!(!comparison.to_string().is_empty());
+            // In the end there is nothing to let go.
+            while snapshot.halve() {}
+            assert!(snapshot.ranks.iter().all(|rank| rank.operations.is_empty()));
+        }
+        Ok(Letter::Of(..) | Letter::Compared) | Err(_) => {}
     }
 }
 
 /// Notices of each kind, about a call.
 #[cfg(test)]
 pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
+    use crate::record::{Operation, RankRecord, State};
     let call = Arc::new(call.clone());
     let failed = |error: Error| {
         let failure = Box::new(Failure::new(&error, 3));
-        Notice::Failed { failure, done: 4 }.encode(9).unwrap()
+        let notice = Notice::Failed {
+            failure,
+            done: 4,
+            reports: true,
+        };
+        notice.encode(9).unwrap()
     };
     let reason = Departure::Panicked("index 7 is out of bounds".into());
+    let operation = |state, ended| Operation {
+        group: "all ranks".to_owned(),
+        call: (*call).clone(),
+        state,
+        entered: 70_000,
+        exchanged: None,
+        ended,
+    };
+    let record = |rank, operations| RankRecord {
+        rank,
+        taken: 90_000,
+        full: true,
+        operations,
+    };
+    let records = Snapshot {
+        groups: [("all ranks".to_owned(), vec![0, 1, 2])].into(),
+        ranks: vec![
+            record(0, vec![operation(State::Waiting, None)]),
+            record(1, vec![operation(State::Done, Some(80_000))]),
+        ],
+    };
     vec![
+        ("records", Letter::Records(records).encode().unwrap()),
+        ("compared", Letter::Compared.encode().unwrap()),
         (
             "left",
             Notice::left(1, &reason, 70_000, vec![(0, 3), (2, 1)])
@@ -333,10 +387,18 @@ mod tests {
         let bytes = Notice::Failed {
             failure: Box::new(Failure::new(error, 3)),
             done: 4,
+            reports: true,
         };
         let bytes = bytes.encode(9).unwrap();
-        match Notice::decode(&bytes).unwrap() {
-            (9, Notice::Failed { failure, done: 4 }) => (*failure).into(),
+        match Letter::decode(&bytes).unwrap() {
+            Letter::Of(
+                9,
+                Notice::Failed {
+                    failure,
+                    done: 4,
+                    reports: true,
+                },
+            ) => (*failure).into(),
             other => panic!("{other:?}"),
         }
     }
@@ -396,9 +458,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_notice_or_an_error(bytes: Vec<u8>) {
+        fn any_bytes_are_a_letter_or_an_error(bytes: Vec<u8>) {
             // It must return; what it returns depends on the bytes.
-            let _ = Notice::decode(&bytes);
+            let _ = Letter::decode(&bytes);
         }
     }
 }

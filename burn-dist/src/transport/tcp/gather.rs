@@ -24,6 +24,7 @@ use super::connect::{Place, refused, unconnected};
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::auth::{HELLO, Role, authenticate};
+use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
 use crate::transport::locks::{lock, wait_for};
 
@@ -49,7 +50,7 @@ struct Hello {
 /// The connections of a process.
 pub(super) struct Gathered {
     /// By process; none for this one.
-    pub(super) streams: Vec<Option<TcpStream>>,
+    pub(super) streams: Vec<Option<Channel>>,
     /// Who was turned away.
     pub(super) rejected: Rejects,
 }
@@ -106,7 +107,7 @@ struct Port<'p> {
 
 struct State {
     /// By process.
-    streams: Vec<Option<TcpStream>>,
+    streams: Vec<Option<Channel>>,
     /// What the last attempt to connect met with, by process.
     reasons: Vec<Option<String>>,
     /// Who is being heard, the oldest first.
@@ -232,7 +233,7 @@ impl<'p> Port<'p> {
         }
     }
 
-    fn attempt(&self, peer: usize) -> Result<TcpStream, String> {
+    fn attempt(&self, peer: usize) -> Result<Channel, String> {
         let address = &self.place.addresses[peer];
         let time = self.left().min(HANDSHAKE).max(Duration::from_millis(1));
         let stream =
@@ -267,7 +268,7 @@ impl<'p> Port<'p> {
     }
 
     /// Lets a newcomer in or turns it away, and forgets it as a newcomer in the same step.
-    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, TcpStream), Reject>) {
+    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, Channel), Reject>) {
         let mut state = lock(&self.state);
         let of_number = |newcomer: &Newcomer| newcomer.number == number;
         let place = state.newcomers.iter().position(of_number);
@@ -310,7 +311,7 @@ impl<'p> Port<'p> {
         Ok(number)
     }
 
-    fn hear(&self, stream: TcpStream) -> Result<(usize, TcpStream), Reject> {
+    fn hear(&self, stream: TcpStream) -> Result<(usize, Channel), Reject> {
         let (stream, hello) = self.shake_hands(stream, Role::Accepts)?;
         let peer = hello.process;
         if peer <= self.place.process {
@@ -320,10 +321,15 @@ impl<'p> Port<'p> {
         Ok((peer, stream))
     }
 
-    fn shake_hands(&self, mut stream: TcpStream, role: Role) -> Result<(TcpStream, Hello), Reject> {
+    fn shake_hands(&self, socket: TcpStream, role: Role) -> Result<(Channel, Hello), Reject> {
         let deadline = self.deadline.min(Instant::now() + HANDSHAKE);
-        let secret = &self.place.secret;
-        let hello = authenticate(&mut stream, secret, role, PURPOSE, &self.hello, deadline)
+        let Place { secret, tls, .. } = self.place;
+        let opened = Channel::open(socket, tls.as_ref(), role, deadline);
+        let (stream, hello) = opened
+            .and_then(|stream| {
+                let hello = authenticate(&stream, secret, role, PURPOSE, &self.hello, deadline)?;
+                Ok((stream, hello))
+            })
             .map_err(Reject::Unproved)?;
         let hello: Hello = control::decode_within::<HELLO, _>(&hello).map_err(Reject::Foreign)?;
         let processes = self.place.addresses.len();

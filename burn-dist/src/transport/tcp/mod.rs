@@ -12,6 +12,9 @@
 //! message, and the pulse (`burn-dist-net-<process>-pulse`). Messages are written, and read while
 //! somebody waits for them, by the threads that call [`Network::exchange`].
 //!
+//! With certificates the connections are encrypted (`rendezvous/channel`). A stream that is cut short by
+//! somebody on the way is no end in good order: that takes a goodbye, which can't be forged then.
+//!
 //! What is found when: a broken connection at once, a frozen process or a silent network within a
 //! heartbeat and a round of the pulse (a quarter of a second at most).
 //!
@@ -42,6 +45,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::locks::lock;
 use super::network::{Cause, Come, Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
+use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::Rejects;
 use connection::Connection;
 use exchange::Exchange;
@@ -75,7 +79,7 @@ impl TcpNetwork {
     /// The system refuses a thread or an option of a socket.
     fn start(
         process: usize,
-        streams: Vec<Option<TcpStream>>,
+        streams: Vec<Option<Channel>>,
         heartbeat: Duration,
         rejected: Rejects,
     ) -> io::Result<Self> {
@@ -84,7 +88,7 @@ impl TcpNetwork {
         for (peer, stream) in streams.into_iter().enumerate() {
             connections.push(match stream {
                 Some(stream) => {
-                    prepare(&stream, heartbeat)?;
+                    prepare(stream.socket(), heartbeat)?;
                     Some(Arc::new(Connection::new(peer, stream, waker.clone())))
                 }
                 None => None,
@@ -221,6 +225,10 @@ impl Network for TcpNetwork {
     ) -> Result<bool, Lost> {
         let connection = |peer| self.connection(peer);
         Exchange::new(connection, sends, receives, overseer)?.run(deadline)
+    }
+
+    fn check(&self, process: usize) -> Result<(), Lost> {
+        self.connection(process)?.check()
     }
 
     fn notify(&self, notice: &[u8]) {

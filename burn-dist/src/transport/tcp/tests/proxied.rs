@@ -53,7 +53,7 @@ pub(crate) fn connect_through(
         match thread.join().unwrap() {
             Ok(network) => {
                 for connection in network.all() {
-                    let socket = SockRef::from(&connection.stream);
+                    let socket = SockRef::from(connection.stream.socket());
                     socket.set_send_buffer_size(NARROW).unwrap();
                 }
                 networks.push(network);
