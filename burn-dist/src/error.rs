@@ -292,7 +292,7 @@ impl fmt::Display for Departure {
 }
 
 /// Writes `rank 3`, `ranks 3 and 5` or `ranks 1, 3 and 5`.
-struct Ranks<'a>(&'a [usize]);
+pub(crate) struct Ranks<'a>(pub(crate) &'a [usize]);
 
 impl fmt::Display for Ranks<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -42,6 +42,10 @@
 //! Everything that a user, another rank or a device can cause is an [`Error`] that says what failed,
 //! where (rank, peer, operation and its number), and what to do. Every wait for another rank has a deadline. When one
 //! rank fails, all others stop at once with its reason.
+//!
+//! When ranks have waited for another in vain, or a process has fallen silent, the last operations of all
+//! ranks are compared, and an event of the crate `tracing` says who is behind, in which operation; what
+//! each rank did last is in files ([`Launcher::records`](launch::Launcher::records)).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Tests inside the crate share what those outside it use, which names the crate.
@@ -57,6 +61,7 @@ mod error;
 mod group;
 pub mod launch;
 pub mod random;
+mod record;
 mod rendezvous;
 mod transport;
 

@@ -240,3 +240,52 @@ fn the_launchers_timeout_is_the_groups() {
         .unwrap();
     assert_eq!(timeouts, [Duration::from_secs(7); 2]);
 }
+
+/// Runs two ranks, the second of which does not come until the first has given up.
+fn wait_in_vain(records: &std::path::Path) -> Error {
+    let given_up = std::sync::Barrier::new(2);
+    Launcher::new(devices(2))
+        .timeout(Duration::from_millis(100))
+        .records(records)
+        .run(|worker| {
+            let group = worker.group();
+            group.barrier()?;
+            let outcome = match worker.rank() {
+                0 => group.all_reduce(&mut [1.0_f32; 3], ReduceOp::Mean),
+                _ => Ok(()),
+            };
+            given_up.wait();
+            outcome
+        })
+        .unwrap_err()
+}
+
+#[test]
+fn ranks_that_wait_in_vain_leave_their_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = folder.path().join("new/records");
+    let error = wait_in_vain(&records);
+    assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+    let text = std::fs::read_to_string(records.join("burn-dist-comparison-0.txt")).unwrap();
+    assert!(
+        text.starts_with("rank 1 is behind: it last finished barrier #0 "),
+        "{text}"
+    );
+    for (rank, last) in [(0, "all_reduce"), (1, "barrier")] {
+        let file = records.join(format!("burn-dist-rank-{rank}.json"));
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!(record["rank"], rank);
+        assert_eq!(record["groups"]["all ranks"], serde_json::json!([0, 1]));
+        let operations = record["operations"].as_array().unwrap();
+        assert_eq!(operations.last().unwrap()["operation"], last);
+    }
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 3);
+}
+
+#[test]
+fn records_that_cannot_be_written_do_not_hide_the_failure() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = wait_in_vain(file.path());
+    assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+}

@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use training::{Digits, Stop};
 
 /// Train a CNN on handwritten digits, data-parallel.
@@ -34,8 +36,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let options = Cli::parse().options;
+    // Warnings are for everybody: whom a job waits for, whom it turned away.
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(filter.from_env_lossy())
         .with_writer(std::io::stderr)
         .init();
     match run(&options) {
@@ -60,7 +64,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         devices,
         backend,
         note,
-    } = Devices::select(
+    } = Devices::select_for(
+        job.as_ref(),
         backend(options),
         options.gpus as usize,
         options.oversubscribe,
@@ -78,9 +83,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         ));
     }
 
-    let outcomes = Launcher::new(devices)
-        .job(job)
-        .run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let mut launcher = Launcher::new(devices).job(job);
+    if let Some(folder) = &options.records {
+        launcher = launcher.records(folder);
+    }
+    let outcomes = launcher.run(|worker| training::train(&worker, options, &digits, &stop))?;
     // All ranks end with the same figures.
     match outcomes.first() {
         Some(_) if !first => Ok(()),

@@ -47,6 +47,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 
+    /// Folder for what each rank did last, if ranks wait for one another in vain [default: one among the
+    /// system's temporary files, which is told then]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) records: Option<PathBuf>,
+
     /// Let replicas share a GPU where there are fewer GPUs than replicas [default: off]
     #[arg(long)]
     pub(crate) oversubscribe: bool,

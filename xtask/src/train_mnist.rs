@@ -164,6 +164,9 @@ fn flags(options: &Options) -> Vec<OsString> {
             pair("--tls-name", name.into());
         }
     }
+    if let Some(folder) = &options.records {
+        pair("--records", folder.into());
+    }
     for (set, flag) in [
         (options.download, "--download"),
         (options.oversubscribe, "--oversubscribe"),

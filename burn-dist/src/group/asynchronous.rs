@@ -120,7 +120,7 @@ impl ProcessGroup {
             Ok(ticket) => ticket,
             Err(error) => return Work::ready(rank, Err(error)),
         };
-        let (job, work) = Work::new(rank, move || operation(ticket.entry()));
+        let (job, work) = Work::new(rank, move || ticket.run(operation));
         match self.member.submit(job) {
             Ok(()) => work,
             Err(error) => {

@@ -25,19 +25,21 @@ impl Ticket {
         self.call.sequence
     }
 
-    pub(super) fn entry(&self) -> Entry<'_> {
+    /// Runs the operation that the ticket was taken for.
+    pub(super) fn run<R>(&self, operation: impl FnOnce(Entry<'_>) -> Result<R>) -> Result<R> {
         let Self {
             core,
             call,
             timeout,
         } = self;
         let (meeting, rank) = (&*core.meeting, core.rank);
-        Entry {
+        let entry = Entry {
             meeting,
             rank,
             call: Arc::clone(call),
             timeout: *timeout,
-        }
+        };
+        meeting.recorded(rank, call, || operation(entry))
     }
 }
 

@@ -23,8 +23,8 @@ pub(super) struct Core {
     pub(super) meeting: Arc<Meeting>,
     /// The rank within the group.
     pub(super) rank: usize,
-    /// This process's part in the job, if there are other processes: it ends with the last seat.
-    pub(super) world: Option<Arc<World>>,
+    /// This process's part in the job: it ends with the last seat.
+    pub(super) world: Arc<World>,
     /// How many collective calls this rank has made.
     collectives: AtomicU64,
     /// How many point-to-point calls this rank has made; these are counted apart, because the others
@@ -33,7 +33,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(meeting: Arc<Meeting>, rank: usize, world: Option<Arc<World>>) -> Arc<Self> {
+    pub(super) fn new(meeting: Arc<Meeting>, rank: usize, world: Arc<World>) -> Arc<Self> {
         let (collectives, messages) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self {
             meeting,

@@ -22,12 +22,13 @@ mod work;
 mod world;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Departure, Error, Result};
-use crate::transport::processes::World;
+use crate::transport::processes::{Reporter, World};
 use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
@@ -83,24 +84,31 @@ impl ProcessGroup {
     /// A group over threads of this process: one membership for each rank, in rank order, to be given
     /// to one thread each.
     ///
+    /// When ranks wait for another in vain, an event of the crate `tracing` says who is behind. (A
+    /// [`Launcher`](crate::launch::Launcher) also writes what each rank did last.)
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] if `world_size` is 0.
     pub fn threads(world_size: usize) -> Result<Vec<Self>> {
-        Self::meet(world_size, "ProcessGroup::threads", false)
+        Self::meet(world_size, "ProcessGroup::threads", None)
     }
 
-    /// As [`Self::threads`], for ranks whose ends a launcher reports with [`Self::leave`].
-    pub(crate) fn launched(world_size: usize) -> Result<Vec<Self>> {
-        Self::meet(world_size, "launch", true)
+    /// As [`Self::threads`], for ranks whose ends a launcher reports with [`Self::leave`], and whose
+    /// records are written to the folder when they wait in vain.
+    pub(crate) fn launched(world_size: usize, records: PathBuf) -> Result<Vec<Self>> {
+        Self::meet(world_size, "launch", Some(records))
     }
 
     /// A group of one rank: every call is right away its own answer.
     pub fn single() -> Self {
-        let core = Core::new(Meeting::local(vec![0]), 0, None);
+        let reporter = Reporter::alone(1, None);
+        let meeting = Meeting::local(vec![0], &reporter);
+        let core = Core::new(meeting, 0, World::alone(reporter));
         Self::seat(core, &Lineage::new(false), DEFAULT_TIMEOUT)
     }
 
-    fn meet(world_size: usize, call: &'static str, launched: bool) -> Result<Vec<Self>> {
+    /// A launcher, and nobody else, says where to write records.
+    fn meet(world_size: usize, call: &'static str, records: Option<PathBuf>) -> Result<Vec<Self>> {
         if world_size == 0 {
             let message = "a group needs at least one rank".to_owned();
             return Err(Error::InvalidArgument {
@@ -109,20 +117,23 @@ impl ProcessGroup {
                 message,
             });
         }
-        let meeting = Meeting::local((0..world_size).collect());
+        let launched = records.is_some();
+        let reporter = Reporter::alone(world_size, records);
+        let meeting = Meeting::local((0..world_size).collect(), &reporter);
         let seats = 0..world_size;
-        Ok(Self::seats(&meeting, seats, None, launched))
+        let world = World::alone(reporter);
+        Ok(Self::seats(&meeting, seats, &world, launched))
     }
 
     /// Fresh memberships of these ranks.
     fn seats(
         meeting: &Arc<Meeting>,
         ranks: Range<usize>,
-        world: Option<&Arc<World>>,
+        world: &Arc<World>,
         launched: bool,
     ) -> Vec<Self> {
         let seat = |rank| {
-            let core = Core::new(Arc::clone(meeting), rank, world.cloned());
+            let core = Core::new(Arc::clone(meeting), rank, Arc::clone(world));
             Self::seat(core, &Lineage::new(launched), DEFAULT_TIMEOUT)
         };
         ranks.map(seat).collect()

@@ -21,7 +21,7 @@ impl ProcessGroup {
     /// # Errors
     /// See [above](#errors-of-all-calls).
     pub fn barrier(&self) -> Result<()> {
-        collective::barrier(self.barrier_ticket().entry())
+        self.barrier_ticket().run(collective::barrier)
     }
 
     /// Copies the buffer of rank `root` into that of every other rank. All are of equal length.
@@ -30,7 +30,7 @@ impl ProcessGroup {
     /// See [above](#errors-of-all-calls).
     pub fn broadcast<T: Element>(&self, buffer: &mut [T], root: usize) -> Result<()> {
         let ticket = self.broadcast_ticket::<T>(&[buffer.len()], root)?;
-        collective::broadcast(ticket.entry(), buffer, root)
+        ticket.run(|entry| collective::broadcast(entry, buffer, root))
     }
 
     /// Combines the buffers of all ranks, element by element, into that of rank `root`; the others'
@@ -40,7 +40,7 @@ impl ProcessGroup {
     /// See [above](#errors-of-all-calls).
     pub fn reduce<T: Element>(&self, buffer: &mut [T], op: ReduceOp, root: usize) -> Result<()> {
         let ticket = self.reduce_ticket::<T>(&[buffer.len()], op, root)?;
-        collective::reduce(ticket.entry(), buffer, op, root)
+        ticket.run(|entry| collective::reduce(entry, buffer, op, root))
     }
 
     /// Combines the buffers of all ranks, element by element, into each of them. The result is the
@@ -50,7 +50,7 @@ impl ProcessGroup {
     /// See [above](#errors-of-all-calls).
     pub fn all_reduce<T: Element>(&self, buffer: &mut [T], op: ReduceOp) -> Result<()> {
         let ticket = self.all_reduce_ticket::<T>(&[buffer.len()], op);
-        collective::all_reduce(ticket.entry(), buffer, op)
+        ticket.run(|entry| collective::all_reduce(entry, buffer, op))
     }
 
     /// Puts the inputs of all ranks, in rank order, into the output of rank `root`: `world_size` times
@@ -66,7 +66,7 @@ impl ProcessGroup {
     ) -> Result<()> {
         let lengths = (input.len(), output.as_ref().map(|output| output.len()));
         let ticket = self.gather_ticket::<T>(&[input.len()], lengths.0, lengths.1, root)?;
-        collective::gather(ticket.entry(), input, output, root)
+        ticket.run(|entry| collective::gather(entry, input, output, root))
     }
 
     /// Puts the inputs of all ranks, in rank order, into every rank's output: `world_size` times as
@@ -76,7 +76,7 @@ impl ProcessGroup {
     /// See [above](#errors-of-all-calls).
     pub fn all_gather<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<()> {
         let ticket = self.all_gather_ticket::<T>(&[input.len()], input.len(), output.len())?;
-        collective::all_gather(ticket.entry(), input, output)
+        ticket.run(|entry| collective::all_gather(entry, input, output))
     }
 
     /// Copies part `r` of the input of rank `root` into the output of rank `r`. The input is
@@ -92,7 +92,7 @@ impl ProcessGroup {
     ) -> Result<()> {
         let (shape, length) = ([output.len()], input.map(<[T]>::len));
         let ticket = self.scatter_ticket::<T>(&shape, length, output.len(), root)?;
-        collective::scatter(ticket.entry(), input, output, root)
+        ticket.run(|entry| collective::scatter(entry, input, output, root))
     }
 
     /// Combines part `r` of all ranks' inputs, element by element, into the output of rank `r`. The
@@ -108,7 +108,7 @@ impl ProcessGroup {
     ) -> Result<()> {
         let shape = [input.len()];
         let ticket = self.reduce_scatter_ticket::<T>(&shape, input.len(), output.len(), op)?;
-        collective::reduce_scatter(ticket.entry(), input, output, op)
+        ticket.run(|entry| collective::reduce_scatter(entry, input, output, op))
     }
 
     /// Copies part `r` of the input of rank `p` into part `p` of the output of rank `r`, for all `p` and
@@ -118,7 +118,7 @@ impl ProcessGroup {
     /// See [above](#errors-of-all-calls).
     pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<()> {
         let ticket = self.all_to_all_ticket::<T>(&[input.len()], input.len(), output.len())?;
-        collective::all_to_all(ticket.entry(), input, output)
+        ticket.run(|entry| collective::all_to_all(entry, input, output))
     }
 
     /// Sends a copy of the elements to rank `to`, and does not wait for it to be received. Messages of
@@ -161,9 +161,11 @@ impl ProcessGroup {
             to,
             tag,
         };
-        self.core()
-            .meeting
-            .send(route, call, self.timeout(), bytemuck::cast_slice(elements))
+        let (core, bytes) = (self.core(), bytemuck::cast_slice(elements));
+        let meeting = &core.meeting;
+        meeting.recorded(core.rank, &call, || {
+            meeting.send(route, call.clone(), self.timeout(), bytes)
+        })
     }
 
     pub(super) fn recv_shaped<T: Element>(
@@ -186,9 +188,10 @@ impl ProcessGroup {
             tag,
         };
         let bytes = bytemuck::cast_slice_mut(buffer);
-        self.core()
-            .meeting
-            .receive(route, call, self.timeout(), bytes)
+        let (core, meeting) = (self.core(), &self.core().meeting);
+        meeting.recorded(core.rank, &call, || {
+            meeting.receive(route, call.clone(), self.timeout(), bytes)
+        })
     }
 
     fn message_call<T: Element>(
@@ -215,7 +218,8 @@ impl ProcessGroup {
     pub(crate) fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let call = "all_gather_bytes";
         let ticket = self.ticket(call, "", &[], Detail::default());
-        let gathered = collective::all_gather_bytes(ticket.entry(), bytes, LARGEST_GATHERING)?;
+        let gathered =
+            ticket.run(|entry| collective::all_gather_bytes(entry, bytes, LARGEST_GATHERING))?;
         gathered.map_err(|total| Error::InvalidArgument {
             rank: self.global_rank(),
             call,
@@ -244,7 +248,7 @@ impl ProcessGroup {
                 ..Detail::default()
             },
         );
-        collective::broadcast_bytes(ticket.entry(), bytes, root)
+        ticket.run(|entry| collective::broadcast_bytes(entry, bytes, root))
     }
 }
 

@@ -31,7 +31,8 @@ impl ProcessGroup {
         let mine: Ballot = [i64::from(colour.is_some()), colour.unwrap_or(0) as i64, key];
         let mut ballots: Vec<Ballot> = vec![Ballot::default(); self.world_size()];
         let ticket = self.ticket("split", "", &[], Detail::default());
-        collective::all_gather::<i64>(ticket.entry(), &mine, ballots.as_flattened_mut())?;
+        ticket
+            .run(|entry| collective::all_gather::<i64>(entry, &mine, ballots.as_flattened_mut()))?;
         let Some(colour) = colour else {
             return Ok(None);
         };

@@ -1,11 +1,12 @@
 //! The group of all ranks of a job whose ranks lie in several processes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ProcessGroup;
 use crate::error::{Error, Result};
 use crate::transport::network::Network;
-use crate::transport::processes::{Layout, Registry, World};
+use crate::transport::processes::{Layout, Registry, Reporter, World};
 use crate::transport::threads::Meeting;
 
 /// The number of the group of all ranks, which begins all others' numbers.
@@ -23,20 +24,23 @@ impl ProcessGroup {
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
     ) -> Result<Vec<Self>> {
-        Self::begin(network, ranks_per_process, false)
+        Self::begin(network, ranks_per_process, None, false)
     }
 
-    /// As [`Self::world`], for ranks whose ends a launcher reports with [`Self::leave`].
+    /// As [`Self::world`], for ranks whose ends a launcher reports with [`Self::leave`], and whose records
+    /// are written to the folder when they wait in vain.
     pub(crate) fn launched_world(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
+        records: PathBuf,
     ) -> Result<Vec<Self>> {
-        Self::begin(network, ranks_per_process, true)
+        Self::begin(network, ranks_per_process, Some(records), true)
     }
 
-    fn begin(
+    pub(super) fn begin(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
+        records: Option<PathBuf>,
         launched: bool,
     ) -> Result<Vec<Self>> {
         let (here, processes) = (network.process(), network.processes());
@@ -56,13 +60,14 @@ impl ProcessGroup {
             .flat_map(|process| vec![process; ranks_per_process[process]])
             .collect();
         let ranks = (0..hosts.len()).collect();
-        let registry = Arc::new(Registry::default());
+        let reporter = Reporter::among(network.clone(), ranks_per_process, records);
+        let registry = Registry::new(&reporter);
         let meeting = match Layout::new(ALL, &hosts, here) {
-            Some(layout) => Meeting::across(ranks, layout, network.clone(), &registry),
-            None => Meeting::local(ranks),
+            Some(layout) => Meeting::across(ranks, layout, network.clone(), &registry, &reporter),
+            None => Meeting::local(ranks, &reporter),
         };
-        let world = World::new(network, &registry);
+        let world = World::new(network, &registry, reporter);
         let local = first..first + ranks_per_process[here];
-        Ok(Self::seats(&meeting, local, Some(&world), launched))
+        Ok(Self::seats(&meeting, local, &world, launched))
     }
 }

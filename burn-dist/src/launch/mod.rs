@@ -3,6 +3,7 @@
 //! Callers: training programs.
 
 mod devices;
+mod failures;
 mod threads;
 
 pub use devices::{Backend, Devices};

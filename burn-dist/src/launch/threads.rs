@@ -10,15 +10,16 @@
 //!
 //! Callers: users, `examples`.
 
-use std::any::Any;
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
+use super::failures::{Failures, failure_of, panic_message};
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
 use crate::rendezvous::{self, JobConfig, Joined};
@@ -92,6 +93,7 @@ pub struct Launcher {
     timeout: Duration,
     threads: Option<usize>,
     job: Option<JobConfig>,
+    records: Option<PathBuf>,
 }
 
 impl Launcher {
@@ -102,6 +104,7 @@ impl Launcher {
             timeout: DEFAULT_TIMEOUT,
             threads: None,
             job: None,
+            records: None,
         }
     }
 
@@ -117,6 +120,17 @@ impl Launcher {
     #[must_use]
     pub fn threads_per_replica(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// The folder for what each rank did last, in `burn-dist-rank-<rank>.json`, and for the comparison of
+    /// all ranks, in `burn-dist-comparison-<process>.txt`, which one process writes. They are written
+    /// when ranks have waited for one another in vain, or a process has fallen silent. By default it is a
+    /// folder among the system's temporary files, with a name that no other job has; an event of the
+    /// crate `tracing` tells it.
+    #[must_use]
+    pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.records = Some(folder.into());
         self
     }
 
@@ -202,7 +216,10 @@ impl Launcher {
     /// The memberships of this process's ranks in the group of all ranks.
     fn join(&self) -> Result<Vec<ProcessGroup>> {
         let Some(job) = &self.job else {
-            return ProcessGroup::launched(self.devices.len());
+            // The standard library's hashers are seeded at random.
+            let number = RandomState::new().hash_one(std::process::id());
+            let records = self.folder(number.into());
+            return ProcessGroup::launched(self.devices.len(), records);
         };
         let deadline = Instant::now() + job.get_join_timeout();
         let Joined {
@@ -210,6 +227,7 @@ impl Launcher {
             addresses,
             listener,
             job: number,
+            heartbeat,
             // The store has done its work when all are connected.
             store: _store,
             host: _host,
@@ -221,8 +239,9 @@ impl Launcher {
             job: number,
             secret: job.get_secret().clone(),
             tls: job.get_tls().cloned(),
-            heartbeat: job.get_heartbeat(),
+            heartbeat,
         };
+        let records = self.folder(u128::from_be_bytes(number));
         let network = connect(place, deadline)?;
         tracing::info!(
             process = job.process(),
@@ -230,7 +249,13 @@ impl Launcher {
             strangers = network.rejected(),
             "all processes of the job are connected"
         );
-        ProcessGroup::launched_world(network, &ranks_per_process)
+        ProcessGroup::launched_world(network, &ranks_per_process, records)
+    }
+
+    /// Where records are written, for the job with this number.
+    fn folder(&self, job: u128) -> PathBuf {
+        let by_default = || std::env::temp_dir().join(format!("burn-dist-{job:032x}"));
+        self.records.clone().unwrap_or_else(by_default)
     }
 
     /// How many threads each replica on the CPU gets.
@@ -293,76 +318,6 @@ where
         }
     }
     None
-}
-
-/// The failures of the ranks, in the order in which they came.
-#[derive(Default)]
-struct Failures(Mutex<Vec<Error>>);
-
-impl Failures {
-    /// Notes a rank's failure, and then tells the group: what the others make of it comes later.
-    fn note(&self, group: &ProcessGroup, error: &Error) {
-        let own = match error {
-            Error::Worker { reason, .. } => Some(reason.clone()),
-            Error::System { .. } => Some(Departure::Failed(error.to_string().into())),
-            _ => None,
-        };
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(error.clone());
-        let reason = own.unwrap_or_else(|| {
-            // Not this rank's doing, so its other groups are told the cause rather than its end.
-            group.fail(error);
-            Departure::Failed(error.to_string().into())
-        });
-        group.leave(&reason);
-    }
-
-    /// The failure that started it: the first, unless that only reports another rank's end.
-    fn first(self) -> Option<Error> {
-        let failures = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let own = failures
-            .iter()
-            .find(|error| !matches!(error, Error::PeerLeft { .. }));
-        own.or(failures.first()).cloned()
-    }
-}
-
-/// A worker's error: the group's own error if it is one, at whatever depth; else the rank's failure.
-fn failure_of(rank: usize, cause: &(dyn std::error::Error + 'static)) -> Error {
-    let mut next = Some(cause);
-    let mut message = String::new();
-    while let Some(error) = next {
-        if let Some(
-            group @ (Error::Mismatch { .. }
-            | Error::Timeout { .. }
-            | Error::PeerLeft { .. }
-            | Error::Lost { .. }
-            | Error::Aborted { .. }),
-        ) = error.downcast_ref::<Error>()
-        {
-            return group.clone();
-        }
-        if !message.is_empty() {
-            message.push_str(": ");
-        }
-        message.push_str(&error.to_string());
-        next = error.source();
-    }
-    Error::Worker {
-        rank,
-        reason: Departure::Failed(message.into()),
-    }
-}
-
-/// What a panic said.
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "(with a value that is not a message)".to_owned())
 }
 
 /// Runs `body` on a pool of its own, whose threads have ended when this returns.

@@ -100,7 +100,8 @@ impl JobConfig {
         self
     }
 
-    /// After how long a silence another process is given up (default: 10 seconds).
+    /// After how long a silence another process is given up (default: 10 seconds). Process 0's counts for
+    /// the whole job.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;

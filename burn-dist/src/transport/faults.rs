@@ -199,6 +199,10 @@ impl<N: Breakable> Network for Faulty<N> {
         self.inner.receive(from, tag, deadline)
     }
 
+    fn check(&self, process: usize) -> Result<(), Lost> {
+        self.inner.check(process)
+    }
+
     fn notify(&self, notice: &[u8]) {
         self.inner.notify(notice);
     }

@@ -265,6 +265,10 @@ impl Network for MemoryNetwork {
         Ok(true)
     }
 
+    fn check(&self, process: usize) -> Result<(), Lost> {
+        lock(&self.hub.state).check(self.process, process)
+    }
+
     fn notify(&self, notice: &[u8]) {
         let state = lock(&self.hub.state);
         for peer in 0..self.processes() {

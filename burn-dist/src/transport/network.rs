@@ -82,6 +82,12 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
         overseer: &dyn Overseer,
     ) -> Result<bool, Lost>;
 
+    /// Whether a process can still be reached, as far as is known; without waiting.
+    ///
+    /// # Errors
+    /// It is lost, or has left.
+    fn check(&self, process: usize) -> Result<(), Lost>;
+
     /// Tells every process (that can still be reached) why this one can't go on, without waiting.
     fn notify(&self, notice: &[u8]);
 

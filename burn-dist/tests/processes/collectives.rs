@@ -32,6 +32,10 @@ pub(crate) fn script(group: &ProcessGroup) -> Result<Results> {
         reductions(&mut results, group, seed, length)?;
         moves(&mut results, group, seed, length)?;
     }
+    // A stream of many chunks.
+    let mut buffer = values::<f32>(9, group.rank(), 2_000_003);
+    group.all_reduce(&mut buffer, ReduceOp::Mean)?;
+    note(&mut results, group, "all_reduce", &buffer);
     // Groups that lie across processes, in the opposite order of ranks; and a group of one of them.
     let rank = group.rank();
     for (seed, colour) in [(11, rank % 2), (12, rank.div_ceil(2))] {

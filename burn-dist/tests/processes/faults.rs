@@ -10,6 +10,7 @@ use burn_dist::{ReduceOp, Result};
 use rustix::process::Signal;
 
 use crate::job::{Job, Plan};
+use crate::records;
 use crate::worker::{Failure, tell};
 
 /// For what is noticed by itself: a broken connection, a failure that is told.
@@ -134,6 +135,9 @@ fn a_stopped_process_is_missed_after_a_heartbeat() {
     let end = job.wait_for_ends(&[0, 2]);
     assert_within(heartbeat + AFTER_SILENCE, start, end, &job);
     assert_lost(&job, "was silent for 1.");
+    records::assert_left_by(&job, &[0, 1, 4, 5]);
+    let words = "in all_reduce #";
+    records::assert_compared(&job, words, "ranks 2 and 3 sent no record");
     job.signal(1, Signal::KILL);
     job.wait_for_all();
 }

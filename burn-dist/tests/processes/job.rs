@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::worker::{MARK, Place, VARIABLE};
 
 /// How long anything may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a job is started with.
 pub(crate) struct Plan {
@@ -242,11 +242,21 @@ impl Job {
             .flat_map(|&process| self.told(process))
     }
 
+    /// The folder for the records of the job's ranks.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.folder.path().join("records")
+    }
+
+    /// What a process has written to its standard error.
+    pub(crate) fn errors_of(&self, process: usize) -> String {
+        fs::read_to_string(self.complaints(process)).unwrap_or_default()
+    }
+
     /// All that is known, for a test that fails.
     pub(crate) fn report(&self) -> String {
         let mut report = String::new();
         for (process, of_job) in &self.processes {
-            let complaints = fs::read_to_string(self.complaints(*process)).unwrap_or_default();
+            let complaints = self.errors_of(*process);
             let (told, ended) = (&of_job.told, of_job.ended);
             let lines = format!("process {process}: {told:#?}, ended {ended:?}\n{complaints}\n");
             report.push_str(&lines);

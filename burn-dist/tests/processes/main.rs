@@ -17,6 +17,7 @@ mod job;
 mod mismatches;
 #[cfg(target_os = "linux")]
 mod namespaces;
+mod records;
 mod restarts;
 #[path = "../support/mod.rs"]
 mod support;

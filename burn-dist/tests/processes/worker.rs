@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use burn_dist::launch::{Launcher, Worker};
 use burn_dist::{JobConfig, Secret, Tls};
 
-use crate::{collectives, faults, mismatches, restarts};
+use crate::{collectives, faults, mismatches, records, restarts};
 
 /// Tells a process of a job its [`Place`].
 pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
@@ -68,6 +68,11 @@ impl Place {
         }
     }
 
+    /// Where the job's records go: beside the file with its address.
+    fn records(&self) -> PathBuf {
+        self.address_file.with_file_name("records")
+    }
+
     fn job(&self) -> JobConfig {
         let mut job = JobConfig::new(self.process, self.processes, &self.master)
             .secret(Secret::new(SECRET))
@@ -98,6 +103,11 @@ fn worker_process() {
         return;
     };
     let place = Place::from_line(&line);
+    // What the library has to say goes where errors go.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let work = match place.role.as_str() {
         "collectives" => collectives::work,
         "mismatches" => mismatches::work,
@@ -106,6 +116,7 @@ fn worker_process() {
         "fail" => faults::fail_once,
         "abort" => faults::abort_once,
         "small" => restarts::work,
+        "hang" => records::hang,
         #[cfg(target_os = "linux")]
         "machines" => crate::namespaces::work,
         other => panic!("there is no role {other}"),
@@ -122,6 +133,7 @@ fn worker_process() {
         .threads_per_replica(1)
         .timeout(Duration::from_mins(1))
         .job(place.job())
+        .records(place.records())
         .run(body);
     match outcome {
         Ok(_) => tell("done"),

@@ -28,7 +28,8 @@ use crate::transport::threads::{Abroad, Carrier, Floor, Inward, Lent, Outward};
 
 /// How many bytes a place receives of its own segment in one step: what is merged fits into a usual
 /// second-level cache with what comes next, and system calls don't count.
-const STEP_BYTES: usize = 512 << 10;
+/// (Tests inside the crate make many steps of little.)
+const STEP_BYTES: usize = if cfg!(test) { 3000 } else { 512 << 10 };
 
 /// One chunk, as a place that does not own it sees it; or as its owner does.
 struct Cell<'b> {

@@ -221,7 +221,7 @@ impl ProcessGroup {
         operation: impl FnOnce(Entry<'_>) -> Result<R> + Send + 'static,
     ) -> Work<R> {
         match on {
-            On::This => self.done(ticket.and_then(|ticket| operation(ticket.entry()))),
+            On::This => self.done(ticket.and_then(|ticket| ticket.run(operation))),
             On::Communication => self.start(ticket, operation),
         }
     }

@@ -5,6 +5,7 @@
 mod collectives;
 mod failures;
 mod faults;
+mod records;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 

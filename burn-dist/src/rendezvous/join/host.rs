@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::register;
-use super::system;
+use super::{Attempt, persist, system};
 use crate::error::{JoinFailure, Result};
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
@@ -26,9 +26,18 @@ pub(crate) struct Host {
 
 impl Host {
     /// Listens at the master's address and serves the store there.
-    pub(super) fn start(config: &JobConfig, name: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(
+        config: &JobConfig,
+        (name, port): (&str, u16),
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<Self> {
         let named = |failure| config.fault(config.master().to_owned(), failure);
-        let master = address::resolve(name, port).map_err(named)?;
+        // A machine's own name may be known only a while after it is up, as a Pod's is.
+        let master = persist(config, started, deadline, || {
+            address::resolve(name, port)
+                .map_err(|failure| (config.master().to_owned(), Attempt::Again(failure)))
+        })?;
         let secret = config.get_secret();
         let listener = match config.take_listener() {
             Some(listener) => listener,

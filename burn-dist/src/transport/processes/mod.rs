@@ -2,14 +2,17 @@
 //!
 //! - `layout`: which process hosts which rank of a group;
 //! - `notice`: what they tell one another of failures and departures, in wire form;
-//! - `registry`: one per process: which groups it has, and so whom a notice is for.
+//! - `registry`: one per process: which groups it has, and so whom a notice is for;
+//! - `reporter`: what all tell one another of their ranks' last operations when the job hangs.
 //!
 //! Callers: `threads::Meeting` for the groups that lie in several processes, `group` to begin a job.
 
 mod layout;
 mod notice;
 mod registry;
+mod reporter;
 
 pub(crate) use layout::{Layout, Place};
 pub(crate) use notice::{Failure, Notice};
 pub(crate) use registry::{Registry, Told, World};
+pub(crate) use reporter::Reporter;

@@ -1,9 +1,10 @@
-//! What processes tell one another of a group: its failure, and how ranks left it.
+//! What processes tell one another: of a group, its failure and how ranks left it; of themselves, what
+//! their ranks did last.
 //!
-//! Invariant: a notice is small whatever a user's message says, and whatever bytes come are a notice or
+//! Invariant: a notice is small whatever a user's message says, and whatever bytes come are a letter or
 //! an error.
 //!
-//! Callers: `registry` reads them, `threads` makes and heeds them.
+//! Callers: `registry` reads them, `threads` makes and heeds them, as `reporter` does those of records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control;
 use crate::error::{Call, Departure, Error};
+use crate::record::Snapshot;
 
 /// The most of a message's text that travels.
 const LONGEST_TEXT: usize = 8 << 10;
@@ -25,6 +27,8 @@ pub(crate) enum Notice {
         /// The operations before this one are done, as far as the process that tells it goes: it has
         /// sent all that the others need for them.
         done: u64,
+        /// Whether the process makes its part of a report.
+        reports: bool,
     },
     /// A rank has ended.
     Left {
@@ -38,24 +42,31 @@ pub(crate) enum Notice {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Letter {
-    group: u64,
-    notice: Notice,
+/// What one process tells all others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Letter {
+    /// Of the group with this number.
+    Of(u64, Notice),
+    /// What the ranks of the process did last: a report is under way.
+    Records(Snapshot),
+    /// The records of all have been compared.
+    Compared,
+}
+
+impl Letter {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        control::encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        control::decode(bytes)
+    }
 }
 
 impl Notice {
     /// The bytes that tell the other processes.
     pub(crate) fn encode(self, group: u64) -> Result<Vec<u8>, String> {
-        control::encode(&Letter {
-            group,
-            notice: self,
-        })
-    }
-
-    /// Which group a notice is about, and what it says.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(u64, Self), String> {
-        control::decode(bytes).map(|Letter { group, notice }| (group, notice))
+        Letter::Of(group, self).encode()
     }
 
     /// How a rank ended.
@@ -265,10 +276,18 @@ mod tests {
         let bytes = Notice::Failed {
             failure: Box::new(Failure::new(error, 3)),
             done: 4,
+            reports: true,
         };
         let bytes = bytes.encode(9).unwrap();
-        match Notice::decode(&bytes).unwrap() {
-            (9, Notice::Failed { failure, done: 4 }) => (*failure).into(),
+        match Letter::decode(&bytes).unwrap() {
+            Letter::Of(
+                9,
+                Notice::Failed {
+                    failure,
+                    done: 4,
+                    reports: true,
+                },
+            ) => (*failure).into(),
             other => panic!("{other:?}"),
         }
     }
@@ -328,9 +347,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_notice_or_an_error(bytes: Vec<u8>) {
+        fn any_bytes_are_a_letter_or_an_error(bytes: Vec<u8>) {
             // It must return; what it returns depends on the bytes.
-            let _ = Notice::decode(&bytes);
+            let _ = Letter::decode(&bytes);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The groups of one process, and how news from other processes reach them.
 //!
-//! Who owns what: every seat of the process holds the [`World`], which closes the network when the last
-//! is gone. The network holds the [`Registry`], and that only weak references to the groups: a thread of
-//! the network's never drops the last reference to the network that would join it.
+//! Who owns what: every seat of the process holds the [`World`], which waits for a report that is under
+//! way and closes the network when the last is gone. The network holds the [`Registry`], and that only
+//! weak references to the groups and the [`Reporter`]: a thread of the network's never drops the last
+//! reference to the network that would join it.
 //!
 //! Locks are taken in the order registry, group. News are handed on with the registry unlocked, but for
 //! those that came before their group.
@@ -12,7 +13,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::notice::Notice;
+use super::notice::{Letter, Notice};
+use super::reporter::Reporter;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Lost, Network, Watcher};
 
@@ -30,8 +32,10 @@ pub(crate) trait Told: Send + Sync {
 }
 
 /// The groups of one process.
-#[derive(Default)]
-pub(crate) struct Registry(Mutex<Book>);
+pub(crate) struct Registry {
+    book: Mutex<Book>,
+    reporter: Weak<Reporter>,
+}
 
 #[derive(Default)]
 struct Book {
@@ -42,10 +46,18 @@ struct Book {
 }
 
 impl Registry {
+    /// No groups yet; news of records are the reporter's.
+    pub(crate) fn new(reporter: &Arc<Reporter>) -> Arc<Self> {
+        Arc::new(Self {
+            book: Mutex::default(),
+            reporter: Arc::downgrade(reporter),
+        })
+    }
+
     /// Adds a group, and tells it what came before it was there.
     pub(crate) fn register<G: Told + 'static>(&self, number: u64, group: &Arc<G>) {
         let told: Arc<dyn Told> = group.clone();
-        let mut book = lock(&self.0);
+        let mut book = lock(&self.book);
         book.groups.retain(|_, group| group.strong_count() > 0);
         book.groups.insert(number, Arc::downgrade(&told));
         let (due, early) = std::mem::take(&mut book.early)
@@ -64,8 +76,12 @@ impl Registry {
 
 impl Watcher for Registry {
     fn lost(&self, lost: &Lost) {
+        // Before the groups fail, so that the records show where their ranks wait.
+        if let (Cause::Silent(_), Some(reporter)) = (&lost.cause, self.reporter.upgrade()) {
+            reporter.begin();
+        }
         let groups: Vec<_> = {
-            let mut book = lock(&self.0);
+            let mut book = lock(&self.book);
             if book.lost.iter().all(|known| known.process != lost.process) {
                 book.lost.push(lost.clone());
             }
@@ -77,19 +93,35 @@ impl Watcher for Registry {
     }
 
     fn notice(&self, from: usize, notice: &[u8]) {
-        let (number, notice) = match Notice::decode(notice) {
-            Ok(read) => read,
+        match Letter::decode(notice) {
+            Ok(Letter::Of(group, notice)) => self.hand_on(from, group, notice),
+            Ok(Letter::Records(snapshot)) => {
+                if let Some(reporter) = self.reporter.upgrade() {
+                    reporter.hear_records(from, snapshot);
+                }
+            }
+            Ok(Letter::Compared) => {
+                if let Some(reporter) = self.reporter.upgrade() {
+                    reporter.hear_compared();
+                }
+            }
             Err(message) => {
                 let cause = Cause::Malformed(format!("a notice: {message}").into());
-                return self.lost(&Lost {
+                self.lost(&Lost {
                     process: from,
                     address: format!("number {from}"),
                     cause,
                 });
             }
-        };
+        }
+    }
+}
+
+impl Registry {
+    /// Tells a group what a process said about it, or keeps it until the group is there.
+    fn hand_on(&self, from: usize, number: u64, notice: Notice) {
         let group = {
-            let mut book = lock(&self.0);
+            let mut book = lock(&self.book);
             if let Some(group) = book.groups.get(&number) {
                 // A group that is gone needs no news.
                 group.upgrade()
@@ -108,21 +140,37 @@ impl Watcher for Registry {
 }
 
 /// This process's part in a job; dropping it leaves the job.
-#[derive(Debug)]
 pub(crate) struct World {
-    network: Arc<dyn Network>,
+    /// None in a job of this process alone.
+    network: Option<Arc<dyn Network>>,
+    reporter: Arc<Reporter>,
 }
 
 impl World {
+    /// A job of this process alone.
+    pub(crate) fn alone(reporter: Arc<Reporter>) -> Arc<Self> {
+        let network = None;
+        Arc::new(Self { network, reporter })
+    }
+
     /// Begins to listen to the other processes.
-    pub(crate) fn new(network: Arc<dyn Network>, registry: &Arc<Registry>) -> Arc<Self> {
+    pub(crate) fn new(
+        network: Arc<dyn Network>,
+        registry: &Arc<Registry>,
+        reporter: Arc<Reporter>,
+    ) -> Arc<Self> {
         network.watch(registry.clone());
-        Arc::new(Self { network })
+        let network = Some(network);
+        Arc::new(Self { network, reporter })
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.network.close();
+        // A report needs the network.
+        self.reporter.close();
+        if let Some(network) = &self.network {
+            network.close();
+        }
     }
 }

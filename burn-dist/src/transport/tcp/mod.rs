@@ -219,6 +219,10 @@ impl Network for TcpNetwork {
         Exchange::new(connection, sends, receives, overseer)?.run(deadline)
     }
 
+    fn check(&self, process: usize) -> Result<(), Lost> {
+        self.connection(process)?.check()
+    }
+
     fn notify(&self, notice: &[u8]) {
         for connection in self.all() {
             match Posted::notice(notice) {

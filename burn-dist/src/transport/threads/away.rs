@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use super::meeting::{Gone, Meeting, State};
 use super::{lock, wait_for};
 use crate::error::{Call, Error};
+use crate::record::Group;
 use crate::transport::network::{Cause, Lost, Network};
-use crate::transport::processes::{Layout, Notice, Place, Registry, Told};
+use crate::transport::processes::{Layout, Notice, Place, Registry, Reporter, Told};
 
 /// How long a departure may take to be heard after the process has closed its network.
 const HEAR_OUT: Duration = Duration::from_secs(1);
@@ -103,15 +104,18 @@ impl DerefMut for Locked<'_> {
 }
 
 impl Meeting {
-    /// A meeting of the ranks that `layout` has, with those in other processes.
+    /// A meeting of the ranks of a job that `layout` has, with those in other processes.
     pub(crate) fn across(
         ranks: Vec<usize>,
         layout: Layout,
         network: Arc<dyn Network>,
         registry: &Arc<Registry>,
+        reporter: &Arc<Reporter>,
     ) -> Arc<Self> {
         let away = Away::new(layout, network, registry.clone());
-        let meeting = Self::new(ranks, Some(away));
+        let ranks: Arc<[usize]> = ranks.into();
+        let group = Group::root(ranks.clone());
+        let meeting = Self::new(ranks, group, Some(away), reporter);
         meeting.register();
         meeting
     }
@@ -196,6 +200,10 @@ impl Meeting {
     /// What the loss of a process means to the group, in this call: nothing new, if it has failed or all
     /// ranks of the process have left it.
     fn cut_off(&self, state: &mut State, lost: &Lost, call: Option<Arc<Call>>) -> Error {
+        if let Cause::Silent(_) = lost.cause {
+            // Before anybody is woken, so that the records show where the ranks wait.
+            self.reporter.begin();
+        }
         let place = self.place(lost.process);
         let ranks = place.map_or(&[][..], |place| &place.ranks);
         let gone = ranks.iter().map(|&rank| {
@@ -222,7 +230,14 @@ impl Told for Meeting {
     fn notice(&self, from: usize, notice: Notice) {
         let mut state = self.lock();
         match notice {
-            Notice::Failed { failure, done } => {
+            Notice::Failed {
+                failure,
+                done,
+                reports,
+            } => {
+                if reports {
+                    self.reporter.begin();
+                }
                 self.adopt(&mut state, (*failure).into(), done);
             }
             Notice::Left {

@@ -1,15 +1,13 @@
-//! The meeting of a group's ranks: which operations are under way, who has come to them, who has left,
-//! and the one error that ends it all.
+//! The meeting of a group's ranks: which operations are under way, and who has come to them.
 //!
 //! Operations are found by their sequence number, so several may be under way at once (a rank's
 //! communication thread in one, its own thread in the next). An operation is `open` while ranks are
 //! missing; when the last has come it is out of this module's hands, and nothing that happens to the
 //! group disturbs it any more.
 //!
-//! The first failure is kept for good. It wakes whoever waits, and every later call returns it.
-//!
-//! A group that lies in several processes has one meeting in each, of the ranks there. What they do for
-//! one another is in `across` (operations), `mail` (messages) and `away` (failures and departures).
+//! How a group ends is in `failure`. A group that lies in several processes has one meeting in each, of
+//! the ranks there. What they do for one another is in `across` (operations), `mail` (messages) and `away`
+//! (failures and departures).
 //!
 //! Callers: `collective` through [`Entry`], `group` for the rest.
 
@@ -23,7 +21,8 @@ use super::mail::{Mail, Streams};
 use super::relay::Relay;
 use super::shared::{Exchange, Floor, Lent, Missed};
 use crate::error::{Call, Departure, Error, Result};
-use crate::transport::processes::{Failure, Notice};
+use crate::record::{Group, Recorder};
+use crate::transport::processes::{Notice, Reporter};
 
 /// What the ranks of one group share.
 pub(crate) struct Meeting {
@@ -36,10 +35,13 @@ pub(crate) struct Meeting {
     pub(super) inboxes: Vec<Condvar>,
     /// How it reaches the ranks in other processes, if there are any.
     pub(super) away: Option<Away>,
+    /// The group as records name it, and who keeps them.
+    pub(super) group: Arc<Group>,
+    pub(super) reporter: Arc<Reporter>,
 }
 
 pub(super) struct State {
-    open: Vec<Open>,
+    pub(super) open: Vec<Open>,
     /// Operations that all ranks here have come to, and that are not over in the other processes.
     pub(super) carried: Vec<(Arc<Call>, Arc<Occasion>)>,
     pub(super) failure: Option<Error>,
@@ -47,7 +49,7 @@ pub(super) struct State {
     pub(super) mail: Mail,
     pub(super) streams: Streams,
     /// By rank, the operation after the last that it has come to; kept for the other processes.
-    reached: Vec<u64>,
+    pub(super) reached: Vec<u64>,
     /// What the other processes are to be told, in this order.
     pub(super) outbox: VecDeque<Notice>,
     births: Vec<Birth>,
@@ -76,12 +78,12 @@ pub(super) struct Gone {
 }
 
 /// An operation that not all ranks here have come to.
-struct Open {
+pub(super) struct Open {
     /// The call of all that have come: one that differs ends the group.
-    call: Arc<Call>,
+    pub(super) call: Arc<Call>,
     /// Ranks in other processes count as come.
-    came: Vec<bool>,
-    occasion: Arc<Occasion>,
+    pub(super) came: Vec<bool>,
+    pub(super) occasion: Arc<Occasion>,
 }
 
 /// What the ranks in one operation share.
@@ -140,6 +142,10 @@ impl Entry<'_> {
             || meeting.give_up(rank, call, timeout),
             share,
         );
+        let reporter = &meeting.reporter;
+        if meeting.away.is_some() && outcome.is_ok() {
+            reporter.recorder().exchanged(meeting.ranks[rank], call);
+        }
         outcome.map_err(|missed| match missed {
             Missed::Closed => meeting.fail(meeting.left(rank, "withdrew", None)),
             Missed::Broken(seat) => {
@@ -159,12 +165,17 @@ impl Entry<'_> {
 impl Meeting {
     /// A meeting of these global ranks, the first of which is rank 0 of the group. Ranks in other
     /// processes are reached through `away`, where there are any.
-    pub(super) fn new(ranks: Vec<usize>, away: Option<Away>) -> Arc<Self> {
+    pub(super) fn new(
+        ranks: Arc<[usize]>,
+        group: Arc<Group>,
+        away: Option<Away>,
+        reporter: &Arc<Reporter>,
+    ) -> Arc<Self> {
         let size = ranks.len();
         let seats = away.as_ref().map_or(size, |away| away.layout.local().len());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
-            ranks: ranks.into(),
+            ranks,
             watch: seats <= cores,
             state: Mutex::new(State {
                 open: Vec::new(),
@@ -179,12 +190,36 @@ impl Meeting {
             }),
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
             away,
+            group,
+            reporter: reporter.clone(),
         })
     }
 
-    /// A meeting of ranks that are all in this process.
-    pub(crate) fn local(ranks: Vec<usize>) -> Arc<Self> {
-        Self::new(ranks, None)
+    /// A meeting of the ranks of a job, which are all in this process.
+    pub(crate) fn local(ranks: Vec<usize>, reporter: &Arc<Reporter>) -> Arc<Self> {
+        let ranks: Arc<[usize]> = ranks.into();
+        let group = Group::root(ranks.clone());
+        Self::new(ranks, group, None, reporter)
+    }
+
+    /// Makes a rank's call, and keeps a record of how far it comes.
+    pub(crate) fn recorded<R>(
+        &self,
+        rank: usize,
+        call: &Arc<Call>,
+        operation: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        let (recorder, rank) = (self.reporter.recorder(), self.ranks[rank]);
+        recorder.enter(rank, &self.group, call);
+        let mut ending = Ending {
+            recorder,
+            rank,
+            call,
+            well: false,
+        };
+        let outcome = operation();
+        ending.well = outcome.is_ok();
+        outcome
     }
 
     /// The global rank of each member.
@@ -192,73 +227,9 @@ impl Meeting {
         &self.ranks
     }
 
-    /// Whether the group has failed.
-    pub(crate) fn has_failed(&self) -> bool {
-        lock(&self.state).failure.is_some()
-    }
-
-    /// Keeps `error` as the group's failure unless it has one, and returns the one it has.
-    pub(crate) fn fail(&self, error: Error) -> Error {
-        self.latch(&mut self.lock(), error)
-    }
-
     /// The state; what is put into its outbox is told when it is unlocked.
     pub(super) fn lock(&self) -> Locked<'_> {
         Locked::new(self, lock(&self.state))
-    }
-
-    /// Notes that a rank here has ended. That is a failure for the operations under way that it has
-    /// not come to, and for every later one; those it has come to are not disturbed.
-    pub(crate) fn leave(&self, rank: usize, reason: Departure) {
-        let mut state = self.lock();
-        if state.departed[rank].is_some() {
-            return;
-        }
-        if self.away.is_some() && state.failure.is_none() {
-            let sent = state.streams.sent_by(rank);
-            let notice = Notice::left(rank, &reason, state.reached[rank], sent);
-            state.outbox.push_back(notice);
-        }
-        let gone = Gone {
-            reason,
-            reached: 0,
-            sent: Vec::new(),
-        };
-        self.depart(&mut state, rank, gone);
-    }
-
-    /// Notes that a rank, here or elsewhere, has ended.
-    pub(super) fn depart(&self, state: &mut State, rank: usize, gone: Gone) {
-        let open = state.open.iter();
-        let needed = open.filter(|open| self.lacks(rank, &gone, open));
-        let needed = needed.map(|open| &open.call);
-        // All ranks here have come to what is carried.
-        let carried = state.carried.iter().map(|(call, _)| call);
-        let carried = carried.filter(|call| !self.is_here(rank) && gone.reached <= call.sequence);
-        let first = needed.chain(carried).min_by_key(|call| call.sequence);
-        let first = first.cloned();
-        let reason = gone.reason.clone();
-        state.departed[rank] = Some(gone);
-        if first.is_some() {
-            let error = Error::PeerLeft {
-                peer: self.ranks[rank],
-                reason,
-                call: first,
-            };
-            self.latch(state, error);
-        } else {
-            // Those who wait for a message of this rank look for themselves.
-            self.wake_receivers();
-        }
-    }
-
-    /// Whether the operation needs a rank that has gone.
-    fn lacks(&self, rank: usize, gone: &Gone, open: &Open) -> bool {
-        if self.is_here(rank) {
-            !open.came[rank]
-        } else {
-            gone.reached <= open.call.sequence
-        }
     }
 
     /// The sub-group of `colour` that the split with number `sequence` made, with these ranks of this
@@ -269,12 +240,13 @@ impl Meeting {
         let births = &mut state.births;
         let found = births.iter().position(|birth| birth.key == key);
         let place = found.unwrap_or_else(|| {
-            let ranks = members.iter().map(|&rank| self.ranks[rank]).collect();
+            let ranks: Arc<[usize]> = members.iter().map(|&rank| self.ranks[rank]).collect();
+            let group = self.group.child(sequence, colour, ranks.clone());
             let away = self.away.as_ref();
             let away = away.and_then(|away| away.child(sequence, colour, members));
             births.push(Birth {
                 key,
-                meeting: Self::new(ranks, away),
+                meeting: Self::new(ranks, group, away, &self.reporter),
                 unfetched: members.iter().filter(|&&rank| self.is_here(rank)).count(),
             });
             births.len() - 1
@@ -356,97 +328,23 @@ impl Meeting {
         }
     }
 
-    /// Called at a rank's deadline: if others are still missing, that ends the group.
-    fn give_up(&self, rank: usize, call: &Arc<Call>, after: Duration) {
-        let mut state = self.lock();
-        let Some(open) = state
-            .open
-            .iter()
-            .find(|open| open.call.sequence == call.sequence)
-        else {
-            return;
-        };
-        let missing = (0..self.ranks.len()).filter(|&rank| !open.came[rank]);
-        let missing = missing.map(|rank| self.ranks[rank]).collect();
-        let error = Error::Timeout {
-            rank: self.ranks[rank],
-            call: call.clone(),
-            missing,
-            after,
-        };
-        self.latch(&mut state, error);
-    }
-
-    fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &Open) -> Error {
-        // An operation is opened by a rank that comes to it, so there is a lowest.
-        let mut came = (0..self.ranks.len()).filter(|&rank| open.came[rank] && self.is_here(rank));
-        let peer = came.next().unwrap_or(rank);
-        Error::Mismatch {
-            rank: self.ranks[rank],
-            call: call.clone(),
-            peer: self.ranks[peer],
-            peer_call: open.call.clone(),
-        }
-    }
-
-    /// The error that tells the others of a rank which can't go on.
-    pub(crate) fn left(&self, rank: usize, reason: &str, call: Option<Arc<Call>>) -> Error {
-        let reason = Departure::Failed(reason.into());
-        Error::PeerLeft {
-            peer: self.ranks[rank],
-            reason,
-            call,
-        }
-    }
-
-    /// Keeps `error` as the group's failure unless it has one, has the other processes told, and
-    /// returns the failure it has.
-    pub(super) fn latch(&self, state: &mut State, error: Error) -> Error {
-        if state.failure.is_none()
-            && let Some(away) = &self.away
-        {
-            let here = self.ranks[away.layout.local()[0]];
-            let failure = Box::new(Failure::new(&error, here));
-            let under_way = Self::first_call(state).map(|call| call.sequence);
-            let done = under_way.or(state.reached.iter().max().copied());
-            let done = done.unwrap_or_default();
-            state.outbox.push_back(Notice::Failed { failure, done });
-        }
-        self.adopt(state, error, 0)
-    }
-
-    /// As [`Self::latch`], for what the other processes know. They have done the operations before
-    /// `done`, which will come to their end here too.
-    pub(super) fn adopt(&self, state: &mut State, error: Error, done: u64) -> Error {
-        if let Some(failure) = &state.failure {
-            return failure.clone();
-        }
-        state.failure = Some(error.clone());
-        for open in state.open.drain(..) {
-            open.occasion.exchange.close();
-        }
-        state.carried.retain(|(call, occasion)| {
-            let stays = call.sequence < done;
-            if !stays {
-                occasion.relay.close();
-            }
-            stays
-        });
-        state.mail = Mail::default();
-        self.wake_receivers();
-        error
-    }
-
-    /// The first of the operations under way.
-    pub(super) fn first_call(state: &State) -> Option<Arc<Call>> {
-        let open = state.open.iter().map(|open| &open.call);
-        let carried = state.carried.iter().map(|(call, _)| call);
-        let calls = open.chain(carried);
-        calls.min_by_key(|call| call.sequence).cloned()
-    }
-
     pub(super) fn wake_receivers(&self) {
         self.inboxes.iter().for_each(Condvar::notify_all);
+    }
+}
+
+/// Records the end of an operation when dropped, so that of one that panics too.
+struct Ending<'o> {
+    recorder: &'o Recorder,
+    /// The global rank.
+    rank: usize,
+    call: &'o Arc<Call>,
+    well: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.recorder.end(self.rank, self.call, self.well);
     }
 }
 

@@ -2,7 +2,8 @@
 //! with the ranks of other processes.
 //!
 //! - `shared`: one operation's exchange of memory; all of the crate's `unsafe` code, with its proof.
-//! - `meeting`: the group: which operations are under way, who has come, what has gone wrong.
+//! - `meeting`: the group: which operations are under way, and who has come.
+//! - `failure`: the one error that ends it all, and the ranks that leave.
 //! - `mail`: point-to-point messages.
 //! - `across`: an operation of a group that lies in several processes; `relay`: what it carries.
 //! - `away`: what a meeting tells the other processes, and hears from them.
@@ -13,6 +14,7 @@
 
 mod across;
 mod away;
+mod failure;
 mod mail;
 mod meeting;
 mod relay;

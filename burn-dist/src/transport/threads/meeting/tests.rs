@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_mins(5);
 
 #[test]
 fn a_rank_that_left_after_its_last_operation_disturbs_nobody() {
-    let meeting = Meeting::local(vec![0, 1]);
+    let meeting = Meeting::local(vec![0, 1], &Reporter::alone(2, None));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             attend(&meeting, 0, call("barrier", 0), LONG).unwrap();
@@ -41,7 +41,7 @@ fn a_rank_that_left_after_its_last_operation_disturbs_nobody() {
 
 #[test]
 fn a_later_operation_fails_at_once_and_names_who_left() {
-    let meeting = Meeting::local(vec![3, 5]);
+    let meeting = Meeting::local(vec![3, 5], &Reporter::alone(6, None));
     meeting.leave(1, Departure::Returned);
     let error = attend(&meeting, 0, call("barrier", 0), LONG).unwrap_err();
     assert!(matches!(error, Error::PeerLeft { peer: 5, .. }), "{error}");
@@ -49,7 +49,7 @@ fn a_later_operation_fails_at_once_and_names_who_left() {
 
 #[test]
 fn one_operation_may_wait_while_a_later_one_is_done() {
-    let meeting = Meeting::local(vec![0, 1]);
+    let meeting = Meeting::local(vec![0, 1], &Reporter::alone(2, None));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| attend(&meeting, 0, call("all_reduce", 0), LONG));
         let second = scope.spawn(|| attend(&meeting, 0, call("barrier", 1), LONG));
@@ -62,7 +62,7 @@ fn one_operation_may_wait_while_a_later_one_is_done() {
 
 #[test]
 fn a_sub_groups_members_get_one_meeting_and_leave_nothing_behind() {
-    let meeting = Meeting::local(vec![0, 1]);
+    let meeting = Meeting::local(vec![0, 1], &Reporter::alone(2, None));
     let first = meeting.child(7, 1, &[0, 1]);
     let second = meeting.child(7, 1, &[0, 1]);
     assert!(Arc::ptr_eq(&first, &second));
