@@ -68,4 +68,4 @@ mod transport;
 pub use element::{Element, ReduceOp};
 pub use error::{Call, Departure, Detail, Error, JoinFailure, Result};
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
-pub use rendezvous::{JobConfig, Secret};
+pub use rendezvous::{JobConfig, Secret, Tls};

@@ -11,8 +11,8 @@ mod results;
 mod training;
 
 use burn::data::dataset::Dataset;
-use burn_dist::JobConfig;
 use burn_dist::launch::{Backend, Devices, Launcher};
+use burn_dist::{JobConfig, Tls};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use options::Options;
@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use training::{Digits, Stop};
 
 /// Train a CNN on handwritten digits, data-parallel.
@@ -34,8 +36,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let options = Cli::parse().options;
+    // Warnings are for everybody: whom a job waits for, whom it turned away.
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(filter.from_env_lossy())
         .with_writer(std::io::stderr)
         .init();
     match run(&options) {
@@ -53,14 +57,15 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
-    let job = JobConfig::from_env()?;
+    let job = encrypt(JobConfig::from_env()?, options)?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
         devices,
         backend,
         note,
-    } = Devices::select(
+    } = Devices::select_for(
+        job.as_ref(),
         backend(options),
         options.gpus as usize,
         options.oversubscribe,
@@ -88,6 +93,28 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         Some(_) if !first => Ok(()),
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
+    }
+}
+
+/// Gives the job the certificates of the flags, if there are any.
+fn encrypt(
+    job: Option<JobConfig>,
+    options: &Options,
+) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
+    let Some(files) = &options.tls else {
+        return Ok(job);
+    };
+    let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
+    if let Some(name) = &files.name {
+        tls = tls.name(name)?;
+    }
+    match job {
+        Some(job) => Ok(Some(job.tls(tls))),
+        None => Err(
+            "there is nothing to encrypt: no launcher started this process as one of several \
+                     (`cargo xtask train-mnist --nodes 2` would)"
+                .into(),
+        ),
     }
 }
 

@@ -55,6 +55,41 @@ pub(crate) struct Options {
     /// Let replicas share a GPU where there are fewer GPUs than replicas [default: off]
     #[arg(long)]
     pub(crate) oversubscribe: bool,
+
+    #[command(flatten)]
+    pub(crate) tls: Option<TlsOptions>,
+}
+
+/// The files with which the processes of a job encrypt what they send one another.
+#[derive(Args, Clone, Debug)]
+#[group(id = "tls", requires_all = ["tls_cert", "tls_key", "tls_ca"])]
+pub(crate) struct TlsOptions {
+    /// This process's certificate, in PEM's format: what the job's processes send one another is
+    /// encrypted [default: not encrypted]
+    #[arg(
+        id = "tls_cert",
+        long = "tls-cert",
+        value_name = "FILE",
+        required = false
+    )]
+    pub(crate) cert: PathBuf,
+
+    /// The private key of the certificate, in PEM's format [default: none]
+    #[arg(
+        id = "tls_key",
+        long = "tls-key",
+        value_name = "FILE",
+        required = false
+    )]
+    pub(crate) key: PathBuf,
+
+    /// The certificate of the CA that signed those of all processes [default: none]
+    #[arg(id = "tls_ca", long = "tls-ca", value_name = "FILE", required = false)]
+    pub(crate) ca: PathBuf,
+
+    /// The name for which the certificates of all processes are [default: burn-dist]
+    #[arg(id = "tls_name", long = "tls-name", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// What replicas train on.

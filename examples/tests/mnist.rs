@@ -5,8 +5,10 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn mnist(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mnist"))
@@ -130,4 +132,46 @@ fn each_mistake_is_named_and_ends_with_a_failure() {
         assert_eq!(run.status.code(), Some(code), "{arguments:?}: {text}");
         assert!(text.contains(expected), "{arguments:?}: {text}");
     }
+}
+
+/// Process `process` of two that meet at this port.
+fn process_of_two(process: usize, port: u16, secret: &str, folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
+    command
+        .args(["--backend", "cpu", "--output"])
+        .arg(folder)
+        .env_remove("RUST_LOG")
+        .env("RANK", process.to_string())
+        .env("WORLD_SIZE", "2")
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port.to_string())
+        .env("BURN_DIST_SECRET", secret)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn process_0_says_at_once_whom_it_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let mut first = process_of_two(0, port, "the secret of all", folder.path());
+    let mut first = first.spawn().unwrap();
+    let mut second = process_of_two(1, port, "another secret", folder.path());
+    let second = second.output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(text.contains("the secrets differ"), "{text}");
+    // It waits for the right one still, but not in silence.
+    let mut line = String::new();
+    BufReader::new(first.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(line.contains("turned a connection away"), "{line}");
+    assert!(line.contains("the secrets differ"), "{line}");
 }

@@ -27,13 +27,33 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn steps() -> [Call; 4] {
+fn steps() -> [Call; 6] {
     [
         Call::new(["test", "--workspace"]),
+        Call::new([
+            "test",
+            "--workspace",
+            "--features",
+            "burn-dist/tls",
+            "--lib",
+            "--test",
+            "processes",
+            "tls",
+        ]),
         Call::new(["fmt", "--all", "--", "--check"]),
         Call::new([
             "clippy",
             "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+        Call::new([
+            "clippy",
+            "--workspace",
+            "--features",
+            "burn-dist/tls",
             "--all-targets",
             "--",
             "-D",

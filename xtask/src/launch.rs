@@ -55,11 +55,11 @@ Each process finds its place in its environment:
 
 Its output is shown line by line, with its number before each line. It reads no input.
 
-When a process fails, the others are ended. Of several that fail, the one that ended first counts: a
-summary shows the last lines of its stderr, and its exit code becomes the launcher's (128 and the
-number of the signal, if one killed it). Ctrl-C and SIGTERM are passed on. Who has not ended 5 seconds
-later is killed, or at once on the second Ctrl-C. What the processes started ends with them, unless it
-made a process group of its own.";
+When a process fails, the others have 2 seconds to end by themselves; then they are asked to (SIGTERM),
+and killed after 5 more. Of several that fail, the one that ended first counts: a summary shows the last
+lines of its stderr, and its exit code becomes the launcher's (128 and the number of the signal, if one
+killed it). Ctrl-C and SIGTERM are passed on. Who has not ended 30 seconds later is killed, or at once on
+the second Ctrl-C. What the processes started ends with them, unless it made a process group of its own.";
 
 /// Starts the processes and waits for them.
 ///

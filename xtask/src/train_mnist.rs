@@ -93,8 +93,13 @@ fn choose(call: &mut Call, options: &Options, backend: Backend) {
         Backend::Wgpu => features.push_str(",wgpu"),
         Backend::Cpu => {}
     }
-    if options.download {
-        features.push_str(",download");
+    for (wanted, feature) in [
+        (options.download, ",download"),
+        (options.tls.is_some(), ",tls"),
+    ] {
+        if wanted {
+            features.push_str(feature);
+        }
     }
     for arg in ["--release", "--package", "examples", "--bin", PROGRAM] {
         call.arg(arg);
@@ -150,6 +155,14 @@ fn flags(options: &Options) -> Vec<OsString> {
     }
     if let Some(file) = &options.report {
         pair("--report", file.into());
+    }
+    if let Some(tls) = &options.tls {
+        pair("--tls-cert", (&tls.cert).into());
+        pair("--tls-key", (&tls.key).into());
+        pair("--tls-ca", (&tls.ca).into());
+        if let Some(name) = &tls.name {
+            pair("--tls-name", name.into());
+        }
     }
     if let Some(folder) = &options.records {
         pair("--records", folder.into());

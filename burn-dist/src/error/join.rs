@@ -192,7 +192,12 @@ impl std::fmt::Display for TurnedAway {
             0 => Ok(()),
             count => write!(
                 f,
-                " {count} connections were turned away; the log says why (another secret or version?)"
+                " {count} {} turned away; the log says why (another secret or version?)",
+                if count == 1 {
+                    "connection was"
+                } else {
+                    "connections were"
+                }
             ),
         }
     }

@@ -6,6 +6,7 @@
 //! Callers: training programs, before [`launch`](super::launch()).
 
 use crate::error::{Error, Result};
+use crate::rendezvous::JobConfig;
 use burn::tensor::Device;
 use std::fmt;
 
@@ -55,9 +56,31 @@ impl Devices {
     /// [`Error::Devices`] if a backend that was asked for by name has too few devices, or is not in
     /// this build.
     pub fn select(backend: Backend, count: usize, oversubscribe: bool) -> Result<Self> {
+        Self::share(backend, Share::alone(count), oversubscribe)
+    }
+
+    /// As [`select`](Self::select), for a process that has this machine's GPUs together with other
+    /// processes of its job, as the launcher told [`JobConfig::from_env`]: each takes `count` of its own,
+    /// in the order of [`JobConfig::local_process`]. Where a launcher shows every process other GPUs, and
+    /// does not tell how many processes there are (Slurm, Kubernetes), it takes those it sees.
+    ///
+    /// # Errors
+    ///
+    /// As [`select`](Self::select); there are too few devices if there are not enough for all processes
+    /// of this machine.
+    pub fn select_for(
+        job: Option<&JobConfig>,
+        backend: Backend,
+        count: usize,
+        oversubscribe: bool,
+    ) -> Result<Self> {
+        Self::share(backend, Share::of(job, count), oversubscribe)
+    }
+
+    fn share(backend: Backend, share: Share, oversubscribe: bool) -> Result<Self> {
         match backend {
-            Backend::Auto => automatic(count, oversubscribe),
-            Backend::Cpu => cpu(count, None),
+            Backend::Auto => automatic(share, oversubscribe),
+            Backend::Cpu => cpu(share.count, None),
             Backend::Cuda | Backend::Wgpu => {
                 let found = gpus(backend, true).ok_or_else(|| Error::Devices {
                     message: format!(
@@ -65,21 +88,78 @@ impl Devices {
                          burn-dist's feature `{backend}`"
                     ),
                 })?;
-                assign(backend, &found, count, oversubscribe)
-                    .ok_or_else(|| too_few(backend, found.len(), count))
+                assign(backend, &found, share, oversubscribe)
+                    .ok_or_else(|| too_few(backend, found.len(), share.needed(found.len())))
             }
         }
     }
 }
 
-fn automatic(count: usize, oversubscribe: bool) -> Result<Devices> {
-    let mut seen = Vec::new();
+/// A process's part of its machine's devices.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// How many it takes.
+    count: usize,
+    /// How many those processes take that choose before it.
+    before: usize,
+    /// How many all processes of the machine take, if that is known.
+    whole: Option<usize>,
+}
+
+impl Share {
+    fn alone(count: usize) -> Self {
+        let (before, whole) = (0, Some(count));
+        Self {
+            count,
+            before,
+            whole,
+        }
+    }
+
+    fn of(job: Option<&JobConfig>, count: usize) -> Self {
+        let place = job.and_then(JobConfig::local_process).unwrap_or(0);
+        let processes = job.and_then(JobConfig::local_processes);
+        Self {
+            count,
+            before: place.saturating_mul(count),
+            whole: processes.map(|processes| processes.saturating_mul(count)),
+        }
+    }
+
+    /// Whether the devices that were found are this process's alone: the launcher shows others to the
+    /// others.
+    fn is_all_of(self, found: usize) -> bool {
+        self.whole.is_none() && found == self.count
+    }
+
+    /// How many devices there must be.
+    fn needed(self, found: usize) -> usize {
+        if self.is_all_of(found) {
+            return found;
+        }
+        self.whole.unwrap_or(self.before.saturating_add(self.count))
+    }
+
+    /// The first of its devices.
+    fn first(self, found: usize) -> usize {
+        if self.is_all_of(found) {
+            0
+        } else {
+            self.before % found.max(1)
+        }
+    }
+}
+
+fn automatic(share: Share, oversubscribe: bool) -> Result<Devices> {
+    let count = share.count;
+    let (mut seen, mut needed) = (Vec::new(), count);
     for backend in [Backend::Cuda, Backend::Wgpu] {
         let found = gpus(backend, false).unwrap_or_default();
-        if let Some(devices) = assign(backend, &found, count, oversubscribe) {
+        if let Some(devices) = assign(backend, &found, share, oversubscribe) {
             return Ok(devices);
         }
         if !found.is_empty() {
+            needed = share.needed(found.len());
             seen.push(format!("{} {backend} GPU(s)", found.len()));
         }
     }
@@ -87,7 +167,7 @@ fn automatic(count: usize, oversubscribe: bool) -> Result<Devices> {
         "no GPU found".to_owned()
     } else {
         format!(
-            "found {} for {count} replicas (oversubscribe to share)",
+            "found {} for {needed} replicas on this machine (oversubscribe to share)",
             seen.join(" and ")
         )
     };
@@ -125,20 +205,22 @@ fn cpu(_count: usize, note: Option<String>) -> Result<Devices> {
 fn assign(
     backend: Backend,
     found: &[Device],
-    count: usize,
+    share: Share,
     oversubscribe: bool,
 ) -> Option<Devices> {
-    let enough = found.len() >= count || (oversubscribe && !found.is_empty());
+    let needed = share.needed(found.len());
+    let enough = found.len() >= needed || (oversubscribe && !found.is_empty());
     enough.then(|| Devices {
         devices: found
             .iter()
             .cycle()
-            .take(count)
+            .skip(share.first(found.len()))
+            .take(share.count)
             .map(|device| device.clone().autodiff())
             .collect(),
         backend,
-        note: (found.len() < count)
-            .then(|| format!("{count} replicas share {} {backend} GPU(s)", found.len())),
+        note: (found.len() < needed)
+            .then(|| format!("{needed} replicas share {} {backend} GPU(s)", found.len())),
     })
 }
 
@@ -152,7 +234,9 @@ fn too_few(backend: Backend, found: usize, count: usize) -> Error {
         )
     };
     Error::Devices {
-        message: format!("found {found} {backend} GPU(s) for {count} replicas; {instead}"),
+        message: format!(
+            "found {found} {backend} GPU(s) for {count} replicas on this machine; {instead}"
+        ),
     }
 }
 
@@ -218,9 +302,9 @@ mod tests {
     #[test]
     fn too_few_gpus_are_an_error_that_says_what_to_do() {
         let devices = [Device::flex()];
-        assert!(assign(Backend::Cuda, &devices, 2, false).is_none());
-        assert!(assign(Backend::Cuda, &[], 1, true).is_none());
-        let shared = assign(Backend::Cuda, &devices, 2, true).unwrap();
+        assert!(assign(Backend::Cuda, &devices, Share::alone(2), false).is_none());
+        assert!(assign(Backend::Cuda, &[], Share::alone(1), true).is_none());
+        let shared = assign(Backend::Cuda, &devices, Share::alone(2), true).unwrap();
         assert_eq!(shared.devices.len(), 2);
         assert!(shared.note.unwrap().contains("share 1 cuda GPU"));
         let error = too_few(Backend::Cuda, 1, 2).to_string();
@@ -228,6 +312,55 @@ mod tests {
             error.contains("found 1 cuda GPU(s) for 2 replicas"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn processes_of_one_machine_take_gpus_of_their_own() {
+        let share = |process: usize, processes, count| Share {
+            count,
+            before: process * count,
+            whole: processes,
+        };
+        // Where the process's devices begin among those found; none if they are too few.
+        let first = |share: Share, found| {
+            let enough = share.needed(found) <= found;
+            enough.then(|| share.first(found))
+        };
+        for (process, begin) in [(0, 0), (1, 2), (2, 4)] {
+            assert_eq!(first(share(process, Some(6), 2), 6), Some(begin));
+            // All of them find it out alike.
+            assert_eq!(first(share(process, Some(6), 2), 5), None);
+        }
+        // Slurm tells no number of processes: the GPUs are the node's, or the task's own.
+        assert_eq!(first(share(1, None, 2), 8), Some(2));
+        assert_eq!(first(share(3, None, 2), 2), Some(0));
+        assert_eq!(first(share(3, None, 2), 4), None);
+        // Those that share go round.
+        assert_eq!(share(3, Some(4), 1).first(2), 1);
+        let two = vec![Device::flex(); 2];
+        let chosen = assign(Backend::Cuda, &two, share(3, Some(4), 1), true).unwrap();
+        assert_eq!(chosen.devices.len(), 1);
+        assert!(chosen.note.unwrap().contains("4 replicas share 2 cuda"));
+    }
+
+    #[test]
+    fn a_process_s_share_is_what_its_launcher_says() {
+        let torchrun = [
+            ("RANK", "5"),
+            ("WORLD_SIZE", "8"),
+            ("LOCAL_RANK", "1"),
+            ("LOCAL_WORLD_SIZE", "4"),
+            ("MASTER_ADDR", "node0"),
+            ("MASTER_PORT", "1"),
+        ];
+        let job = JobConfig::from_variables(&|name| {
+            let found = torchrun.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.into())
+        });
+        let share = Share::of(job.unwrap().as_ref(), 3);
+        assert_eq!((share.count, share.before, share.whole), (3, 3, Some(12)));
+        let share = Share::of(None, 3);
+        assert_eq!((share.count, share.before, share.whole), (3, 0, None));
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -227,6 +227,7 @@ impl Launcher {
             addresses,
             listener,
             job: number,
+            heartbeat,
             // The store has done its work when all are connected.
             store: _store,
             host: _host,
@@ -237,7 +238,8 @@ impl Launcher {
             listener,
             job: number,
             secret: job.get_secret().clone(),
-            heartbeat: job.get_heartbeat(),
+            tls: job.get_tls().cloned(),
+            heartbeat,
         };
         let records = self.folder(u128::from_be_bytes(number));
         let network = connect(place, deadline)?;

@@ -9,13 +9,16 @@
 //!                                  ◀────       verdict, hello, MAC
 //! ```
 //!
-//! Every proof and MAC covers its role, the version, the purpose of the connection and both nonces, each
-//! with its length before it. So a proof can't be replayed (the nonces are new), reflected (the roles
-//! differ) or carried to another port (the purposes differ). Proofs are compared in constant time.
+//! Every proof and MAC covers its role, the version, the purpose of the connection, what binds it to its
+//! encryption and both nonces, each with its length before it. So a proof can't be replayed (the nonces
+//! are new), reflected (the roles differ), carried to another port (the purposes differ) or passed on by
+//! somebody who stands between two encrypted connections (what binds them differs; RFC 9266). Proofs are
+//! compared in constant time.
 //!
 //! Invariants: reads have fixed sizes, but for the hello, which is read once the peer is proved and
 //! has at most [`HELLO`] bytes; one deadline holds for the whole exchange; a side that refuses says so,
-//! so that both tell the same story. What follows on the connection is neither encrypted nor signed.
+//! so that both tell the same story. What follows on the connection is neither encrypted nor signed,
+//! but for what its channel does.
 //!
 //! Callers: `store` for its connections, `transport` for those between processes.
 
@@ -23,94 +26,26 @@
 mod tests;
 
 use std::fmt;
-use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+pub(crate) use super::channel::Role;
+use super::channel::{self, MAGIC};
+pub(crate) use super::rejected::{HELLO, Rejected};
 use super::secret::Secret;
-use super::timed::{self, Broken};
+use super::timed::{self, Stream};
 
-/// The most bytes of a hello.
-pub(crate) const HELLO: usize = 4096;
-
-/// What every handshake begins with. It and the version's place never change.
-const MAGIC: [u8; 8] = *b"burndist";
 /// The crate's version and, after the slash, the number of the wire format: raised with any change of it.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;
+/// How long to wait for a peer that is told to use no TLS to have read it.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 type Nonce = [u8; 32];
 type Code = [u8; 32];
-
-/// Who opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The side that connected.
-    Connects,
-    /// The side that accepted.
-    Accepts,
-}
-
-impl Role {
-    fn other(self) -> Self {
-        match self {
-            Self::Connects => Self::Accepts,
-            Self::Accepts => Self::Connects,
-        }
-    }
-}
-
-/// Why a connection was not accepted as one of the job's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Rejected {
-    /// A proof was wrong, here or there.
-    #[error(
-        "the secrets differ; give every process of the job the same BURN_DIST_SECRET (or \
-         BURN_DIST_SECRET_FILE), and look whether another job uses this port"
-    )]
-    WrongSecret,
-    /// The other program speaks another version.
-    #[error(
-        "this program was built with burn-dist {ours}, the other with {theirs}; run the same program \
-         on every machine"
-    )]
-    Version {
-        /// The version here.
-        ours: String,
-        /// The version there.
-        theirs: String,
-    },
-    /// The other side is no process of any job.
-    #[error("the other side is no burn-dist program (it began with \"{0}\"); is the port right?")]
-    NotAPeer(String),
-    /// The handshake took too long.
-    #[error(
-        "no handshake before the deadline; if another program listens on this port, choose another"
-    )]
-    TooSlow,
-    /// The other side closed the connection before the handshake was done.
-    #[error("the other side closed the connection during the handshake; look at its log")]
-    Closed,
-    /// A hello has more bytes than are allowed.
-    #[error("a hello of {0} bytes was announced, {HELLO} are allowed")]
-    HelloTooLarge(usize),
-    /// The operating system failed.
-    #[error("the system failed during the handshake: {0}")]
-    System(String),
-}
-
-impl From<Broken> for Rejected {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Late => Self::TooSlow,
-            Broken::Closed => Self::Closed,
-            Broken::System(error) => Self::System(error.to_string()),
-        }
-    }
-}
 
 /// Proves to the other side that this one knows the secret, has the same proved by it, and gives its
 /// hello. `purpose` says what the connection is for, and must be the same on both sides.
@@ -121,7 +56,7 @@ impl From<Broken> for Rejected {
 ///
 /// [`Rejected`]; the connection is of no use then.
 pub(crate) fn authenticate(
-    stream: &mut TcpStream,
+    stream: &impl Stream,
     secret: &Secret,
     role: Role,
     purpose: &[u8],
@@ -133,15 +68,16 @@ pub(crate) fn authenticate(
     }
     let wire = &mut Wire { stream, deadline };
     let theirs = handshake(wire, Version::OURS, secret, role, purpose, hello)?;
-    let cleared = stream
+    let socket = stream.socket();
+    let cleared = socket
         .set_read_timeout(None)
-        .and_then(|()| stream.set_write_timeout(None));
+        .and_then(|()| socket.set_write_timeout(None));
     cleared.map_err(|error| Rejected::System(error.to_string()))?;
     Ok(theirs)
 }
 
-fn handshake(
-    wire: &mut Wire<'_>,
+fn handshake<S: Stream>(
+    wire: &mut Wire<'_, S>,
     version: Version,
     secret: &Secret,
     role: Role,
@@ -151,6 +87,7 @@ fn handshake(
     let mut nonce = Nonce::default();
     getrandom::fill(&mut nonce).map_err(|error| Rejected::System(error.to_string()))?;
     let preamble = [&MAGIC[..], &version.0, &nonce].concat();
+    let about = [purpose, wire.stream.binding()];
 
     if role == Role::Connects {
         wire.write(&preamble)?;
@@ -159,7 +96,7 @@ fn handshake(
             // A port that echoes, or this very socket connected to itself.
             return Err(Rejected::NotAPeer("an echo of this side".to_owned()));
         }
-        let exchange = Exchange::new(secret, version, purpose, &nonce, &theirs);
+        let exchange = Exchange::new(secret, version, about, &nonce, &theirs);
         wire.verify_proof(&exchange, Role::Accepts)?;
         let answer = [
             &[ACCEPTED][..],
@@ -171,7 +108,7 @@ fn handshake(
         wire.read_hello(&exchange, role.other())
     } else {
         let theirs = wire.read_preamble_and_answer(version, &preamble)?;
-        let exchange = Exchange::new(secret, version, purpose, &theirs, &nonce);
+        let exchange = Exchange::new(secret, version, about, &theirs, &nonce);
         wire.write(&exchange.proof(role))?;
         wire.read_verdict()?;
         wire.verify_proof(&exchange, Role::Connects)?;
@@ -215,13 +152,13 @@ impl Exchange {
     fn new(
         secret: &Secret,
         version: Version,
-        purpose: &[u8],
+        [purpose, binding]: [&[u8]; 2],
         connects: &Nonce,
         accepts: &Nonce,
     ) -> Self {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
         let mut code = Hmac::new_from_slice(secret.key()).expect("HMAC takes any key");
-        for part in [&MAGIC[..], &version.0, purpose, connects, accepts] {
+        for part in [&MAGIC[..], &version.0, purpose, binding, connects, accepts] {
             absorb(&mut code, part);
         }
         Self(code)
@@ -267,13 +204,13 @@ fn absorb(code: &mut Hmac<Sha256>, part: &[u8]) {
     code.update(part);
 }
 
-/// A socket with the deadline of its handshake.
-struct Wire<'a> {
-    stream: &'a mut TcpStream,
+/// A connection with the deadline of its handshake.
+struct Wire<'a, S> {
+    stream: &'a S,
     deadline: Instant,
 }
 
-impl Wire<'_> {
+impl<S: Stream> Wire<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Rejected> {
         Ok(timed::write(self.stream, bytes, self.deadline)?)
     }
@@ -286,7 +223,12 @@ impl Wire<'_> {
 
     /// Reads magic and version; the nonce is due even if the version differs.
     fn read_start(&mut self) -> Result<(Version, Nonce), Rejected> {
-        let magic: [u8; 8] = self.read()?;
+        let start: [u8; 2] = self.read()?;
+        if channel::is_record(start) {
+            return Err(Rejected::TlsPeer);
+        }
+        let rest: [u8; 6] = self.read()?;
+        let magic = [&start[..], &rest].concat();
         if magic != MAGIC {
             return Err(Rejected::NotAPeer(magic.escape_ascii().to_string()));
         }
@@ -305,7 +247,13 @@ impl Wire<'_> {
         ours: Version,
         preamble: &[u8],
     ) -> Result<Nonce, Rejected> {
-        let (theirs, nonce) = self.read_start()?;
+        let start = self.read_start();
+        if let Err(Rejected::TlsPeer) = start {
+            // By this it knows that here is no TLS.
+            self.write(preamble)?;
+            timed::drain(self.stream, self.deadline.min(Instant::now() + LAST_WORD));
+        }
+        let (theirs, nonce) = start?;
         self.write(preamble)?;
         same(ours, theirs)?;
         Ok(nonce)

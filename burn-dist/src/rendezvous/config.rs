@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::secret::Secret;
+use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
 
 /// How long processes wait for one another, unless told otherwise.
@@ -43,6 +44,7 @@ pub struct JobConfig {
     listener: Option<Arc<Mutex<Option<TcpListener>>>>,
     interface: Option<IpAddr>,
     secret: Secret,
+    tls: Option<Tls>,
     join_timeout: Duration,
     heartbeat: Duration,
 }
@@ -61,6 +63,7 @@ impl JobConfig {
             listener: None,
             interface: None,
             secret: Secret::default(),
+            tls: None,
             join_timeout: JOIN_TIMEOUT,
             heartbeat: HEARTBEAT,
         }
@@ -71,6 +74,14 @@ impl JobConfig {
     #[must_use]
     pub fn secret(mut self, secret: Secret) -> Self {
         self.secret = secret;
+        self
+    }
+
+    /// The certificate of this process: with it, all that the job's processes send one another is
+    /// encrypted (default: none, then nothing is). Every process must have one, or none.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -89,7 +100,8 @@ impl JobConfig {
         self
     }
 
-    /// After how long a silence another process is given up (default: 10 seconds).
+    /// After how long a silence another process is given up (default: 10 seconds). Process 0's counts for
+    /// the whole job.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
@@ -146,6 +158,10 @@ impl JobConfig {
         &self.secret
     }
 
+    pub(crate) fn get_tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     pub(crate) fn get_interface(&self) -> Option<IpAddr> {
         self.interface
     }
@@ -190,6 +206,10 @@ impl JobConfig {
                     "a {what} of {time:?}; it must be more than nothing and at most 30 days"
                 )));
             }
+        }
+        if let Some(tls) = &self.tls {
+            let checked = tls.check();
+            checked.map_err(|failure| self.fault(self.master.clone(), failure))?;
         }
         let parts = self.master.rsplit_once(':');
         let parts = parts.and_then(|(host, port)| Some((bare(host)?, port.parse().ok()?)));

@@ -18,10 +18,15 @@ use std::str::FromStr;
 
 use super::config::JobConfig;
 use super::secret::Secret;
+use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
 
 /// The port where a launcher tells none; the one that users of `PyTorch` know.
 const PORT: u16 = 29_500;
+/// Says whether torchrun's own agent listens at `MASTER_ADDR` and `MASTER_PORT`: its usual way.
+const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+/// Set for the tasks of a step, which `srun` starts, and not for the script of a batch job.
+const SLURM_STEP: &str = "SLURM_STEP_NODELIST";
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
 
@@ -32,11 +37,15 @@ impl JobConfig {
     /// |---|---|
     /// | torchrun and alike | `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`; `LOCAL_RANK`, `LOCAL_WORLD_SIZE` |
     /// | Open MPI | `OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`, `_LOCAL_SIZE`; `MASTER_ADDR` |
-    /// | Slurm (`srun`) | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`; process 0 is on the first of `SLURM_NODELIST` and its port follows from `SLURM_JOB_ID`, unless `MASTER_ADDR` and `MASTER_PORT` say otherwise |
+    /// | Slurm (`srun`) | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`; process 0 is on the first of `SLURM_STEP_NODELIST` and its port follows from `SLURM_JOB_ID`, unless `MASTER_ADDR` and `MASTER_PORT` say otherwise |
     /// | Kubernetes indexed Job | `JOB_COMPLETION_INDEX`; `WORLD_SIZE`, `MASTER_ADDR` |
     ///
-    /// `MASTER_PORT` is 29500 where it is not set and does not follow. The secret comes from
-    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names.
+    /// `MASTER_PORT` is 29500 where it is not set and does not follow. Where `TORCHELASTIC_USE_AGENT_STORE`
+    /// says that torchrun itself listens there, process 0 takes the next port. The script of a Slurm batch
+    /// job is no process of a job: the tasks that `srun` starts are. The secret comes from
+    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names. Where `BURN_DIST_TLS_CERT`,
+    /// `BURN_DIST_TLS_KEY` and `BURN_DIST_TLS_CA` name the files of certificates (and, if it is not
+    /// `burn-dist`, `BURN_DIST_TLS_NAME` their name), the job is encrypted: see [`Tls`].
     ///
     /// # Errors
     ///
@@ -64,6 +73,7 @@ impl JobConfig {
             })?,
         };
         let port = match variables.number("MASTER_PORT", "a port from 0 to 65535")? {
+            Some(port) if place.agent_listens => beside(port),
             Some(port) => port,
             None => place
                 .port
@@ -81,6 +91,9 @@ impl JobConfig {
         let mut config = Self::new(place.process, place.processes, master)
             .local(place.local_process, place.local_processes)
             .secret(Secret::from_variables(lookup)?);
+        if let Some(tls) = Tls::from_variables(lookup)? {
+            config = config.tls(tls);
+        }
         if let Some(file) = lookup(ADDRESS_FILE) {
             config = config.address_file(file);
         }
@@ -102,6 +115,8 @@ struct Place {
     /// Where process 0 is, if that follows from what the launcher says.
     host: Option<String>,
     port: Option<u16>,
+    /// Whether the launcher itself listens on `MASTER_PORT`.
+    agent_listens: bool,
 }
 
 /// The names of a launcher's variables.
@@ -144,14 +159,20 @@ impl Variables<'_> {
     /// What the launcher that was started last says.
     fn place(&self) -> Result<Option<Place>> {
         if self.has(TORCHRUN.process) {
-            return self.read(&TORCHRUN).map(Some);
+            let place = self.read(&TORCHRUN)?;
+            let agent_listens = self.text(AGENT_STORE)?.is_some_and(|told| told == "True");
+            return Ok(Some(Place {
+                agent_listens,
+                ..place
+            }));
         }
         if self.has(OPEN_MPI.process) || self.has(OPEN_MPI.processes) {
             let place = self.read(&OPEN_MPI)?;
             let port = Some(PORT);
             return Ok(Some(Place { port, ..place }));
         }
-        if self.has(SLURM.process) {
+        // The script of a batch job has a number too, and counts the tasks that it may start.
+        if self.has(SLURM.process) && self.has(SLURM_STEP) {
             return self.slurm().map(Some);
         }
         if self.has(KUBERNETES.process) {
@@ -180,21 +201,13 @@ impl Variables<'_> {
     fn slurm(&self) -> Result<Place> {
         let place = self.read(&SLURM)?;
         // The step's nodes may be a part of the job's.
-        let names = [
-            "SLURM_STEP_NODELIST",
-            "SLURM_NODELIST",
-            "SLURM_JOB_NODELIST",
-        ];
-        let mut host = None;
-        for name in names {
-            if let Some(list) = self.text(name)? {
-                let first = nodes::first(&list);
-                host = Some(first.ok_or_else(|| {
-                    wrong(name, list, "a list of nodes, as node[01-04,7]".to_owned())
-                })?);
-                break;
-            }
-        }
+        let host = match self.text(SLURM_STEP)? {
+            Some(list) => Some(nodes::first(&list).ok_or_else(|| {
+                let expected = "a list of nodes, as node[01-04,7]".to_owned();
+                wrong(SLURM_STEP, list, expected)
+            })?),
+            None => None,
+        };
         let job: Option<u64> = self.number("SLURM_JOB_ID", "the number of the job")?;
         // Below the ports that systems give to connections, and rarely the same for two jobs.
         let port = job.map_or(PORT, |job| 10_000 + (job % 20_000) as u16);
@@ -242,6 +255,7 @@ impl Variables<'_> {
             local_processes,
             host: None,
             port: None,
+            agent_listens: false,
         })
     }
 
@@ -277,6 +291,11 @@ impl Variables<'_> {
         self.number(name, expected)?
             .ok_or_else(|| unset(name, expected))
     }
+}
+
+/// The port beside one that is taken.
+fn beside(port: u16) -> u16 {
+    port.checked_add(1).unwrap_or(port - 1)
 }
 
 fn below(name: &'static str, number: usize, of: &str, count: usize) -> Result<()> {

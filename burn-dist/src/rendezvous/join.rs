@@ -29,10 +29,16 @@ use crate::error::{JoinFailure, Result};
 
 /// The most processes of a job: the store has a connection for each.
 const MOST: usize = 4000;
+/// The most ranks of a process: memory is taken for each of the job's.
+const MOST_RANKS: usize = 4096;
 /// How long one attempt to reach process 0 may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The pauses between two attempts: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+
+/// After how long in vain the log says what is still tried or waited for; then each time after twice as
+/// long.
+const REMIND: Duration = Duration::from_secs(10);
 
 /// A job that this process has joined, and all others too.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Joined {
     pub(crate) listener: TcpListener,
     /// The job's number, which process 0 drew.
     pub(crate) job: [u8; 16],
+    /// The job's heartbeat: process 0's.
+    pub(crate) heartbeat: Duration,
     /// The store's server, in process 0. The job's other processes lose the store with it.
     pub(crate) host: Option<Host>,
 }
@@ -61,16 +69,16 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
     let (name, port) = config.check()?;
     let started = Instant::now();
     let deadline = started + config.get_join_timeout();
-    if local_ranks == 0 || config.processes() > MOST {
+    if !(1..=MOST_RANKS).contains(&local_ranks) || config.processes() > MOST {
         let message = format!(
-            "{local_ranks} ranks in one of {} processes; a process brings at least one rank, and a \
-             job has at most {MOST} processes",
+            "{local_ranks} ranks in one of {} processes; a process brings from 1 to {MOST_RANKS} ranks, \
+             and a job has at most {MOST} processes",
             config.processes()
         );
         return Err(config.fault(String::new(), JoinFailure::Configuration(message)));
     }
     let host = match config.process() {
-        0 => Some(Host::start(config, name, port)?),
+        0 => Some(Host::start(config, (name, port), started, deadline)?),
         _ => None,
     };
     let mut store = match &host {
@@ -93,6 +101,7 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         addresses: list.addresses,
         listener: listener.socket,
         job: list.job,
+        heartbeat: list.heartbeat,
         host,
     })
 }
@@ -112,31 +121,48 @@ fn connect(
     started: Instant,
     deadline: Instant,
 ) -> Result<StoreClient> {
+    persist(config, started, deadline, || {
+        attempt(config, name, port, deadline)
+    })
+}
+
+/// Tries until it works, won't ever, or the deadline has passed.
+fn persist<T>(
+    config: &JobConfig,
+    started: Instant,
+    deadline: Instant,
+    mut attempt: impl FnMut() -> Result<T, (String, Attempt)>,
+) -> Result<T> {
     let [mut pause, longest] = PAUSES;
+    let mut remind = REMIND;
     loop {
-        let last = match attempt(config, name, port, deadline) {
-            Ok(store) => return Ok(store),
+        let (address, failure) = match attempt() {
+            Ok(done) => return Ok(done),
             Err((address, Attempt::Fatal(failure))) => return Err(config.fault(address, failure)),
             Err((address, Attempt::Again(failure))) => (address, failure),
         };
+        let failure = match failure {
+            JoinFailure::Unreachable { detail, .. } => JoinFailure::Unreachable {
+                after: started.elapsed(),
+                detail,
+            },
+            other => other,
+        };
         let left = deadline.saturating_duration_since(Instant::now());
+        let error = config.fault(address, failure);
         if left.is_zero() {
-            let (address, failure) = last;
-            let failure = match failure {
-                JoinFailure::Unreachable { detail, .. } => JoinFailure::Unreachable {
-                    after: started.elapsed(),
-                    detail,
-                },
-                other => other,
-            };
-            return Err(config.fault(address, failure));
+            return Err(error);
+        }
+        if started.elapsed() >= remind {
+            tracing::warn!("{error} (going on for {:.0} s)", left.as_secs_f64());
+            remind *= 2;
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(longest);
     }
 }
 
-/// What became of an attempt to reach process 0.
+/// What became of an attempt that failed.
 enum Attempt {
     /// It may be there later.
     Again(JoinFailure),
@@ -166,7 +192,7 @@ fn attempt(
         address::check_open(address.ip(), config.get_secret())
             .map_err(|failure| failed(Attempt::Fatal(failure)))?;
         let until = deadline.min(Instant::now() + ATTEMPT);
-        match StoreClient::connect(address, config.get_secret(), until) {
+        match StoreClient::connect(address, config.get_secret(), config.get_tls(), until) {
             Ok(store) => return Ok(store),
             Err(error) => last = failed(judge(&error)),
         }
@@ -186,9 +212,15 @@ fn judge(error: &StoreError) -> Attempt {
                 theirs: theirs.clone(),
             })
         }
-        StoreError::Rejected(rejected @ (Rejected::WrongSecret | Rejected::NotAPeer(_))) => {
-            Attempt::Fatal(JoinFailure::Rejected(rejected.to_string()))
-        }
+        StoreError::Rejected(
+            rejected @ (Rejected::WrongSecret
+            | Rejected::NotAPeer(_)
+            | Rejected::PlainPeer
+            | Rejected::TlsPeer
+            | Rejected::Certificate(_)
+            | Rejected::CertificateRefused(_)
+            | Rejected::Tls(_)),
+        ) => Attempt::Fatal(JoinFailure::Rejected(rejected.to_string())),
         other => Attempt::Again(JoinFailure::Unreachable {
             after: Duration::ZERO,
             detail: other.to_string(),

@@ -7,19 +7,28 @@
 //! | `store` | the key-value store in which the list is made |
 //! | `address` | where to listen, and where not without a secret |
 //! | `auth`, `secret` | proof of membership, before anything else is read |
-//! | `timed` | sockets under a deadline |
+//! | `channel` | the connection itself: a socket, or TLS on one |
+//! | `tls` | the certificates for it, and how they are verified |
+//! | `rejected` | why a connection was turned away |
+//! | `files` | reading files that prove something |
+//! | `timed` | connections under a deadline |
 //!
 //! Callers: `launch` joins a job; `transport` authenticates its connections.
 
 mod address;
 pub(crate) mod auth;
+pub(crate) mod channel;
 mod config;
 mod env;
+mod files;
 mod join;
+mod rejected;
 mod secret;
 mod store;
 pub(crate) mod timed;
+mod tls;
 
 pub use config::JobConfig;
 pub(crate) use join::{Joined, join};
 pub use secret::Secret;
+pub use tls::Tls;

@@ -7,12 +7,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::files;
 use crate::error::{Error, JoinFailure, Result};
 
 /// The variable that holds the secret.
@@ -28,7 +27,7 @@ const MOST: usize = 4096;
 
 /// The secret that the processes of a job share, and by which they know one another.
 ///
-/// It proves membership; it does not encrypt what travels.
+/// It proves membership; it does not encrypt what travels, which [`Tls`](super::Tls) does.
 ///
 /// # Example
 ///
@@ -86,23 +85,7 @@ impl Secret {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let named = |what: String| fault(format!("the secret's file {}: {what}", path.display()));
-        let file = File::open(path).map_err(|error| named(error.to_string()))?;
-        match exposure(&file).map_err(|error| named(error.to_string()))? {
-            Exposure::Private => {}
-            Exposure::Readable => tracing::warn!(
-                file = %path.display(),
-                "every user of this machine can read the job's secret; run `chmod 600` on the file"
-            ),
-            Exposure::Writable => {
-                return Err(named(
-                    "every user of this machine can change it; run `chmod 600` on it".to_owned(),
-                ));
-            }
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MOST + 1));
-        file.take(MOST as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| named(error.to_string()))?;
+        let bytes = files::read_private(path, MOST).map_err(named)?;
         Self::checked(&bytes).map_err(named)
     }
 
@@ -167,37 +150,6 @@ fn fault(message: String) -> Error {
     }
 }
 
-/// Who but its owner can reach a file.
-#[derive(Debug, PartialEq, Eq)]
-enum Exposure {
-    Private,
-    Readable,
-    Writable,
-}
-
-#[cfg(unix)]
-fn exposure(file: &File) -> std::io::Result<Exposure> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = file.metadata()?.permissions().mode();
-    Ok(if mode & 0o002 != 0 {
-        Exposure::Writable
-    } else if mode & 0o004 != 0 {
-        // Not refused: Kubernetes mounts secrets so unless it is told otherwise.
-        Exposure::Readable
-    } else {
-        Exposure::Private
-    })
-}
-
-#[cfg(not(unix))]
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the other platforms ask the system"
-)]
-fn exposure(_: &File) -> std::io::Result<Exposure> {
-    Ok(Exposure::Private)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,7 +201,10 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_file_that_anyone_can_change_is_refused() {
+        use std::fs::File;
         use std::os::unix::fs::PermissionsExt;
+
+        use super::files::{Exposure, exposure};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, "0123456789abcdef\n").unwrap();

@@ -1,12 +1,55 @@
-//! Reading and writing a socket under a deadline that holds for the whole exchange: a peer that sends
-//! one byte at a time gains nothing.
+//! Reading and writing a connection under a deadline that holds for the whole exchange: a peer that
+//! sends one byte at a time gains nothing.
 //!
-//! Callers: `auth`, `store`.
+//! Callers: `channel` while it opens, `auth`, `store`.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
+
+/// The most bytes that [`drain`] forgets.
+const DRAINED: usize = 16 << 10;
+
+/// A connection, as deadlines see it.
+pub(crate) trait Stream {
+    /// The socket underneath, whose timeouts hold for reads and writes.
+    fn socket(&self) -> &TcpStream;
+
+    /// Reads what is there, after waiting for it as long as the socket's timeout.
+    fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes as much as is taken within the socket's timeout.
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Writes what was taken but is held back.
+    fn flush(&self) -> io::Result<()>;
+
+    /// What only the two ends of an encrypted connection know; nothing where it is plain.
+    fn binding(&self) -> &[u8];
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+
+    fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn binding(&self) -> &[u8] {
+        &[]
+    }
+}
 
 /// Why an exchange ended early.
 #[derive(Debug)]
@@ -47,38 +90,68 @@ impl From<io::Error> for Broken {
 
 /// Fills `buffer`, or says why not.
 pub(crate) fn read(
-    mut stream: &TcpStream,
+    stream: &impl Stream,
     mut buffer: &mut [u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
     while !buffer.is_empty() {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(Broken::Closed),
-            Ok(count) => buffer = &mut buffer[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
+        let count = read_some(stream, buffer, deadline)?;
+        buffer = &mut buffer[count..];
     }
     Ok(())
 }
 
+/// Reads at least one byte into `buffer`, which is not empty, or says why not.
+pub(crate) fn read_some(
+    stream: &impl Stream,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, Broken> {
+    loop {
+        stream.socket().set_read_timeout(Some(left(deadline)?))?;
+        match stream.read_some(buffer) {
+            Ok(0) => return Err(Broken::Closed),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Writes all of `bytes`, or says why not.
 pub(crate) fn write(
-    mut stream: &TcpStream,
+    stream: &impl Stream,
     mut bytes: &[u8],
     deadline: Instant,
 ) -> Result<(), Broken> {
     while !bytes.is_empty() {
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        match stream.write(bytes) {
+        stream.socket().set_write_timeout(Some(left(deadline)?))?;
+        match stream.write_some(bytes) {
             Ok(0) => return Err(Broken::Closed),
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    loop {
+        match stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            flushed => return Ok(flushed?),
+        }
+        stream.socket().set_write_timeout(Some(left(deadline)?))?;
+    }
+}
+
+/// Reads and forgets what still comes, until the other side closes or the time is over. A socket that
+/// is closed with bytes unread resets the connection, and a system may then drop what was written last:
+/// the reason why.
+pub(crate) fn drain(stream: &impl Stream, deadline: Instant) {
+    let mut scratch = [0; 1024];
+    for _ in 0..DRAINED / scratch.len() {
+        if read_some(stream, &mut scratch, deadline).is_err() {
+            return;
+        }
+    }
 }
 
 /// The time until a deadline; a timeout of zero would mean "for ever" to a socket.

@@ -14,7 +14,7 @@ use crate::records;
 use crate::worker::{Failure, tell};
 
 /// For what is noticed by itself: a broken connection, a failure that is told.
-const AT_ONCE: Duration = Duration::from_secs(2);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(2);
 /// For what only silence shows, after the heartbeat.
 pub(crate) const AFTER_SILENCE: Duration = Duration::from_secs(2);
 

@@ -25,6 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Plan {
     role: &'static str,
     ranks: Vec<usize>,
+    tls: bool,
     absent: Option<usize>,
     heartbeat: Duration,
     join_timeout: Duration,
@@ -39,6 +40,7 @@ impl Plan {
         Self {
             role,
             ranks: ranks.to_vec(),
+            tls: false,
             absent: None,
             heartbeat: Duration::from_secs(30),
             join_timeout: PATIENCE,
@@ -69,6 +71,13 @@ impl Plan {
         self
     }
 
+    /// Encrypts what the processes send one another.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
     /// Starts process `p` in the network namespace `names[p]`.
     #[cfg(target_os = "linux")]
     pub(crate) fn namespaces(mut self, names: &[String]) -> Self {
@@ -88,6 +97,7 @@ impl Plan {
                 role: self.role.to_owned(),
                 process,
                 processes: self.ranks.len(),
+                tls: self.tls,
                 ranks: self.ranks[process],
                 heartbeat: self.heartbeat,
                 join_timeout: self.join_timeout,

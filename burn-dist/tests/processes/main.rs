@@ -21,4 +21,6 @@ mod records;
 mod restarts;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod worker;

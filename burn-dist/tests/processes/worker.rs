@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use burn_dist::launch::{Launcher, Worker};
-use burn_dist::{JobConfig, Secret};
+use burn_dist::{JobConfig, Secret, Tls};
 
 use crate::{collectives, faults, mismatches, records, restarts};
 
@@ -16,6 +16,7 @@ pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
 /// What a line begins with that is meant for the test.
 pub(crate) const MARK: &str = "@@ ";
 
+const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
@@ -26,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) role: String,
     pub(crate) process: usize,
     pub(crate) processes: usize,
+    /// Whether the job encrypts.
+    pub(crate) tls: bool,
     pub(crate) ranks: usize,
     pub(crate) heartbeat: Duration,
     pub(crate) join_timeout: Duration,
@@ -38,10 +41,11 @@ impl Place {
     pub(crate) fn to_line(&self) -> String {
         let (heartbeat, join) = (self.heartbeat.as_millis(), self.join_timeout.as_millis());
         format!(
-            "{} {} {} {} {heartbeat} {join} {} {}",
+            "{} {} {} {} {} {heartbeat} {join} {} {}",
             self.role,
             self.process,
             self.processes,
+            self.tls,
             self.ranks,
             self.master,
             self.address_file.display()
@@ -49,12 +53,13 @@ impl Place {
     }
 
     fn from_line(line: &str) -> Self {
-        let mut words = line.splitn(8, ' ');
+        let mut words = line.splitn(9, ' ');
         let mut word = || words.next().unwrap();
         Self {
             role: word().to_owned(),
             process: word().parse().unwrap(),
             processes: word().parse().unwrap(),
+            tls: word().parse().unwrap(),
             ranks: word().parse().unwrap(),
             heartbeat: Duration::from_millis(word().parse().unwrap()),
             join_timeout: Duration::from_millis(word().parse().unwrap()),
@@ -69,10 +74,15 @@ impl Place {
     }
 
     fn job(&self) -> JobConfig {
-        let job = JobConfig::new(self.process, self.processes, &self.master)
+        let mut job = JobConfig::new(self.process, self.processes, &self.master)
             .secret(Secret::new(SECRET))
             .heartbeat(self.heartbeat)
             .join_timeout(self.join_timeout);
+        if self.tls {
+            let file = |name| format!("{CERTIFICATES}/{name}");
+            let tls = Tls::from_files(file("member.pem"), file("member.key"), file("ca.pem"));
+            job = job.tls(tls.unwrap());
+        }
         if self.master.ends_with(":0") {
             job.address_file(&self.address_file)
         } else {

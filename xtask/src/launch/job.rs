@@ -22,8 +22,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// How long the others have to end by themselves after one has failed: they have heard of it from that
+/// one, and it may have been quicker to end than the one where it began, which still says why.
+const SETTLING: Duration = Duration::from_secs(2);
 /// How long processes have to end after they were asked to, and to be gone after they were killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// How long they have after the user's signal: to save their work. Who can't wait sends a second one.
+const SAVING: Duration = Duration::from_secs(30);
 
 /// What the threads of a job report.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ enum Event {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Running,
+    /// One has failed, and the others may end by themselves.
+    Settling(Instant),
     /// The processes were asked to end.
     Ending(Instant),
     /// They were killed.
@@ -170,7 +177,7 @@ impl Job {
             match self.next() {
                 Some(event) => self.take(event),
                 None => match self.phase {
-                    Phase::Running => self.terminate(),
+                    Phase::Running | Phase::Settling(_) => self.terminate(),
                     Phase::Ending(_) => self.kill(),
                     Phase::Killed(_) => return,
                 },
@@ -182,7 +189,7 @@ impl Job {
     fn next(&self) -> Option<Event> {
         match self.phase {
             Phase::Running => self.events.recv().ok(),
-            Phase::Ending(until) | Phase::Killed(until) => {
+            Phase::Settling(until) | Phase::Ending(until) | Phase::Killed(until) => {
                 let left = until.saturating_duration_since(Instant::now());
                 self.events.recv_timeout(left).ok()
             }
@@ -196,33 +203,34 @@ impl Job {
                 let failed = !end.is_success();
                 self.ends[process] = end;
                 self.running -= 1;
-                if failed {
-                    self.stop(Cause::Failed(process));
-                } else if self.running == 0 && matches!(self.phase, Phase::Running) {
+                if failed && matches!(self.phase, Phase::Running) {
+                    self.cause = Some(Cause::Failed(process));
+                    self.phase = Phase::Settling(Instant::now() + SETTLING);
+                }
+                if self.running == 0 && matches!(self.phase, Phase::Running | Phase::Settling(_)) {
                     // What the processes left behind doesn't outlive them.
                     self.terminate();
                 }
             }
             Event::Closed => self.open -= 1,
-            Event::OutputLost => self.stop(Cause::OutputLost),
+            Event::OutputLost => {
+                if matches!(self.phase, Phase::Running) {
+                    self.cause = Some(Cause::OutputLost);
+                    self.terminate();
+                }
+            }
             Event::Signal(signal) => match self.phase {
                 Phase::Running => {
                     self.cause = Some(Cause::Signal(signal));
                     self.group.forward(signal);
-                    self.phase = Phase::Ending(Instant::now() + GRACE);
+                    self.phase = Phase::Ending(Instant::now() + SAVING);
                 }
+                // They go already.
+                Phase::Settling(_) => self.terminate(),
                 // Asked for again: at once, then.
                 Phase::Ending(_) => self.kill(),
                 Phase::Killed(_) => {}
             },
-        }
-    }
-
-    /// Begins the end for this reason, unless it has begun.
-    fn stop(&mut self, cause: Cause) {
-        if matches!(self.phase, Phase::Running) {
-            self.cause = Some(cause);
-            self.terminate();
         }
     }
 

@@ -32,7 +32,8 @@ fn defaults() {
 #[test]
 fn every_flag_reaches_the_program() {
     let flags = "--gpus 4 --backend wgpu --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --data-dir d/m \
-                 --output o --report r.json --records q --oversubscribe";
+                 --output o --report r.json --records q --oversubscribe --tls-cert c.pem --tls-key c.key \
+                 --tls-ca ca.pem --tls-name job";
     let flags: Vec<_> = flags.split_whitespace().collect();
     let words = words(&flags, Backend::Wgpu);
     let split = words.iter().position(|word| word == "--").unwrap();
@@ -40,7 +41,8 @@ fn every_flag_reaches_the_program() {
     assert_eq!(
         passed,
         "--backend wgpu --gpus 4 --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --output o \
-         --data-dir d/m --report r.json --records q --oversubscribe"
+         --data-dir d/m --report r.json --tls-cert c.pem --tls-key c.key --tls-ca ca.pem \
+         --tls-name job --records q --oversubscribe"
     );
     // What the program gets are flags that xtask knows too, with the same meaning.
     let again = parse(
@@ -111,6 +113,9 @@ fn features_follow_the_backend() {
         features(&["--download"], Backend::Cuda),
         "flex,cuda,download"
     );
+    let tls = "--tls-cert c --tls-key k --tls-ca a";
+    let tls: Vec<_> = tls.split(' ').collect();
+    assert_eq!(features(&tls, Backend::Cpu), "flex,tls");
     assert!(words(&["--download"], Backend::Cpu).ends_with(&["--download".to_owned()]));
 }
 
@@ -156,6 +161,10 @@ fn wrong_values_are_usage_errors() {
         &["--seed", "-1"],
         &["--backend", "tpu"],
         &["--data-dir", "d", "--download"],
+        &["--tls-cert", "c"],
+        &["--tls-cert", "c", "--tls-key", "k"],
+        &["--tls-key", "k", "--tls-ca", "a"],
+        &["--tls-name", "n"],
         &["--unknown"],
         &["stray"],
     ] {

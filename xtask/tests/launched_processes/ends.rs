@@ -61,6 +61,46 @@ fn a_signal_s_failure_is_named_and_gives_the_exit_code_of_shells() {
 }
 
 #[test]
+fn one_that_ends_by_itself_after_another_says_why() {
+    // Where a failure begins need not be where a process ends first.
+    let script = r"
+        if [ $RANK = 0 ]; then
+            echo $$ > pid.tmp; mv pid.tmp pid0
+            until [ -e pid1 ]; do sleep 0.01; done
+            echo it ended >&2; exit 3
+        fi
+        until [ -e pid0 ]; do sleep 0.01; done
+        echo $$ > pid.tmp; mv pid.tmp pid1
+        while kill -0 $(cat pid0) 2> kill; do sleep 0.01; done
+        sleep 0.2; echo the disk is full >&2; exit 4
+    ";
+    let output = Launch::new(2, script).output();
+    assert_eq!(output.status.code(), Some(3));
+    let error = text(&output.stderr);
+    assert!(error.contains("[1] the disk is full\n"), "{error}");
+    assert!(
+        error.contains("the others: process 1: exit code 4"),
+        "{error}"
+    );
+}
+
+#[test]
+fn there_is_time_to_save_after_ctrl_c() {
+    let script = r"
+        trap 'sleep 6; echo saved; exit 0' INT
+        echo $$ > pid.tmp; mv pid.tmp pid
+        while true; do sleep 0.01; done
+    ";
+    let mut launch = Launch::new(1, script);
+    let mut launcher = launch.start();
+    launch.wait_for("pid");
+    launcher.signal(Signal::INT);
+    let output = launcher.output();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(text(&output.stdout), "[0] saved\n");
+}
+
+#[test]
 fn one_that_ignores_termination_is_killed_after_the_grace() {
     let script = r"
         if [ $RANK = 0 ]; then until [ -e pid1 ]; do sleep 0.01; done; exit 3; fi

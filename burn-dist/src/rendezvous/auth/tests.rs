@@ -1,11 +1,12 @@
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::rendezvous::timed::Broken;
 
 const GOOD: &[u8] = b"the secret of this job";
 
@@ -51,12 +52,12 @@ fn both(
 
 /// What the accepting side says to a peer that does `act`.
 fn accept(act: impl FnOnce(&mut TcpStream)) -> Result<Vec<u8>, Rejected> {
-    let (mut peer, mut accepts) = pair();
+    let (mut peer, accepts) = pair();
     let secret = Secret::new(GOOD);
     thread::scope(|scope| {
         let accepting = scope.spawn(move || {
             let role = Role::Accepts;
-            authenticate(&mut accepts, &secret, role, b"test", b"hello", soon())
+            authenticate(&accepts, &secret, role, b"test", b"hello", soon())
         });
         act(&mut peer);
         accepting.join().unwrap()
@@ -106,14 +107,14 @@ fn versions_that_differ_are_both_named_on_both_sides() {
 #[test]
 fn a_recorded_handshake_proves_nothing_later() {
     // A relay that records what a member says.
-    let (mut member, mut towards_member) = pair();
+    let (member, mut towards_member) = pair();
     let secret = Secret::new(GOOD);
     let mut recorded = Vec::new();
     let first = accept(|towards_port| {
         thread::scope(|scope| {
             let joins = scope.spawn(move || {
                 let role = Role::Connects;
-                authenticate(&mut member, &secret, role, b"test", b"member", soon())
+                authenticate(&member, &secret, role, b"test", b"member", soon())
             });
             let relay = |from: &mut TcpStream, to: &mut TcpStream, count: usize| {
                 let mut bytes = vec![0; count];
@@ -160,14 +161,14 @@ fn a_proof_sent_back_proves_nothing() {
     });
     assert_eq!(reflected.unwrap_err(), Rejected::WrongSecret);
     // A port that echoes everything.
-    let (mut connects, mut echo) = pair();
+    let (connects, mut echo) = pair();
     let echoing = thread::spawn(move || {
         let mut bytes = [0; 64];
         echo.read_exact(&mut bytes).unwrap();
         echo.write_all(&bytes).unwrap();
     });
     let secret = Secret::new(GOOD);
-    let error = authenticate(&mut connects, &secret, Role::Connects, b"test", b"", soon());
+    let error = authenticate(&connects, &secret, Role::Connects, b"test", b"", soon());
     echoing.join().unwrap();
     assert!(matches!(error, Err(Rejected::NotAPeer(_))), "{error:?}");
 }
@@ -184,7 +185,7 @@ fn other_programs_are_named_by_what_they_say() {
 
 #[test]
 fn one_byte_at_a_time_does_not_stretch_the_deadline() {
-    let (mut peer, mut accepts) = pair();
+    let (mut peer, accepts) = pair();
     let deadline = Instant::now() + Duration::from_millis(50);
     thread::scope(|scope| {
         // It sends a byte whenever it can, until it is cut off.
@@ -198,7 +199,7 @@ fn one_byte_at_a_time_does_not_stretch_the_deadline() {
                 }
             };
             assert!(matches!(late, Broken::Late), "{late:?}");
-            let error = authenticate(&mut accepts, &secret, Role::Accepts, b"", b"", deadline);
+            let error = authenticate(&accepts, &secret, Role::Accepts, b"", b"", deadline);
             assert_eq!(error, Err(Rejected::TooSlow));
         });
     });
@@ -206,10 +207,10 @@ fn one_byte_at_a_time_does_not_stretch_the_deadline() {
 
 #[test]
 fn hellos_are_bounded() {
-    let (mut connects, _accepts) = pair();
+    let (connects, _accepts) = pair();
     let hello = vec![0; HELLO + 1];
     let error = authenticate(
-        &mut connects,
+        &connects,
         &Secret::new(GOOD),
         Role::Connects,
         b"test",
@@ -227,7 +228,7 @@ fn hellos_are_bounded() {
         peer.read_exact(&mut answer).unwrap();
         let theirs: Nonce = answer[32..64].try_into().unwrap();
         let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, b"test", &nonce, &theirs);
+        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
         let proof = exchange.proof(Role::Connects);
         peer.write_all(&[&[ACCEPTED][..], &proof, &[0xff, 0xff]].concat())
             .unwrap();
@@ -245,7 +246,7 @@ fn a_hello_that_was_changed_on_its_way_is_refused() {
         peer.read_exact(&mut answer).unwrap();
         let theirs: Nonce = answer[32..64].try_into().unwrap();
         let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, b"test", &nonce, &theirs);
+        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
         let mut hello = exchange.hello(Role::Connects, b"process 1");
         hello[10] ^= 3;
         let proof = exchange.proof(Role::Connects);

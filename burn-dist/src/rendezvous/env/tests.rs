@@ -47,7 +47,7 @@ const SLURM: Set<'_> = &[
     ("SLURM_PROCID", "2"),
     ("SLURM_NTASKS", "16"),
     ("SLURM_LOCALID", "2"),
-    ("SLURM_NODELIST", "gpu[07-09,12],cpu1"),
+    ("SLURM_STEP_NODELIST", "gpu[07-09,12],cpu1"),
     ("SLURM_JOB_ID", "4200017"),
 ];
 const KUBERNETES: Set<'_> = &[
@@ -98,10 +98,48 @@ fn every_launcher_is_understood() {
 fn a_named_master_comes_before_what_slurm_says() {
     let variables = with(SLURM, &[("MASTER_ADDR", "head"), ("MASTER_PORT", "77")]);
     assert_eq!(config(&variables).master(), "head:77");
-    let variables = with(SLURM, &[("MASTER_ADDR", "head"), ("SLURM_NODELIST", "-")]);
+    let variables = with(SLURM, &[("MASTER_ADDR", "head")]);
     assert_eq!(config(&variables).master(), "head:10017");
-    let variables = with(SLURM, &[("SLURM_STEP_NODELIST", "gpu08")]);
-    assert_eq!(config(&variables).master(), "gpu08:10017");
+    // The step's nodes may be a part of the job's.
+    let variables = with(SLURM, &[("SLURM_NODELIST", "gpu[01-12]")]);
+    assert_eq!(config(&variables).master(), "gpu07:10017");
+}
+
+#[test]
+fn a_batch_script_of_slurm_is_no_process_of_a_job() {
+    // What `sbatch --nodes=4 --ntasks-per-node=1` tells the script itself, on the first of four nodes.
+    let batch: Set<'_> = &[
+        ("SLURM_PROCID", "0"),
+        ("SLURM_LOCALID", "0"),
+        ("SLURM_NTASKS", "4"),
+        ("SLURM_NPROCS", "4"),
+        ("SLURM_NODELIST", "gnode[10,20,25,37]"),
+        ("SLURM_JOB_NODELIST", "gnode[10,20,25,37]"),
+        ("SLURM_JOB_ID", "200505"),
+    ];
+    assert!(read(batch).unwrap().is_none());
+    // And where it was not asked how many tasks it may start.
+    assert!(
+        read(&with(batch, &[("SLURM_NTASKS", "-")]))
+            .unwrap()
+            .is_none()
+    );
+    let task = with(batch, &[("SLURM_STEP_NODELIST", "gnode[10,20,25,37]")]);
+    assert_eq!(config(&task).processes(), 4);
+}
+
+#[test]
+fn the_port_of_torchrun_s_own_agent_is_left_alone() {
+    let agent = |port, uses| {
+        let changes = [
+            ("TORCHELASTIC_USE_AGENT_STORE", uses),
+            ("MASTER_PORT", port),
+        ];
+        config(&with(TORCH, &changes)).master().to_owned()
+    };
+    assert_eq!(agent("29500", "True"), "node0:29501");
+    assert_eq!(agent("65535", "True"), "node0:65534");
+    assert_eq!(agent("29500", "False"), "node0:29500");
 }
 
 #[test]
@@ -155,8 +193,6 @@ fn half_a_launcher_is_an_error_that_names_the_other_half() {
         assert_eq!((name, value), (gone, None), "{text}");
         assert!(text.contains("is not set; expected: "), "{text}");
     }
-    let (name, ..) = fault(&with(SLURM, &[("SLURM_NODELIST", "-")]));
-    assert_eq!(name, "MASTER_ADDR");
     for alone in [
         "WORLD_SIZE",
         "MASTER_ADDR",
@@ -190,7 +226,7 @@ fn values_that_cannot_be_right_are_named() {
         (MPI, "OMPI_COMM_WORLD_RANK", "4"),
         (SLURM, "SLURM_PROCID", "16"),
         (SLURM, "SLURM_LOCALID", "16"),
-        (SLURM, "SLURM_NODELIST", "gpu["),
+        (SLURM, "SLURM_STEP_NODELIST", "gpu["),
         (SLURM, "SLURM_JOB_ID", "many"),
         (KUBERNETES, "JOB_COMPLETION_INDEX", "2"),
     ] {

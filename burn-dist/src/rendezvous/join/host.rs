@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::register;
-use super::system;
+use super::{Attempt, persist, system};
 use crate::error::{JoinFailure, Result};
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
@@ -26,9 +26,18 @@ pub(crate) struct Host {
 
 impl Host {
     /// Listens at the master's address and serves the store there.
-    pub(super) fn start(config: &JobConfig, name: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(
+        config: &JobConfig,
+        (name, port): (&str, u16),
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<Self> {
         let named = |failure| config.fault(config.master().to_owned(), failure);
-        let master = address::resolve(name, port).map_err(named)?;
+        // A machine's own name may be known only a while after it is up, as a Pod's is.
+        let master = persist(config, started, deadline, || {
+            address::resolve(name, port)
+                .map_err(|failure| (config.master().to_owned(), Attempt::Again(failure)))
+        })?;
         let secret = config.get_secret();
         let listener = match config.take_listener() {
             Some(listener) => listener,
@@ -41,7 +50,8 @@ impl Host {
         let fault = |failure| config.fault(address.to_string(), failure);
         address::check_open(address.ip(), secret).map_err(fault)?;
         warn_of_loopback(config, name, address);
-        let server = StoreServer::start(listener, secret.clone(), Limits::default())
+        let tls = config.get_tls().cloned();
+        let server = StoreServer::start(listener, secret.clone(), tls, Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
         let reached_at = if address.ip().is_unspecified() {
             master[0].ip() // it listens on all, but is reached at one
@@ -69,7 +79,8 @@ impl Host {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        StoreClient::connect(address, config.get_secret(), deadline).map_err(|error| {
+        let client = StoreClient::connect(address, config.get_secret(), config.get_tls(), deadline);
+        client.map_err(|error| {
             config.fault(
                 address.to_string(),
                 JoinFailure::Lost(error.to_string().into()),

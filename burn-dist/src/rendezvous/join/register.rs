@@ -2,7 +2,8 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `job` | the job's number and size, set by process 0 |
+//! | `heartbeat` | process 0's heartbeat, which is the job's |
+//! | `job` | the job's number and size, set by process 0 after it |
 //! | `process/N` | the entry of process N, by whoever was first |
 //! | `entered` | how many have entered themselves |
 //! | `list/N` | a part of the finished list |
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::{MOST_RANKS, REMIND};
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
@@ -29,6 +31,7 @@ pub(super) struct List {
     pub(super) job: [u8; 16],
     pub(super) ranks: Vec<usize>,
     pub(super) addresses: Vec<SocketAddr>,
+    pub(super) heartbeat: Duration,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,6 +75,7 @@ pub(super) struct Entry {
     process: usize,
     processes: usize,
     member: Member,
+    heartbeat: Duration,
 }
 
 impl Entry {
@@ -84,6 +88,7 @@ impl Entry {
                 address,
                 system_id: std::process::id(),
             },
+            heartbeat: config.get_heartbeat(),
         }
     }
 
@@ -127,6 +132,7 @@ impl Entry {
                 what: "random numbers",
                 detail: error.to_string(),
             })?;
+            store.set("heartbeat", &encode(&self.heartbeat)?)?;
             let processes = self.processes;
             let job = Job { number, processes };
             store.set("job", &encode(&job)?)?;
@@ -183,18 +189,42 @@ impl Entry {
         started: Instant,
         deadline: Instant,
     ) -> Result<Verdict, JoinFailure> {
-        match store.wait("verdict", deadline) {
-            Ok(bytes) => return decode(&bytes),
-            Err(StoreError::Late(_)) => {}
-            Err(error) => return Err(error.into()),
+        let mut remind = REMIND;
+        loop {
+            // Process 0 reminds for all.
+            let until = match self.process {
+                0 => deadline.min(started + remind),
+                _ => deadline,
+            };
+            match store.wait("verdict", until) {
+                Ok(bytes) => return decode(&bytes),
+                Err(StoreError::Late(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let absent = self.absent(store)?;
+            let all_came = absent.is_empty();
+            let missing = self.missing(absent, started);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return publish(store, &missing);
+            }
+            if !all_came {
+                let text = failure(missing);
+                tracing::warn!("{text} (going on for {:.0} s)", left.as_secs_f64());
+            }
+            remind *= 2;
         }
-        let mut missing = Vec::new();
+    }
+
+    /// Who has not entered.
+    fn absent(&self, store: &mut StoreClient) -> Result<Vec<usize>, JoinFailure> {
+        let mut absent = Vec::new();
         for process in 0..self.processes {
             if store.get(&key(process))?.is_none() {
-                missing.push(process);
+                absent.push(process);
             }
         }
-        publish(store, &self.missing(missing, started))
+        Ok(absent)
     }
 
     fn missing(&self, missing: Vec<usize>, started: Instant) -> Verdict {
@@ -217,8 +247,15 @@ impl Entry {
                 format!("its list has {count} processes").into(),
             ));
         }
+        let odd = |member: &&Member| !(1..=MOST_RANKS).contains(&member.ranks);
+        if let Some(member) = members.iter().find(odd) {
+            let what = format!("in its list, {member} has {} ranks", member.ranks);
+            return Err(JoinFailure::Lost(what.into()));
+        }
+        let heartbeat = store.get("heartbeat")?;
         Ok(List {
             job: job.number,
+            heartbeat: decode(&heartbeat.unwrap_or_default())?,
             ranks: members.iter().map(|member| member.ranks).collect(),
             addresses: members.iter().map(|member| member.address).collect(),
         })

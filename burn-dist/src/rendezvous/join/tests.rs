@@ -1,3 +1,6 @@
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -7,6 +10,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::*;
+use crate::control;
 use crate::error::Error;
 use crate::rendezvous::secret::Secret;
 
@@ -56,7 +60,7 @@ fn quiet_port() -> u16 {
 fn until_entered(master: &str, process: usize) {
     let address = master.parse().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut store = StoreClient::connect(address, &Secret::default(), deadline).unwrap();
+    let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
     store.wait(&format!("process/{process}"), deadline).unwrap();
 }
 
@@ -163,6 +167,45 @@ fn those_who_do_not_come_are_named_on_all_who_do() {
 }
 
 #[test]
+fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
+    for ranks in [0, MOST_RANKS + 1, usize::MAX] {
+        let (listener, master) = master();
+        thread::scope(|scope| {
+            let first = spawn(scope, process(0, 2, &master).listener(listener));
+            until_entered(&master, 0);
+            let address: SocketAddr = master.parse().unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let mut store =
+                StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
+            // As the last process that comes makes the list, and says that it is complete.
+            let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
+            let list = control::encode(&list.to_vec()).unwrap();
+            store.set("list/0", &list).unwrap();
+            store.set("all-read", b"").unwrap();
+            // Process 0 may be gone before it answers.
+            let _ = store.set("verdict", &[0]);
+            let error = failure(first.join().unwrap()).to_string();
+            assert!(error.contains(&format!("has {ranks} ranks")), "{error}");
+        });
+    }
+}
+
+#[test]
+fn all_processes_have_the_heartbeat_of_process_0() {
+    // With another each, those that expect it often would take the others for dead.
+    let (listener, master) = master();
+    let heartbeat = Duration::from_secs(7);
+    thread::scope(|scope| {
+        let other = process(1, 2, &master).heartbeat(Duration::from_secs(1));
+        let other = spawn(scope, other);
+        let first = process(0, 2, &master).listener(listener);
+        let first = join(&first.heartbeat(heartbeat), 1).unwrap();
+        assert_eq!(first.heartbeat, heartbeat);
+        assert_eq!(other.join().unwrap().unwrap().heartbeat, heartbeat);
+    });
+}
+
+#[test]
 fn a_number_given_twice_is_told_to_all() {
     let (listener, master) = master();
     thread::scope(|scope| {
@@ -213,7 +256,7 @@ fn a_process_with_another_secret_stays_out_and_is_hinted_at() {
             .join_timeout(Duration::from_secs(1));
         let first = failure(join(&first, 1)).to_string();
         assert!(first.contains("process 1 of 2 did not come"), "{first}");
-        assert!(first.contains("1 connections were turned away"), "{first}");
+        assert!(first.contains("1 connection was turned away"), "{first}");
         let other = failure(other.join().unwrap());
         assert!(matches!(other, JoinFailure::Rejected(_)), "{other}");
         assert!(other.to_string().contains("BURN_DIST_SECRET"), "{other}");
@@ -239,7 +282,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/1").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/2").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }
@@ -315,6 +358,7 @@ fn what_cannot_be_right_is_said_before_anyone_is_asked() {
     refused(process(0, 0, "a:1"), 1, "no process 0");
     refused(process(0, MOST + 1, "a:1"), 1, "at most 4000");
     refused(process(0, 1, "a:1"), 0, "0 ranks");
+    refused(process(0, 1, "a:1"), MOST_RANKS + 1, "from 1 to 4096");
     refused(process(1, 2, "127.0.0.1:0"), 1, "BURN_DIST_ADDRESS_FILE");
     for master in [
         "",
@@ -340,8 +384,12 @@ fn a_name_without_an_address_is_an_error_of_its_own() {
     // Longer than a name may be, so that nobody is asked for it.
     let name = format!("{}:1", "x".repeat(300));
     for number in [0, 1] {
-        let config = process(number, 2, &name).join_timeout(Duration::from_millis(20));
+        let patience = Duration::from_millis(20);
+        let config = process(number, 2, &name).join_timeout(patience);
+        let start = Instant::now();
         let error = failure(join(&config, 1));
         assert!(matches!(error, JoinFailure::Unresolved(_)), "{error}");
+        // It could have become known any time, process 0's own name too.
+        assert!(start.elapsed() >= patience, "process {number} gave up");
     }
 }

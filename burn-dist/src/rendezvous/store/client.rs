@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use super::wire::{self, Reply, Request, Unread};
 use super::{KEY, PURPOSE, Rejected, VALUE};
 use crate::rendezvous::auth::{self, Role};
+use crate::rendezvous::channel::Channel;
 use crate::rendezvous::secret::Secret;
+use crate::rendezvous::tls::Tls;
 
 /// How long the server may take for what it does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection to the store.
 #[derive(Debug)]
 pub(crate) struct StoreClient {
-    stream: TcpStream,
+    stream: Channel,
     local: SocketAddr,
     broken: Option<StoreError>,
 }
@@ -53,7 +55,7 @@ pub(crate) enum Swap {
 }
 
 impl StoreClient {
-    /// Connects, and proves the secret; one attempt.
+    /// Connects, with TLS if there are certificates, and proves the secret; one attempt.
     ///
     /// # Errors
     ///
@@ -63,12 +65,13 @@ impl StoreClient {
     pub(crate) fn connect(
         server: SocketAddr,
         secret: &Secret,
+        tls: Option<&Tls>,
         deadline: Instant,
     ) -> Result<Self, StoreError> {
         let unreachable = |error: std::io::Error| StoreError::Unreachable(error.to_string().into());
         let left = deadline.saturating_duration_since(Instant::now());
         // Zero is not allowed; the system counts no less than microseconds.
-        let mut stream = TcpStream::connect_timeout(&server, left.max(Duration::from_micros(1)))
+        let stream = TcpStream::connect_timeout(&server, left.max(Duration::from_micros(1)))
             .map_err(unreachable)?;
         let local = stream.local_addr().map_err(unreachable)?;
         if stream.peer_addr().is_ok_and(|peer| peer == local) {
@@ -76,7 +79,9 @@ impl StoreClient {
             return Err(StoreError::Unreachable("connection refused".into()));
         }
         stream.set_nodelay(true).map_err(unreachable)?;
-        auth::authenticate(&mut stream, secret, Role::Connects, PURPOSE, b"", deadline)
+        let role = Role::Connects;
+        let stream = Channel::open(stream, tls, role, deadline).map_err(StoreError::Rejected)?;
+        auth::authenticate(&stream, secret, role, PURPOSE, b"", deadline)
             .map_err(StoreError::Rejected)?;
         let mut client = Self {
             stream,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Limits;
 use super::rejects::Reject;
+use crate::rendezvous::channel::Channel;
 
 pub(super) struct Connections {
     state: Mutex<State>,
@@ -23,7 +24,7 @@ struct State {
     next: u64,
     /// By number, so the oldest comes first.
     pending: BTreeMap<u64, Pending>,
-    live: HashMap<u64, Arc<TcpStream>>,
+    live: HashMap<u64, Arc<Channel>>,
     left: Vec<u64>,
     stopping: bool,
     census: Census,
@@ -111,8 +112,8 @@ impl Connections {
         for pending in state.pending.values() {
             let _ = pending.socket.shutdown(Shutdown::Both);
         }
-        for socket in state.live.values() {
-            let _ = socket.shutdown(Shutdown::Both);
+        for stream in state.live.values() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
         self.changed.notify_all();
     }
@@ -137,7 +138,7 @@ impl Connections {
 
 impl Seat<'_> {
     /// Counts the connection among those that have proved the secret, if it still may.
-    pub(super) fn promote(&self, socket: &Arc<TcpStream>) -> Result<(), Reject> {
+    pub(super) fn promote(&self, stream: &Arc<Channel>) -> Result<(), Reject> {
         let mut state = self.connections.lock();
         let pending = state.pending.get(&self.number);
         if pending.is_none_or(|pending| pending.displaced) {
@@ -147,7 +148,7 @@ impl Seat<'_> {
             return Err(Reject::Full);
         }
         state.pending.remove(&self.number);
-        state.live.insert(self.number, Arc::clone(socket));
+        state.live.insert(self.number, Arc::clone(stream));
         state.census.most_live = state.census.most_live.max(state.live.len());
         self.connections.changed.notify_all();
         Ok(())

@@ -29,7 +29,7 @@ use std::time::Duration;
 pub(crate) use client::{StoreClient, StoreError, Swap};
 pub(crate) use server::StoreServer;
 
-use super::auth::Rejected;
+use super::rejected::Rejected;
 
 /// What connections to the store are for, as [`auth`](super::auth) proves it.
 const PURPOSE: &[u8] = b"store";

@@ -34,6 +34,8 @@ pub(crate) struct Rejects {
     pub(crate) not_a_peer: u64,
     /// No proof in time.
     pub(crate) too_slow: u64,
+    /// With TLS where there is none or the other way round, or without a certificate of the job's.
+    pub(crate) tls: u64,
     /// Closed before the proof.
     pub(crate) closed: u64,
     /// Gave up its place to a newer one before the proof.
@@ -53,6 +55,7 @@ impl Rejects {
             + self.version
             + self.not_a_peer
             + self.too_slow
+            + self.tls
             + self.closed
             + self.crowded
             + self.full
@@ -68,6 +71,13 @@ impl Rejects {
                 &mut self.not_a_peer
             }
             Reject::Unproved(Rejected::TooSlow) => &mut self.too_slow,
+            Reject::Unproved(
+                Rejected::PlainPeer
+                | Rejected::TlsPeer
+                | Rejected::Certificate(_)
+                | Rejected::CertificateRefused(_)
+                | Rejected::Tls(_),
+            ) => &mut self.tls,
             Reject::Unproved(Rejected::Closed) => &mut self.closed,
             Reject::Crowded => &mut self.crowded,
             Reject::Full => &mut self.full,

@@ -18,8 +18,10 @@ use super::rejects::{Ledger, Reject, Rejects};
 use super::table::Table;
 use super::wire::{self, Reply, Request, Unread};
 use super::{Limits, PURPOSE};
-use crate::rendezvous::auth::{self, Role};
+use crate::rendezvous::auth::{self, Rejected, Role};
+use crate::rendezvous::channel::Channel;
 use crate::rendezvous::secret::Secret;
+use crate::rendezvous::tls::Tls;
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -38,6 +40,7 @@ pub(crate) struct StoreServer {
 
 struct Shared {
     secret: Secret,
+    tls: Option<Tls>,
     limits: Limits,
     table: Table,
     connections: Connections,
@@ -45,12 +48,17 @@ struct Shared {
 }
 
 impl StoreServer {
-    /// Serves a store on a listener.
+    /// Serves a store on a listener, with TLS if there are certificates.
     ///
     /// # Errors
     ///
     /// What the system says if it refuses a thread or a way to be woken.
-    pub(crate) fn start(listener: TcpListener, secret: Secret, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn start(
+        listener: TcpListener,
+        secret: Secret,
+        tls: Option<Tls>,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let mut listener = mio::net::TcpListener::from_std(listener);
@@ -63,6 +71,7 @@ impl StoreServer {
             connections: Connections::new(&limits),
             ledger: Ledger::default(),
             secret,
+            tls,
             limits,
         });
         let mut reception = Reception {
@@ -216,13 +225,12 @@ impl Reception {
 
 impl Shared {
     /// A connection's life, on its own thread. A reject is counted before the connection is closed.
-    fn attend(&self, number: u64, mut stream: TcpStream, address: SocketAddr) {
+    fn attend(&self, number: u64, socket: TcpStream, address: SocketAddr) {
         let seat = self.connections.seat(number);
-        if let Err(reject) = self.prove(&seat, &mut stream) {
-            self.record(address, &reject);
-            return;
-        }
-        let stream = Arc::new(stream);
+        let stream = match self.prove(&seat, socket) {
+            Ok(stream) => Arc::new(stream),
+            Err(reject) => return self.record(address, &reject),
+        };
         if let Err(reject) = seat.promote(&stream) {
             self.record(address, &reject);
             let reply = Reply::Refused(reject.to_string());
@@ -233,14 +241,20 @@ impl Shared {
         }
     }
 
-    fn prove(&self, seat: &Seat<'_>, stream: &mut TcpStream) -> Result<(), Reject> {
+    fn prove(&self, seat: &Seat<'_>, socket: TcpStream) -> Result<Channel, Reject> {
+        let proved = self.shake_hands(socket);
+        proved.map_err(|rejected| match rejected {
+            _ if seat.displaced() => Reject::Crowded,
+            rejected => Reject::Unproved(rejected),
+        })
+    }
+
+    fn shake_hands(&self, socket: TcpStream) -> Result<Channel, Rejected> {
         let deadline = Instant::now() + self.limits.proof;
         let role = Role::Accepts;
-        match auth::authenticate(stream, &self.secret, role, PURPOSE, b"", deadline) {
-            Ok(_) => Ok(()),
-            Err(_) if seat.displaced() => Err(Reject::Crowded),
-            Err(rejected) => Err(Reject::Unproved(rejected)),
-        }
+        let stream = Channel::open(socket, self.tls.as_ref(), role, deadline)?;
+        auth::authenticate(&stream, &self.secret, role, PURPOSE, b"", deadline)?;
+        Ok(stream)
     }
 
     /// Counts a reject, unless it is the server that goes.
@@ -251,7 +265,7 @@ impl Shared {
     }
 
     /// Answers requests until the client leaves. A client that is cut off is no reject.
-    fn serve(&self, stream: &TcpStream) -> Result<(), Reject> {
+    fn serve(&self, stream: &Channel) -> Result<(), Reject> {
         loop {
             let request: Request = match wire::receive_next(stream, self.limits.request) {
                 Ok(request) => request,

@@ -2,15 +2,15 @@
 //!
 //! Invariant: the length is checked before memory is taken for it, and the decoder has the same limit.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{KEY, VALUE};
 use crate::control;
-use crate::rendezvous::timed::{self, Broken};
+use crate::rendezvous::channel::Channel;
+use crate::rendezvous::timed::{self, Broken, Stream};
 
 /// The most bytes of a message: a comparison with its two values, its key, and what frames them.
 pub(super) const MESSAGE: usize = 2 * VALUE + KEY + 64;
@@ -65,7 +65,7 @@ pub(super) enum Unread {
 
 /// Writes one message.
 pub(super) fn send<T: Serialize>(
-    stream: &TcpStream,
+    stream: &Channel,
     message: &T,
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -78,7 +78,7 @@ pub(super) fn send<T: Serialize>(
 
 /// Reads one message before the deadline.
 pub(super) fn receive<T: DeserializeOwned>(
-    stream: &TcpStream,
+    stream: &Channel,
     deadline: Instant,
 ) -> Result<T, Unread> {
     let mut first = [0];
@@ -88,14 +88,15 @@ pub(super) fn receive<T: DeserializeOwned>(
 
 /// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
 pub(super) fn receive_next<T: DeserializeOwned>(
-    mut stream: &TcpStream,
+    stream: &Channel,
     patience: Duration,
 ) -> Result<T, Unread> {
     let broken = |error: io::Error| Unread::Broken(error.into());
-    stream.set_read_timeout(None).map_err(broken)?;
+    let socket = stream.socket();
+    socket.set_read_timeout(None).map_err(broken)?;
     let mut first = [0];
     loop {
-        match stream.read(&mut first) {
+        match stream.read_some(&mut first) {
             Ok(0) => return Err(Unread::Ended),
             Ok(_) => return rest(stream, first, Instant::now() + patience),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -105,7 +106,7 @@ pub(super) fn receive_next<T: DeserializeOwned>(
 }
 
 fn rest<T: DeserializeOwned>(
-    stream: &TcpStream,
+    stream: &Channel,
     first: [u8; 1],
     deadline: Instant,
 ) -> Result<T, Unread> {

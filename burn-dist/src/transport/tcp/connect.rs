@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::TcpNetwork;
 use super::gather::gather;
 use crate::error::{Error, JoinFailure, Result};
-use crate::rendezvous::Secret;
+use crate::rendezvous::{Secret, Tls};
 
 /// The place of this process in its job, as the rendezvous found it.
 pub(crate) struct Place {
@@ -25,6 +25,8 @@ pub(crate) struct Place {
     pub(crate) job: [u8; 16],
     /// What only the job's processes know.
     pub(crate) secret: Secret,
+    /// The certificates to encrypt with, if the job does.
+    pub(crate) tls: Option<Tls>,
     /// After how much silence a process is lost.
     pub(crate) heartbeat: Duration,
 }

@@ -14,7 +14,7 @@
 //! `pulse` watches over it, the network holds it.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use super::inbound::{Inbound, Shelf};
 use super::pulse::Waker;
 use super::writing::Posted;
+use crate::rendezvous::channel::Channel;
+use crate::rendezvous::timed::Stream;
 use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::{Cause, Lost, Tag};
 
@@ -33,7 +35,7 @@ pub(super) const QUIET: Duration = Duration::from_millis(10);
 pub(super) struct Connection {
     peer: usize,
     address: String,
-    pub(super) stream: TcpStream,
+    pub(super) stream: Channel,
     pub(super) state: Mutex<State>,
     /// A message came, somebody has stopped reading or writing, or the phase changed.
     pub(super) arrived: Condvar,
@@ -136,8 +138,9 @@ pub(super) enum Duty {
 }
 
 impl Connection {
-    pub(super) fn new(peer: usize, stream: TcpStream, waker: Arc<Waker>) -> Self {
+    pub(super) fn new(peer: usize, stream: Channel, waker: Arc<Waker>) -> Self {
         let address = stream
+            .socket()
             .peer_addr()
             .map_or_else(|error| error.to_string(), |address| address.to_string());
         Self {

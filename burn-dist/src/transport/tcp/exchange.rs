@@ -19,6 +19,7 @@ use super::connection::{Connection, Reading, Turn};
 use super::frame::{HEADER, Header};
 use super::inbound::Shelf;
 use super::reading::Taken;
+use crate::rendezvous::timed::Stream;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, Overseer, Tag};
 
@@ -166,7 +167,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
             events.set(PollFlags::OUT, lane.full && lane.wants_to_write());
             events.set(PollFlags::IN, lane.reading.is_some());
             if !events.is_empty() {
-                waits.push(PollFd::new(&lane.connection.stream, events));
+                waits.push(PollFd::new(lane.connection.stream.socket(), events));
             }
             let kept_out = lane.wants_to_write() && !lane.full;
             if kept_out || (lane.awaited > 0 && lane.reading.is_none()) {
@@ -267,10 +268,14 @@ impl<'c> Lane<'c> {
             };
             let Outgoing { head, body, .. } = sends[frame.number];
             let pieces = [&frame.header[..], head, body];
-            let written = self.connection.write(&frame.turn, pieces, frame.written);
+            let length = HEADER + head.len() + body.len();
+            let mut written = 0;
+            if frame.written < length {
+                written = self.connection.write(&frame.turn, pieces, frame.written);
+            }
             frame.written += written;
             moved |= written > 0;
-            if frame.written == HEADER + head.len() + body.len() {
+            if frame.written == length && self.connection.flush(&frame.turn) {
                 self.frame = None;
             } else if written == 0 {
                 self.full = true;

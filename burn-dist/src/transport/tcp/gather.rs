@@ -24,6 +24,7 @@ use super::connect::{Place, refused, unconnected};
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::auth::{Role, authenticate};
+use crate::rendezvous::channel::Channel;
 use crate::transport::locks::{lock, wait_for};
 
 /// The longest that a newcomer may take to prove that it belongs to the job.
@@ -48,7 +49,7 @@ struct Hello {
 /// The connections of a process.
 pub(super) struct Gathered {
     /// By process; none for this one.
-    pub(super) streams: Vec<Option<TcpStream>>,
+    pub(super) streams: Vec<Option<Channel>>,
     /// How many were turned away.
     pub(super) rejected: u64,
 }
@@ -101,7 +102,7 @@ struct Port<'p> {
 
 struct State {
     /// By process.
-    streams: Vec<Option<TcpStream>>,
+    streams: Vec<Option<Channel>>,
     /// What the last attempt to connect met with, by process.
     reasons: Vec<Option<String>>,
     /// Who is being heard, the oldest first.
@@ -218,7 +219,7 @@ impl<'p> Port<'p> {
         }
     }
 
-    fn attempt(&self, peer: usize) -> Result<TcpStream, String> {
+    fn attempt(&self, peer: usize) -> Result<Channel, String> {
         let address = &self.place.addresses[peer];
         let time = self.left().min(HANDSHAKE).max(Duration::from_millis(1));
         let stream =
@@ -248,7 +249,7 @@ impl<'p> Port<'p> {
     }
 
     /// Lets a newcomer in or turns it away, and forgets it as a newcomer in the same step.
-    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, TcpStream), String>) {
+    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, Channel), String>) {
         let mut state = lock(&self.state);
         let before = state.newcomers.len();
         state.newcomers.retain(|(other, _)| *other != number);
@@ -283,7 +284,7 @@ impl<'p> Port<'p> {
         Ok(number)
     }
 
-    fn hear(&self, stream: TcpStream) -> Result<(usize, TcpStream), String> {
+    fn hear(&self, stream: TcpStream) -> Result<(usize, Channel), String> {
         let (stream, hello) = self.shake_hands(stream, Role::Accepts)?;
         let peer = hello.process;
         if peer <= self.place.process {
@@ -292,10 +293,15 @@ impl<'p> Port<'p> {
         Ok((peer, stream))
     }
 
-    fn shake_hands(&self, mut stream: TcpStream, role: Role) -> Result<(TcpStream, Hello), String> {
+    fn shake_hands(&self, socket: TcpStream, role: Role) -> Result<(Channel, Hello), String> {
         let deadline = self.deadline.min(Instant::now() + HANDSHAKE);
-        let secret = &self.place.secret;
-        let hello = authenticate(&mut stream, secret, role, PURPOSE, &self.hello, deadline)
+        let Place { secret, tls, .. } = self.place;
+        let opened = Channel::open(socket, tls.as_ref(), role, deadline);
+        let (stream, hello) = opened
+            .and_then(|stream| {
+                let hello = authenticate(&stream, secret, role, PURPOSE, &self.hello, deadline)?;
+                Ok((stream, hello))
+            })
             .map_err(|rejected| rejected.to_string())?;
         let hello: Hello = control::decode(&hello)?;
         let processes = self.place.addresses.len();

@@ -12,6 +12,9 @@
 //! message, and the pulse (`burn-dist-net-<process>-pulse`). Messages are written, and read while
 //! somebody waits for them, by the threads that call [`Network::exchange`].
 //!
+//! With certificates the connections are encrypted (`rendezvous/channel`). A stream that is cut short by
+//! somebody on the way is no end in good order: that takes a goodbye, which can't be forged then.
+//!
 //! What is found when: a broken connection at once, a frozen process or a silent network within a
 //! heartbeat and a round of the pulse (a quarter of a second at most).
 //!
@@ -42,6 +45,8 @@ use socket2::{SockRef, TcpKeepalive};
 use super::locks::lock;
 use super::network::{Cause, Come, Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
+use crate::rendezvous::channel::Channel;
+use crate::rendezvous::timed::Stream;
 use connection::Connection;
 use exchange::Exchange;
 use pulse::Waker;
@@ -66,7 +71,7 @@ impl TcpNetwork {
     /// The system refuses a thread or an option of a socket.
     fn start(
         process: usize,
-        streams: Vec<Option<TcpStream>>,
+        streams: Vec<Option<Channel>>,
         heartbeat: Duration,
         rejected: u64,
     ) -> io::Result<Self> {
@@ -75,7 +80,7 @@ impl TcpNetwork {
         for (peer, stream) in streams.into_iter().enumerate() {
             connections.push(match stream {
                 Some(stream) => {
-                    prepare(&stream, heartbeat)?;
+                    prepare(stream.socket(), heartbeat)?;
                     Some(Arc::new(Connection::new(peer, stream, waker.clone())))
                 }
                 None => None,

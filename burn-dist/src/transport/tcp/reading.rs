@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::connection::{Connection, Duty, Message, Phase, Reading};
 use super::frame::{Frame, Unreadable};
 use super::inbound::{Event, NoShelf, Shelf};
+use crate::rendezvous::timed::Stream;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Tag};
 use crate::transport::watchers::Watchers;
@@ -56,17 +57,24 @@ impl Connection {
         }
     }
 
-    /// Waits for something to come, and takes in what is there.
+    /// Takes in what is there, or else waits for something to come.
     fn read_on(&self) {
+        // What somebody has read of the socket already, for a message before it, no wait would show.
+        let mut came = false;
+        if let Some(mut reading) = self.try_reading(true) {
+            while matches!(self.take_in(&mut reading, &mut NoShelf), Taken::Frame) {
+                came = true;
+            }
+        }
+        if came || self.has_ended() {
+            return;
+        }
         // A connection that ends is shut down, which ends this wait.
-        let readable = PollFd::new(&self.stream, PollFlags::IN);
+        let readable = PollFd::new(self.stream.socket(), PollFlags::IN);
         if let Err(error) = poll(&mut [readable], None)
             && error != rustix::io::Errno::INTR
         {
             self.end(Cause::Disconnected(error.to_string().into()));
-        }
-        if let Some(mut reading) = self.try_reading(true) {
-            while matches!(self.take_in(&mut reading, &mut NoShelf), Taken::Frame) {}
         }
     }
 

@@ -3,7 +3,8 @@
 //! Nothing here waits: a write gives the socket what it takes, and what remains of a frame is either
 //! gone on with by whoever began it (`exchange`), or left in the outbox, which whoever writes next
 //! sends first, the pulse at the latest. So a frame is never cut, and no thread is held up by a
-//! connection that takes nothing.
+//! connection that takes nothing. A frame is gone when the channel holds nothing of it back, which only
+//! an encrypted one does.
 //!
 //! Callers: `exchange` sends messages, `pulse` the rest.
 
@@ -90,6 +91,17 @@ impl Connection {
         0
     }
 
+    /// Writes what the channel holds back; says whether the socket took all of it.
+    pub(super) fn flush(&self, _: &Turn<'_>) -> bool {
+        match (&self.stream).flush() {
+            Ok(()) => return true,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.refuse(&error),
+        }
+        false
+    }
+
     /// The system takes no more bytes.
     fn refuse(&self, error: &io::Error) {
         let first = {
@@ -112,8 +124,10 @@ impl Connection {
             let Some(mut posted) = lock(&self.state).outbox.pop_front() else {
                 return true;
             };
-            posted.written += self.write(turn, [&posted.bytes, &[], &[]], posted.written);
             if posted.written < posted.bytes.len() {
+                posted.written += self.write(turn, [&posted.bytes, &[], &[]], posted.written);
+            }
+            if posted.written < posted.bytes.len() || !self.flush(turn) {
                 lock(&self.state).outbox.push_front(posted);
                 return false;
             }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every process sends to every other one, and all do at once.
-fn all_to_all(networks: &[Arc<TcpNetwork>], length: usize, sequence: u64) {
+pub(super) fn all_to_all(networks: &[Arc<TcpNetwork>], length: usize, sequence: u64) {
     thread::scope(|scope| {
         for network in networks {
             for peer in (0..networks.len()).filter(|&peer| peer != network.process()) {

@@ -4,6 +4,8 @@ mod exchange;
 mod failures;
 mod faults;
 mod strangers;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Condvar, Mutex};
@@ -54,6 +56,7 @@ fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Place> 
             listener,
             job: JOB,
             secret: Secret::new(b"what only these tests know"),
+            tls: None,
             heartbeat,
         })
         .collect()
@@ -90,7 +93,7 @@ fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<Tc
         (listener.accept().unwrap().0, theirs)
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..others).map(|_| pair()).unzip();
-    let streams = std::iter::once(None).chain(ours.into_iter().map(Some));
+    let streams = std::iter::once(None).chain(ours.into_iter().map(|ours| Some(ours.into())));
     let network = TcpNetwork::start(0, streams.collect(), heartbeat, 0).unwrap();
     for mut stream in &theirs {
         io::Write::write_all(&mut stream, &Header::HEARTBEAT.encode()).unwrap();

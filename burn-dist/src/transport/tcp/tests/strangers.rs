@@ -31,7 +31,7 @@ fn connects_in_spite_of(disturb: impl FnOnce(SocketAddr)) -> u64 {
 }
 
 /// Waits until the other side has closed the connection.
-fn wait_for_close(mut stream: &TcpStream) {
+pub(super) fn wait_for_close(mut stream: &TcpStream) {
     stream.set_read_timeout(Some(LONG)).unwrap();
     // It ends with the end of the stream or with a reset; what comes before it is a preamble.
     if let Err(error) = io::copy(&mut stream, &mut io::sink()) {
@@ -94,9 +94,9 @@ fn a_wrong_secret_another_job_and_a_false_name_are_turned_away() {
             (&secret, b"transport", hello(JOB, usize::MAX, 2)),
             (&secret, b"transport", b"no hello".to_vec()),
         ] {
-            let mut stream = TcpStream::connect(port).unwrap();
+            let stream = TcpStream::connect(port).unwrap();
             // Some are refused in the handshake, some for what they say in it.
-            let _ = authenticate(&mut stream, secret, Role::Connects, purpose, &hello, soon());
+            let _ = authenticate(&stream, secret, Role::Connects, purpose, &hello, soon());
             wait_for_close(&stream);
         }
     });
