@@ -118,8 +118,8 @@ fn encrypt(
     let Some(files) = &options.tls else {
         return Ok(job);
     };
-    let mut tls = Tls::from_files(&files.tls_cert, &files.tls_key, &files.tls_ca)?;
-    if let Some(name) = &files.tls_name {
+    let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
+    if let Some(name) = &files.name {
         tls = tls.name(name)?;
     }
     match job {

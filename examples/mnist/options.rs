@@ -71,20 +71,30 @@ pub(crate) struct Options {
 pub(crate) struct TlsOptions {
     /// This process's certificate, in PEM's format: what the job's processes send one another is
     /// encrypted [default: not encrypted]
-    #[arg(long, value_name = "FILE", required = false)]
-    pub(crate) tls_cert: PathBuf,
+    #[arg(
+        id = "tls_cert",
+        long = "tls-cert",
+        value_name = "FILE",
+        required = false
+    )]
+    pub(crate) cert: PathBuf,
 
     /// The private key of the certificate, in PEM's format [default: none]
-    #[arg(long, value_name = "FILE", required = false)]
-    pub(crate) tls_key: PathBuf,
+    #[arg(
+        id = "tls_key",
+        long = "tls-key",
+        value_name = "FILE",
+        required = false
+    )]
+    pub(crate) key: PathBuf,
 
     /// The certificate of the CA that signed those of all processes [default: none]
-    #[arg(long, value_name = "FILE", required = false)]
-    pub(crate) tls_ca: PathBuf,
+    #[arg(id = "tls_ca", long = "tls-ca", value_name = "FILE", required = false)]
+    pub(crate) ca: PathBuf,
 
     /// The name for which the certificates of all processes are [default: burn-dist]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) tls_name: Option<String>,
+    #[arg(id = "tls_name", long = "tls-name", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// What replicas train on.

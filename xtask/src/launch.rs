@@ -20,9 +20,12 @@ use clap::{Args, value_parser};
 pub(crate) use group::guard;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::SystemTime;
 
 /// What to start, and how often.
 #[derive(Args, Clone, Debug)]
@@ -51,6 +54,7 @@ Each process finds its place in its environment:
   WORLD_SIZE, LOCAL_WORLD_SIZE  M
   LOCAL_DEVICES                 N
   MASTER_ADDR, MASTER_PORT      127.0.0.1 and the port
+  BURN_DIST_ERROR_FILE          where it writes a failure that began in it
   BURN_DIST_SECRET              a fresh secret, unless it or BURN_DIST_SECRET_FILE is set
 
 Its output is shown line by line, with its number before each line. It reads no input.
@@ -96,13 +100,21 @@ pub(crate) struct Launch<'a> {
 
 impl Launch<'_> {
     /// Starts the processes, waits for them, and says why if they did not all succeed. The exit code is
-    /// that of the first to fail.
+    /// that of the process where the failure began: the first that has said so, or else the first to end.
     ///
     /// # Errors
     ///
     /// When they can't be started.
     pub(crate) fn run(&self) -> Result<ExitCode, Error> {
-        let outcome = job::run(self.commands()?)?;
+        let errors = tempfile::tempdir().map_err(Error::system("make a temporary folder"))?;
+        let files: Vec<_> = (0..self.nodes)
+            .map(|rank| errors.path().join(rank.to_string()))
+            .collect();
+        let mut commands = self.commands()?;
+        for (command, file) in commands.iter_mut().zip(&files) {
+            command.env("BURN_DIST_ERROR_FILE", file);
+        }
+        let outcome = job::run(commands)?.blame(|process| began(&files[process]));
         // Without a stderr there is nobody to tell; the exit code says it all the same.
         let _ = io::stderr().write_all(&outcome.summary());
         Ok(outcome.code())
@@ -136,6 +148,11 @@ impl Launch<'_> {
         };
         Ok((0..self.nodes).map(command).collect())
     }
+}
+
+/// When a process wrote that a failure began in it, if it did.
+fn began(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|file| file.modified()).ok()
 }
 
 /// A port of the loopback interface that nobody listens on just now.

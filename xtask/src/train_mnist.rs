@@ -160,10 +160,10 @@ fn flags(options: &Options) -> Vec<OsString> {
         pair("--interface", interface.into());
     }
     if let Some(tls) = &options.tls {
-        pair("--tls-cert", (&tls.tls_cert).into());
-        pair("--tls-key", (&tls.tls_key).into());
-        pair("--tls-ca", (&tls.tls_ca).into());
-        if let Some(name) = &tls.tls_name {
+        pair("--tls-cert", (&tls.cert).into());
+        pair("--tls-key", (&tls.key).into());
+        pair("--tls-ca", (&tls.ca).into());
+        if let Some(name) = &tls.name {
             pair("--tls-name", name.into());
         }
     }

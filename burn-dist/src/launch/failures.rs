@@ -3,6 +3,9 @@
 //! Callers: `threads`.
 
 use std::any::Any;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Departure, Error};
@@ -10,9 +13,19 @@ use crate::group::ProcessGroup;
 
 /// The failures of the ranks, in the order in which they came.
 #[derive(Default)]
-pub(super) struct Failures(Mutex<Vec<Error>>);
+pub(super) struct Failures {
+    noted: Mutex<Vec<Error>>,
+    /// Where a failure is written that began in this process.
+    file: Option<PathBuf>,
+}
 
 impl Failures {
+    pub(super) fn new(file: Option<&Path>) -> Self {
+        let file = file.map(Path::to_path_buf);
+        let noted = Mutex::default();
+        Self { noted, file }
+    }
+
     /// Notes a rank's failure, and then tells the group: what the others make of it comes later.
     pub(super) fn note(&self, group: &ProcessGroup, error: &Error) {
         let own = match error {
@@ -20,10 +33,15 @@ impl Failures {
             Error::System { .. } => Some(Departure::Failed(error.to_string().into())),
             _ => None,
         };
-        self.0
+        self.noted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(error.clone());
+        if let Some(file) = &self.file
+            && began_with(group.global_rank(), error)
+        {
+            write_first(file, error);
+        }
         let reason = own.unwrap_or_else(|| {
             // Not this rank's doing, so its other groups are told the cause rather than its end.
             group.fail(error);
@@ -34,11 +52,34 @@ impl Failures {
 
     /// The failure that started it: the first, unless that only reports another rank's end.
     pub(super) fn first(self) -> Option<Error> {
-        let failures = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let failures = self
+            .noted
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         let own = failures
             .iter()
             .find(|error| !matches!(error, Error::PeerLeft { .. }));
         own.or(failures.first()).cloned()
+    }
+}
+
+/// Whether a failure began with the rank that reports it, as far as it can tell.
+fn began_with(rank: usize, error: &Error) -> bool {
+    match error {
+        Error::PeerLeft { peer: at, .. } | Error::Aborted { rank: at, .. } => *at == rank,
+        Error::Lost { .. } => false,
+        _ => true,
+    }
+}
+
+/// Writes a failure, unless another was written before.
+fn write_first(file: &Path, error: &Error) {
+    let written = File::create_new(file).and_then(|mut file| writeln!(file, "{error}"));
+    match written {
+        Err(cause) if cause.kind() != ErrorKind::AlreadyExists => {
+            tracing::warn!("the failure was not written to {}: {cause}", file.display());
+        }
+        _ => {}
     }
 }
 

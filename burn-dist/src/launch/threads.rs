@@ -181,7 +181,7 @@ impl Launcher {
         }
         let threads = self.pool_size()?;
         let groups = self.join()?;
-        let failures = Failures::default();
+        let failures = Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file));
         let results = thread::scope(|scope| {
             let mut ranks = Vec::with_capacity(groups.len());
             for (device, group) in self.devices.iter().zip(groups) {

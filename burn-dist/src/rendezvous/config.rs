@@ -42,6 +42,7 @@ pub struct JobConfig {
     master: String,
     address_file: Option<PathBuf>,
     listener: Option<Arc<Mutex<Option<TcpListener>>>>,
+    error_file: Option<PathBuf>,
     interface: Option<String>,
     secret: Secret,
     tls: Option<Tls>,
@@ -61,6 +62,7 @@ impl JobConfig {
             master: master.into(),
             address_file: None,
             listener: None,
+            error_file: None,
             interface: None,
             secret: Secret::default(),
             tls: None,
@@ -126,6 +128,15 @@ impl JobConfig {
         self
     }
 
+    /// A file into which this process writes why it failed, if the failure began in it and not in another
+    /// process: by it a launcher of several processes finds the one that is at fault, for the others may
+    /// be quicker to end (default: none).
+    #[must_use]
+    pub fn error_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.error_file = Some(file.into());
+        self
+    }
+
     /// A listener that process 0 uses instead of making one at the master's address. It serves one
     /// job: who joins a second time makes a new one.
     #[must_use]
@@ -162,6 +173,10 @@ impl JobConfig {
     /// Where process 0 is: `host:port`.
     pub fn master(&self) -> &str {
         &self.master
+    }
+
+    pub(crate) fn get_error_file(&self) -> Option<&Path> {
+        self.error_file.as_deref()
     }
 
     pub(crate) fn get_secret(&self) -> &Secret {

@@ -246,7 +246,7 @@ impl Job {
 
     fn outcome(mut self) -> Outcome {
         let last_lines = match self.cause {
-            Some(Cause::Failed(process)) => self.tails[process].lines(),
+            Some(Cause::Failed(_)) => self.tails.iter().map(|tail| tail.lines()).collect(),
             _ => Vec::new(),
         };
         let outcome = Outcome {

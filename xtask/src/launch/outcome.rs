@@ -6,6 +6,7 @@ use super::signals;
 use std::fmt;
 use std::io;
 use std::process::{ExitCode, ExitStatus};
+use std::time::SystemTime;
 
 /// How a process ended.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ fn signal_of(_status: ExitStatus) -> Option<i32> {
 /// Why a job ended before all its processes had done their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// This process was the first to fail.
+    /// The failure began in this process.
     Failed(usize),
     /// The launcher got this signal.
     Signal(i32),
@@ -75,13 +76,26 @@ pub(super) struct Outcome {
     pub(super) cause: Option<Cause>,
     /// How each process ended.
     pub(super) ends: Vec<End>,
-    /// The last lines that the first process to fail wrote to stderr.
-    pub(super) last_lines: Vec<Vec<u8>>,
+    /// The last lines that each process wrote to stderr, if one has failed.
+    pub(super) last_lines: Vec<Vec<Vec<u8>>>,
     /// Something outside the job's processes holds their output open, and was not waited for.
     pub(super) held: bool,
 }
 
 impl Outcome {
+    /// Names the process where the failure began, by the time at which each has said that it began
+    /// there; others that failed because of it may have been quicker to end.
+    pub(super) fn blame(mut self, began: impl Fn(usize) -> Option<SystemTime>) -> Self {
+        if matches!(self.cause, Some(Cause::Failed(_))) {
+            let said = (0..self.ends.len()).filter(|&process| !self.ends[process].is_success());
+            let said = said.filter_map(|process| Some((began(process)?, process)));
+            if let Some((_, process)) = said.min() {
+                self.cause = Some(Cause::Failed(process));
+            }
+        }
+        self
+    }
+
     pub(super) fn code(&self) -> ExitCode {
         match self.cause {
             None => ExitCode::SUCCESS,
@@ -127,11 +141,12 @@ impl Outcome {
     fn failure(&self, process: usize, text: &mut Vec<u8>) {
         let end = &self.ends[process];
         text.extend(format!("error: process {process} failed first ({end})").bytes());
-        if self.last_lines.is_empty() {
+        let lines = &self.last_lines[process];
+        if lines.is_empty() {
             text.extend(b"; it wrote nothing to stderr\n");
         } else {
             text.extend(b"; its last lines on stderr:\n");
-            for line in &self.last_lines {
+            for line in lines {
                 text.extend(b"    ");
                 text.extend(line);
                 text.push(b'\n');

@@ -48,6 +48,29 @@ fn the_first_failure_ends_the_others_and_is_shown() {
 }
 
 #[test]
+fn the_process_where_the_failure_began_is_shown_though_another_ends_first() {
+    let script = r"
+        if [ $RANK = 1 ]; then
+            echo why > $BURN_DIST_ERROR_FILE; touch said
+            until [ -e echoed ]; do sleep 0.01; done
+            echo the cause >&2; exit 77
+        fi
+        until [ -e said ]; do sleep 0.01; done
+        touch echoed
+        echo the echo >&2; exit 1
+    ";
+    let output = Launch::new(2, script).output();
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains(
+            "error: process 1 failed first (exit code 77); its last lines on stderr:\n    the cause\n"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_signal_s_failure_is_named_and_gives_the_exit_code_of_shells() {
     let script = "[ $RANK = 1 ] && kill -9 $$; exec sleep 1000";
     let output = Launch::new(2, script).output();

@@ -282,6 +282,17 @@ fn the_same_over_tcp() {
     }
 }
 
+#[test]
+fn groups_that_go_by_the_thousand_disturb_nobody() {
+    let networks = tcp::tests::job(3, Duration::from_secs(30));
+    on_ranks(job_on(networks, &[2, 2, 2]), |group| {
+        let twins: Vec<_> = (0..500).map(|_| group.duplicate().unwrap()).collect();
+        // Every process is told of each, faster than it tells its own groups.
+        drop(twins);
+        check_reductions::<f32>(&group, 1001, 1, &[ReduceOp::Sum]);
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

@@ -136,10 +136,10 @@ impl Reporter {
 
     /// Whether the report has begun.
     pub(crate) fn has_begun(&self) -> bool {
-        !matches!(lock(&self.state).stage, Stage::Quiet)
+        matches!(lock(&self.state).stage, Stage::Reporting(_))
     }
 
-    /// Waits for a report that is under way, for about [`PATIENCE`] at most; none
+    /// Waits for a report that is under way: for about [`PATIENCE`], and until its files are written. None
     /// begins after this.
     pub(super) fn close(&self) {
         let stage = std::mem::replace(&mut lock(&self.state).stage, Stage::Closed);

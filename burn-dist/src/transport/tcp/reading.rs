@@ -17,7 +17,7 @@ use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Tag};
 use crate::transport::watchers::Watchers;
 
-/// How many notices may wait for the watchers to be told of the first.
+/// How many notices may wait for the watchers to be told: with more, nothing is read until they are.
 const NOTICES: usize = 64;
 
 /// What was taken in.
@@ -82,6 +82,10 @@ impl Connection {
         let Some(inbound) = &mut reading.inbound else {
             return Taken::Dry;
         };
+        if lock(&self.state).notices.len() >= NOTICES {
+            // The network's reader is telling of them; meanwhile the sender is held up, as it must be.
+            return Taken::Dry;
+        }
         let end = match inbound.read(&mut Heard(self), shelf) {
             Ok(Event::Dry) if self.has_ended() => return Taken::End,
             Ok(Event::Dry) => return Taken::Dry,
@@ -110,9 +114,6 @@ impl Connection {
                 if matches!(state.phase, Phase::Open) {
                     state.put(tag, Message { head, body });
                 }
-            }
-            Frame::Notice(_) if state.notices.len() == NOTICES => {
-                return Err(Cause::Malformed("too many notices at once".into()));
             }
             Frame::Notice(notice) => {
                 state.notices.push_back(notice);
