@@ -58,11 +58,16 @@ pub mod data;
 pub mod ddp;
 mod element;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 pub mod launch;
 pub mod random;
 mod record;
 mod rendezvous;
+#[cfg(test)]
+mod seeds;
 mod transport;
 
 pub use element::{Element, ReduceOp};

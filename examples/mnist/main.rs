@@ -57,7 +57,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
-    let job = encrypt(JobConfig::from_env()?, options)?;
+    let job = encrypt(job(options)?, options)?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
@@ -93,6 +93,20 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         Some(_) if !first => Ok(()),
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
+    }
+}
+
+/// This process's place in its job, if there is one.
+fn job(options: &Options) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
+    let job = JobConfig::from_env()?;
+    match (&options.interface, job) {
+        (None, job) => Ok(job),
+        (Some(interface), Some(job)) => Ok(Some(job.interface(interface))),
+        (Some(_), None) => Err(
+            "--interface is for a job of several processes, and nothing in the environment says that \
+             this is one of them"
+                .into(),
+        ),
     }
 }
 

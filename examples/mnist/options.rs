@@ -47,6 +47,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 
+    /// Network interface of this machine that the job's other processes reach it by, by name or address
+    /// [default: the one towards process 0]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+
     /// Folder for what each rank did last, if ranks wait for one another in vain [default: one among the
     /// system's temporary files, which is told then]
     #[arg(long, value_name = "DIR")]

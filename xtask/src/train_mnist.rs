@@ -156,6 +156,9 @@ fn flags(options: &Options) -> Vec<OsString> {
     if let Some(file) = &options.report {
         pair("--report", file.into());
     }
+    if let Some(interface) = &options.interface {
+        pair("--interface", interface.into());
+    }
     if let Some(tls) = &options.tls {
         pair("--tls-cert", (&tls.cert).into());
         pair("--tls-key", (&tls.key).into());

@@ -30,6 +30,10 @@ mod settle;
 mod usage;
 
 pub use config::DdpConfig;
+#[cfg(any(test, fuzzing))]
+pub(crate) use parameters::check_parameters;
+#[cfg(test)]
+pub(crate) use parameters::parameters_seed;
 pub use replicas::parameters_sha256;
 
 use crate::error::{Error, Result};

@@ -244,6 +244,32 @@ impl ModuleVisitor for BufferFinder {
     }
 }
 
+/// What must hold of any bytes that come as the list of a peer's parameters.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_parameters(bytes: &[u8]) {
+    crate::fuzzing::check_message::<Vec<Description>>(bytes);
+    if let Ok(list) = crate::control::decode::<Vec<Description>>(bytes) {
+        assert_eq!(first_difference(&list, &list), None);
+        assert_eq!(first_difference(&[], &list).is_some(), !list.is_empty());
+    }
+}
+
+/// A list of parameters.
+#[cfg(test)]
+pub(crate) fn parameters_seed() -> Vec<u8> {
+    let description = |path: &str, trained| Description {
+        path: path.to_owned(),
+        shape: vec![32, 3, 70_000],
+        dtype: "f32".to_owned(),
+        trained,
+    };
+    let list = [
+        description("conv1.weight", true),
+        description("norm.mean", false),
+    ];
+    crate::control::encode(&list.to_vec()).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use burn::tensor::Device;
 use super::failures::{Failures, failure_of, panic_message};
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
-use crate::rendezvous::{self, JobConfig, Joined};
+use crate::rendezvous::{self, Host, JobConfig, Joined};
 use crate::transport::tcp::connect::{Place, connect};
 
 /// What a worker's closure may fail with.
@@ -228,9 +228,8 @@ impl Launcher {
             listener,
             job: number,
             heartbeat,
-            // The store has done its work when all are connected.
             store: _store,
-            host: _host,
+            host,
         } = rendezvous::join(job, self.devices.len())?;
         let place = Place {
             process: job.process(),
@@ -243,12 +242,22 @@ impl Launcher {
         };
         let records = self.folder(u128::from_be_bytes(number));
         let network = connect(place, deadline)?;
+        // The store has done its work, too: from now on this process has no open port.
+        let store = host.map(Host::close).unwrap_or_default();
+        let transport = network.rejected();
         tracing::info!(
             process = job.process(),
             ranks = ?ranks_per_process,
-            strangers = network.rejected(),
-            "all processes of the job are connected"
+            "all processes of the job are connected, and its ports are closed"
         );
+        if store.total() + transport.total() > 0 {
+            tracing::warn!(
+                process = job.process(),
+                %store,
+                %transport,
+                "connections were turned away while the job's ports were open"
+            );
+        }
         ProcessGroup::launched_world(network, &ranks_per_process, records)
     }
 

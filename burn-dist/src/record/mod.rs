@@ -17,3 +17,5 @@ pub(crate) use compare::compare;
 pub(crate) use file::{write_comparison, write_rank};
 pub(crate) use ring::{Group, Recorder};
 pub(crate) use snapshot::Snapshot;
+#[cfg(test)]
+pub(crate) use snapshot::{Operation, RankRecord, State};

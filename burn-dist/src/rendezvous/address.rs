@@ -2,6 +2,7 @@
 //!
 //! Callers: `join`.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 
@@ -18,6 +19,58 @@ pub(super) fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, JoinFail
         return Err(JoinFailure::Unresolved("it has no address".to_owned()));
     }
     Ok(addresses)
+}
+
+/// The address by which others reach an interface, given by its name or by an address; of several the
+/// first of the same kind (IPv4 or IPv6) as `like`.
+pub(super) fn of_interface(interface: &str, like: IpAddr) -> Result<IpAddr, JoinFailure> {
+    if let Ok(address) = interface.parse() {
+        return Ok(address);
+    }
+    let all = if_addrs::get_if_addrs().map_err(|error| JoinFailure::System {
+        what: "the list of its network interfaces",
+        detail: error.to_string(),
+    })?;
+    choose(
+        interface,
+        like,
+        all.into_iter().map(|one| (one.name.clone(), one.ip())),
+    )
+}
+
+fn choose(
+    interface: &str,
+    like: IpAddr,
+    all: impl IntoIterator<Item = (String, IpAddr)>,
+) -> Result<IpAddr, JoinFailure> {
+    let mut by_name = BTreeMap::<String, Vec<IpAddr>>::new();
+    for (name, address) in all {
+        let addresses = by_name.entry(name).or_default();
+        // Those are of use only together with an interface of the other side.
+        if !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+            addresses.push(address);
+        }
+    }
+    let addresses = by_name.get(interface).into_iter().flatten();
+    let other_kind = |address: &&IpAddr| address.is_ipv6() != like.is_ipv6();
+    // The first of the right kind, else the first.
+    if let Some(address) = addresses.min_by_key(other_kind) {
+        return Ok(*address);
+    }
+    let described = by_name.iter().map(|(name, addresses)| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        format!("{name} ({})", addresses.join(", "))
+    });
+    let described: Vec<_> = described.collect();
+    let problem = if by_name.contains_key(interface) {
+        "the network interface has no address that others could reach"
+    } else {
+        "this is no address, and no network interface of this machine has this name"
+    };
+    Err(JoinFailure::Configuration(format!(
+        "{problem}; there are: {}",
+        described.join(", ")
+    )))
 }
 
 /// Listens on an address, where that is safe.
@@ -110,6 +163,56 @@ mod tests {
         let foreign = "192.0.2.1:0".parse().unwrap();
         let error = listen(foreign, &Secret::new(b"0123456789abcdef")).unwrap_err();
         assert!(matches!(error, JoinFailure::Listen(_)), "{error}");
+    }
+
+    #[test]
+    fn an_interface_is_found_by_its_name_or_address() {
+        let all = || {
+            [
+                ("lo", "127.0.0.1"),
+                ("lo", "::1"),
+                ("eth0", "fe80::1"),
+                ("eth0", "2001:db8::5"),
+                ("eth0", "10.0.0.5"),
+                ("eth0", "10.0.0.6"),
+                ("ib0", "2001:db8::7"),
+                ("down", "fe80::9"),
+            ]
+            .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+        };
+        let [v4, v6]: [IpAddr; 2] = ["10.9.9.9", "2001:db8::1"].map(|ip| ip.parse().unwrap());
+        for (name, like, expected) in [
+            ("lo", v4, "127.0.0.1"),
+            ("lo", v6, "::1"),
+            ("eth0", v4, "10.0.0.5"),
+            ("eth0", v6, "2001:db8::5"),
+            ("ib0", v4, "2001:db8::7"),
+        ] {
+            let found = choose(name, like, all()).unwrap();
+            assert_eq!(found.to_string(), expected, "{name}");
+        }
+        let unknown = choose("eth9", v4, all()).unwrap_err().to_string();
+        let listed =
+            "eth0 (2001:db8::5, 10.0.0.5, 10.0.0.6), ib0 (2001:db8::7), lo (127.0.0.1, ::1)";
+        assert!(unknown.contains("no network interface"), "{unknown}");
+        assert!(unknown.contains(listed), "{unknown}");
+        let none = choose("down", v4, all()).unwrap_err().to_string();
+        assert!(none.contains("has no address"), "{none}");
+        // An address is itself, whoever has it.
+        assert_eq!(
+            of_interface("192.0.2.1", v6).unwrap().to_string(),
+            "192.0.2.1"
+        );
+    }
+
+    #[test]
+    fn the_system_tells_its_interfaces() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let unknown = of_interface("no such thing", loopback).unwrap_err();
+        assert!(unknown.to_string().contains("127.0.0.1"), "{unknown}");
+        if cfg!(target_os = "linux") {
+            assert_eq!(of_interface("lo", loopback).unwrap(), loopback);
+        }
     }
 
     #[test]

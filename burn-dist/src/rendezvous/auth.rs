@@ -22,6 +22,8 @@
 //!
 //! Callers: `store` for its connections, `transport` for those between processes.
 
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 #[cfg(test)]
 mod tests;
 
@@ -36,9 +38,18 @@ use super::channel::{self, MAGIC};
 pub(crate) use super::rejected::{HELLO, Rejected};
 use super::secret::Secret;
 use super::timed::{self, Stream};
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzing::check;
+#[cfg(test)]
+pub(crate) use fuzzing::seeds;
 
 /// The crate's version and, after the slash, the number of the wire format: raised with any change of it.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+/// Tensors travel in the machine's byte order, so those of another order speak another format.
+const VERSION: &str = if cfg!(target_endian = "little") {
+    concat!(env!("CARGO_PKG_VERSION"), "/2")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), "/2-big-endian")
+};
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;
 /// How long to wait for a peer that is told to use no TLS to have read it.
@@ -66,26 +77,27 @@ pub(crate) fn authenticate(
     if hello.len() > HELLO {
         return Err(Rejected::HelloTooLarge(hello.len()));
     }
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce).map_err(|error| Rejected::System(error.to_string()))?;
     let wire = &mut Wire { stream, deadline };
-    let theirs = handshake(wire, Version::OURS, secret, role, purpose, hello)?;
-    let socket = stream.socket();
-    let cleared = socket
+    let theirs = handshake(wire, Version::OURS, nonce, secret, role, purpose, hello)?;
+    let cleared = stream
         .set_read_timeout(None)
-        .and_then(|()| socket.set_write_timeout(None));
+        .and_then(|()| stream.set_write_timeout(None));
     cleared.map_err(|error| Rejected::System(error.to_string()))?;
     Ok(theirs)
 }
 
+/// The handshake itself; `nonce` is this side's, drawn for it alone.
 fn handshake<S: Stream>(
     wire: &mut Wire<'_, S>,
     version: Version,
+    nonce: Nonce,
     secret: &Secret,
     role: Role,
     purpose: &[u8],
     hello: &[u8],
 ) -> Result<Vec<u8>, Rejected> {
-    let mut nonce = Nonce::default();
-    getrandom::fill(&mut nonce).map_err(|error| Rejected::System(error.to_string()))?;
     let preamble = [&MAGIC[..], &version.0, &nonce].concat();
     let about = [purpose, wire.stream.binding()];
 

@@ -16,7 +16,7 @@ mod tls;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::rejected::Rejected;
 use super::timed::Stream;
@@ -93,6 +93,15 @@ impl Channel {
         }
     }
 
+    /// The socket underneath, whose timeouts hold for reads and writes.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Self::Tls(session) => session.socket(),
+        }
+    }
+
     /// Shuts one or both directions. What was written and not held back still arrives, unless both are
     /// shut; an end of writing is signed with TLS.
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -111,12 +120,12 @@ impl From<TcpStream> for Channel {
 }
 
 impl Stream for Channel {
-    fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            #[cfg(feature = "tls")]
-            Self::Tls(session) => session.socket(),
-        }
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket().set_read_timeout(time)
+    }
+
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket().set_write_timeout(time)
     }
 
     fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 //!
 //! Callers: training programs make one, `join` uses it.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct JobConfig {
     address_file: Option<PathBuf>,
     listener: Option<Arc<Mutex<Option<TcpListener>>>>,
     error_file: Option<PathBuf>,
-    interface: Option<IpAddr>,
+    interface: Option<String>,
     secret: Secret,
     tls: Option<Tls>,
     join_timeout: Duration,
@@ -87,11 +87,21 @@ impl JobConfig {
         self
     }
 
-    /// The address of this machine that the other processes reach it by (default: the one that this
-    /// machine uses towards process 0; for process 0 the master's).
+    /// The network interface of this machine that the other processes reach it by, by its name (`eth0`,
+    /// `ib0`) or by an address of it (default: the address that this machine uses towards process 0; for
+    /// process 0 the master's).
+    ///
+    /// Of an interface's addresses the first is taken that is of the kind (IPv4 or IPv6) by which process 0
+    /// is reached, or else the first of the other kind.
+    ///
+    /// ```
+    /// use burn_dist::JobConfig;
+    ///
+    /// let job = JobConfig::new(1, 2, "10.0.0.1:29500").interface("ib0");
+    /// ```
     #[must_use]
-    pub fn interface(mut self, address: IpAddr) -> Self {
-        self.interface = Some(address);
+    pub fn interface(mut self, interface: impl Into<String>) -> Self {
+        self.interface = Some(interface.into());
         self
     }
 
@@ -177,8 +187,8 @@ impl JobConfig {
         self.tls.as_ref()
     }
 
-    pub(crate) fn get_interface(&self) -> Option<IpAddr> {
-        self.interface
+    pub(crate) fn get_interface(&self) -> Option<&str> {
+        self.interface.as_deref()
     }
 
     pub(crate) fn get_join_timeout(&self) -> Duration {

@@ -9,6 +9,8 @@
 //!
 //! Callers: training programs, by [`JobConfig::from_env`].
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod nodes;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ const SLURM_STEP: &str = "SLURM_STEP_NODELIST";
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
 /// The file for the reason of a failure, which `cargo xtask launch` names.
 const ERROR_FILE: &str = "BURN_DIST_ERROR_FILE";
+/// Names the network interface that the others reach this process by.
+const INTERFACE: &str = "BURN_DIST_INTERFACE";
 
 impl JobConfig {
     /// What the launcher of this process says; none if it was not started by one.
@@ -45,7 +49,8 @@ impl JobConfig {
     /// `MASTER_PORT` is 29500 where it is not set and does not follow. Where `TORCHELASTIC_USE_AGENT_STORE`
     /// says that torchrun itself listens there, process 0 takes the next port. The script of a Slurm batch
     /// job is no process of a job: the tasks that `srun` starts are. The secret comes from
-    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names. Where `BURN_DIST_TLS_CERT`,
+    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names, the [`interface`](Self::interface)
+    /// from `BURN_DIST_INTERFACE`. Where `BURN_DIST_TLS_CERT`,
     /// `BURN_DIST_TLS_KEY` and `BURN_DIST_TLS_CA` name the files of certificates (and, if it is not
     /// `burn-dist`, `BURN_DIST_TLS_NAME` their name), the job is encrypted: see [`Tls`].
     ///
@@ -101,6 +106,14 @@ impl JobConfig {
         }
         if let Some(file) = lookup(ERROR_FILE) {
             config = config.error_file(file);
+        }
+        if let Some(interface) = variables.text(INTERFACE)? {
+            let interface = interface.trim();
+            if interface.is_empty() {
+                let expected = "a network interface of this machine, by name or address";
+                return Err(wrong(INTERFACE, interface.to_owned(), expected.to_owned()));
+            }
+            config = config.interface(interface);
         }
         if port == 0 && place.processes > 1 && lookup(ADDRESS_FILE).is_none() {
             let expected = format!("a port from 1 to 65535, or {ADDRESS_FILE} beside it");

@@ -18,8 +18,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use host::Host;
+pub(crate) use host::Host;
 use register::Entry;
+#[cfg(any(test, fuzzing))]
+pub(crate) use register::check_records;
+#[cfg(test)]
+pub(crate) use register::record_seeds;
 
 use super::address;
 use super::auth::Rejected;
@@ -238,7 +242,11 @@ struct Listening {
 /// address that it uses towards process 0.
 fn listen(config: &JobConfig, host: Option<&Host>, store: &StoreClient) -> Result<Listening> {
     let towards = host.map_or_else(|| store.local_address().ip(), Host::reached_at);
-    let ip = config.get_interface().unwrap_or(towards);
+    let ip = match config.get_interface() {
+        Some(interface) => address::of_interface(interface, towards)
+            .map_err(|failure| config.fault(interface.to_owned(), failure))?,
+        None => towards,
+    };
     let address = SocketAddr::new(ip, 0);
     let fault = |failure| config.fault(address.to_string(), failure);
     let socket = address::listen(address, config.get_secret()).map_err(fault)?;

@@ -10,6 +10,7 @@
 //! | `channel` | the connection itself: a socket, or TLS on one |
 //! | `tls` | the certificates for it, and how they are verified |
 //! | `rejected` | why a connection was turned away |
+//! | `rejects` | how many connections a port turned away: counted, logged |
 //! | `files` | reading files that prove something |
 //! | `timed` | connections under a deadline |
 //!
@@ -22,13 +23,29 @@ mod config;
 mod env;
 mod files;
 mod join;
+#[cfg(test)]
+pub(crate) mod proxy;
 mod rejected;
+pub(crate) mod rejects;
 mod secret;
 mod store;
 pub(crate) mod timed;
 mod tls;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use env::fuzzing::{check_nodes, check_variables};
+#[cfg(any(test, fuzzing))]
+pub(crate) use join::check_records;
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzzing::check as check_store;
+#[cfg(test)]
+pub(crate) use {
+    env::fuzzing::{node_seeds, variable_seeds},
+    join::record_seeds,
+    store::fuzzing::seeds as store_seeds,
+};
+
 pub use config::JobConfig;
-pub(crate) use join::{Joined, join};
+pub(crate) use join::{Host, Joined, join};
 pub use secret::Secret;
 pub use tls::Tls;

@@ -13,13 +13,16 @@ const DRAINED: usize = 16 << 10;
 
 /// A connection, as deadlines see it.
 pub(crate) trait Stream {
-    /// The socket underneath, whose timeouts hold for reads and writes.
-    fn socket(&self) -> &TcpStream;
+    /// How long a read waits; for ever if none.
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
 
-    /// Reads what is there, after waiting for it as long as the socket's timeout.
+    /// How long a write waits; for ever if none.
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+
+    /// Reads what is there, after waiting for it as long as its timeout.
     fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes as much as is taken within the socket's timeout.
+    /// Writes as much as is taken within its timeout.
     fn write_some(&self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Writes what was taken but is held back.
@@ -30,8 +33,12 @@ pub(crate) trait Stream {
 }
 
 impl Stream for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        Self::set_read_timeout(self, time)
+    }
+
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        Self::set_write_timeout(self, time)
     }
 
     fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -108,7 +115,7 @@ pub(crate) fn read_some(
     deadline: Instant,
 ) -> Result<usize, Broken> {
     loop {
-        stream.socket().set_read_timeout(Some(left(deadline)?))?;
+        stream.set_read_timeout(Some(left(deadline)?))?;
         match stream.read_some(buffer) {
             Ok(0) => return Err(Broken::Closed),
             Ok(count) => return Ok(count),
@@ -125,7 +132,7 @@ pub(crate) fn write(
     deadline: Instant,
 ) -> Result<(), Broken> {
     while !bytes.is_empty() {
-        stream.socket().set_write_timeout(Some(left(deadline)?))?;
+        stream.set_write_timeout(Some(left(deadline)?))?;
         match stream.write_some(bytes) {
             Ok(0) => return Err(Broken::Closed),
             Ok(count) => bytes = &bytes[count..],
@@ -138,7 +145,7 @@ pub(crate) fn write(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             flushed => return Ok(flushed?),
         }
-        stream.socket().set_write_timeout(Some(left(deadline)?))?;
+        stream.set_write_timeout(Some(left(deadline)?))?;
     }
 }
 

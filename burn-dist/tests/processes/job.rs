@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+#[cfg(target_os = "linux")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -87,43 +89,16 @@ impl Plan {
 
     pub(crate) fn start(self) -> Job {
         let (sender, events) = channel();
+        let (all, absent) = (0..self.ranks.len(), self.absent);
         let mut job = Job {
+            plan: self,
             folder: tempfile::tempdir().unwrap(),
             processes: BTreeMap::new(),
+            sender,
             events,
         };
-        for process in (0..self.ranks.len()).filter(|&process| self.absent != Some(process)) {
-            let place = Place {
-                role: self.role.to_owned(),
-                process,
-                processes: self.ranks.len(),
-                tls: self.tls,
-                ranks: self.ranks[process],
-                heartbeat: self.heartbeat,
-                join_timeout: self.join_timeout,
-                master: self.master.clone(),
-                address_file: job.folder.path().join("address"),
-            };
-            let complaints = File::create(job.complaints(process)).unwrap();
-            let mut child = program(self.namespaces.get(process))
-                .args(["--exact", "worker::worker_process", "--nocapture"])
-                .env(VARIABLE, place.to_line())
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(complaints)
-                .spawn()
-                .unwrap();
-            let output = child.stdout.take().unwrap();
-            let sender = sender.clone();
-            let reader = thread::spawn(move || read(process, output, &sender));
-            let process_of_job = Process {
-                child,
-                reader: Some(reader),
-                told: Vec::new(),
-                ended: None,
-            };
-            job.processes.insert(process, process_of_job);
-        }
+        all.filter(|&process| absent != Some(process))
+            .for_each(|process| job.start_process(process));
         job
     }
 
@@ -176,25 +151,91 @@ struct Process {
 }
 
 pub(crate) struct Job {
+    plan: Plan,
     folder: TempDir,
     processes: BTreeMap<usize, Process>,
+    sender: Sender<Event>,
     events: Receiver<Event>,
 }
 
 impl Job {
+    /// Starts a process that was absent so far.
+    pub(crate) fn start_process(&mut self, process: usize) {
+        let plan = &self.plan;
+        let place = Place {
+            role: plan.role.to_owned(),
+            process,
+            processes: plan.ranks.len(),
+            tls: plan.tls,
+            ranks: plan.ranks[process],
+            heartbeat: plan.heartbeat,
+            join_timeout: plan.join_timeout,
+            master: plan.master.clone(),
+            address_file: self.folder.path().join("address"),
+        };
+        let complaints = File::create(self.complaints(process)).unwrap();
+        let mut child = program(plan.namespaces.get(process))
+            .args(["--exact", "worker::worker_process", "--nocapture"])
+            .env(VARIABLE, place.to_line())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(complaints)
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        let sender = self.sender.clone();
+        let reader = thread::spawn(move || read(process, output, &sender));
+        let process_of_job = Process {
+            child,
+            reader: Some(reader),
+            told: Vec::new(),
+            ended: None,
+        };
+        self.processes.insert(process, process_of_job);
+    }
+
+    /// The number that the system knows a process by.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn system_id(&self, process: usize) -> u32 {
+        self.processes[&process].child.id()
+    }
+
+    /// Where a process's work finds what the test has to tell it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Waits until a process has told a line that begins so; gives the time.
     #[track_caller]
     pub(crate) fn wait_until_told(&mut self, process: usize, start: &str) -> Instant {
+        self.wait_for_line(process, start, |line| line.starts_with(start))
+    }
+
+    /// Waits until a process has told a line with these words.
+    #[cfg(target_os = "linux")]
+    #[track_caller]
+    pub(crate) fn wait_until_told_with(&mut self, process: usize, words: &str) -> Instant {
+        self.wait_for_line(process, words, |line| line.contains(words))
+    }
+
+    #[track_caller]
+    fn wait_for_line(
+        &mut self,
+        process: usize,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Instant {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let process_of_job = &self.processes[&process];
             let told = process_of_job.told.iter();
-            if let Some((time, _)) = told.clone().find(|(_, line)| line.starts_with(start)) {
+            if let Some((time, _)) = told.clone().find(|(_, line)| fits(line)) {
                 return *time;
             }
             assert!(
                 process_of_job.ended.is_none() && self.take_event(deadline),
-                "process {process} did not tell {start:?}\n{}",
+                "process {process} did not tell {what:?}\n{}",
                 self.report()
             );
         }

@@ -19,6 +19,8 @@ mod mismatches;
 mod namespaces;
 mod records;
 mod restarts;
+#[cfg(target_os = "linux")]
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 #[cfg(feature = "tls")]

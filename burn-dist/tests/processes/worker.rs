@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
 pub(crate) const MARK: &str = "@@ ";
 
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -50,6 +51,12 @@ impl Place {
             self.master,
             self.address_file.display()
         )
+    }
+
+    /// That of this process.
+    pub(crate) fn here() -> Option<Self> {
+        let line = std::env::var(VARIABLE).ok()?;
+        Some(Self::from_line(&line))
     }
 
     fn from_line(line: &str) -> Self {
@@ -96,18 +103,36 @@ pub(crate) fn tell(text: impl Display) {
     println!("\n{MARK}{text}");
 }
 
+/// Tells what the library logs.
+fn tell_events() {
+    struct Line;
+    impl Write for Line {
+        /// Called with one whole event.
+        fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+            tell(String::from_utf8_lossy(event).trim_end());
+            Ok(event.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_writer(|| Line)
+        .init();
+}
+
 /// Not a test of its own: a process of a job.
 #[test]
 fn worker_process() {
-    let Ok(line) = std::env::var(VARIABLE) else {
+    let Some(place) = Place::here() else {
         return;
     };
-    let place = Place::from_line(&line);
-    // What the library has to say goes where errors go.
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tell_events();
     let work = match place.role.as_str() {
         "collectives" => collectives::work,
         "mismatches" => mismatches::work,
@@ -117,6 +142,8 @@ fn worker_process() {
         "abort" => faults::abort_once,
         "small" => restarts::work,
         "hang" => records::hang,
+        #[cfg(target_os = "linux")]
+        "attacked" => crate::strangers::work,
         #[cfg(target_os = "linux")]
         "machines" => crate::namespaces::work,
         other => panic!("there is no role {other}"),

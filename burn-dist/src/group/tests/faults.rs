@@ -2,14 +2,13 @@
 //! results or in an error, before the deadline. A run that doesn't is printed; its seed makes it again.
 
 use std::fmt::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::job_on;
 use super::support::{OPS, Random, all_values, assert_same, reduced};
+use crate::seeds::try_seeds;
 use crate::transport::faults::FaultPlan;
 use crate::transport::memory::networks;
 use crate::{Error, ProcessGroup, Result};
@@ -26,11 +25,11 @@ const HEARTBEAT: Duration = Duration::from_millis(20);
 const OPERATIONS: u64 = 14;
 
 /// One operation, the same on all ranks, whose result is checked.
-fn operation(group: &ProcessGroup, step: u64, random: &mut Random) -> Result<()> {
+fn operation(group: &ProcessGroup, step: u64, longest: usize, random: &mut Random) -> Result<()> {
     let (rank, ranks) = (group.rank(), group.world_size());
     // Drawn before anything can fail, so that all ranks draw alike.
     let (kind, op, root) = (random.below(7), OPS[random.below(5)], random.below(ranks));
-    let length = [0, 1, 33, 3000][random.below(4)];
+    let length = [0, 1, 33, longest][random.below(4)];
     if step + 2 >= OPERATIONS {
         return group.barrier();
     }
@@ -87,11 +86,11 @@ fn operation(group: &ProcessGroup, step: u64, random: &mut Random) -> Result<()>
 /// How many operations a rank did, and what stopped it.
 type Ending = (u64, Option<Error>);
 
-fn run_rank(group: &ProcessGroup, seed: u64) -> Ending {
-    let group = group.with_timeout(TIMEOUT);
+fn run_rank(group: &ProcessGroup, seed: u64, run: Run) -> Ending {
+    let group = group.with_timeout(run.timeout);
     let mut random = Random(seed);
     for step in 0..OPERATIONS {
-        if let Err(error) = operation(&group, step, &mut random) {
+        if let Err(error) = operation(&group, step, run.longest, &mut random) {
             // What failed once stays failed; a half may fail alone, so the whole is told.
             group.fail(&error);
             return (step, Some(error));
@@ -100,29 +99,31 @@ fn run_rank(group: &ProcessGroup, seed: u64) -> Ending {
     (OPERATIONS, None)
 }
 
-/// Runs one job with the faults of a seed; tells whether it came through, or what is wrong with it.
-fn run(seed: u64) -> Result<bool, String> {
-    let mut random = Random(seed);
-    let processes = 2 + random.below(3);
-    let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
-    let plan = FaultPlan::from_seed(seed, processes);
+/// What a run is like.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// Of the ranks.
+    pub(super) timeout: Duration,
+    /// The most values of an operation.
+    pub(super) longest: usize,
+    /// Whether there is a fault that may stop them.
+    pub(super) breaks: bool,
+}
+
+/// Has all ranks do their operations; tells whether all did all, or what is wrong with it.
+pub(super) fn play(groups: Vec<ProcessGroup>, seed: u64, run: Run) -> Result<bool, String> {
     let start = Instant::now();
-    let networks = networks(processes, HEARTBEAT);
-    let networks = networks
-        .into_iter()
-        .map(|network| Arc::new(plan.apply(network)));
-    let groups = job_on(networks.collect(), &ranks_per_process);
     let endings: Vec<Option<Ending>> = thread::scope(|scope| {
         let threads: Vec<_> = groups
             .into_iter()
-            .map(|group| scope.spawn(move || run_rank(&group, seed)))
+            .map(|group| scope.spawn(move || run_rank(&group, seed, run)))
             .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().ok())
             .collect()
     });
-    let mut story = format!("{plan}, processes of {ranks_per_process:?} ranks:");
+    let mut story = String::new();
     for (rank, ending) in endings.iter().enumerate() {
         let text = match ending {
             None => "panicked".to_owned(),
@@ -140,48 +141,41 @@ fn run(seed: u64) -> Result<bool, String> {
     if least + 1 < OPERATIONS && unaware {
         return Err(format!("a rank heard nothing of a failure: {story}"));
     }
-    if least < OPERATIONS && !plan.breaks() {
+    if least < OPERATIONS && !run.breaks {
         return Err(format!("a failure without a fault: {story}"));
     }
-    if endings.iter().any(timed_out) || start.elapsed() >= TIMEOUT {
+    if endings.iter().any(timed_out) || start.elapsed() >= run.timeout {
         return Err(format!("a rank waited for its deadline: {story}"));
     }
     Ok(least == OPERATIONS)
 }
 
+/// Runs one job with the faults of a seed.
+fn run(seed: u64) -> Result<bool, String> {
+    let mut random = Random(seed);
+    let processes = 2 + random.below(3);
+    let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
+    let plan = FaultPlan::from_seed(seed, processes);
+    let networks = networks(processes, HEARTBEAT);
+    let networks = networks
+        .into_iter()
+        .map(|network| Arc::new(plan.apply(network)));
+    let groups = job_on(networks.collect(), &ranks_per_process);
+    let run = Run {
+        timeout: TIMEOUT,
+        longest: 3000,
+        breaks: plan.breaks(),
+    };
+    play(groups, seed, run)
+        .map_err(|story| format!("{plan}, processes of {ranks_per_process:?} ranks: {story}"))
+}
+
 #[test]
 fn every_run_ends_in_the_right_results_or_in_an_error() {
-    let (next, came_through) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failed = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= SEEDS {
-                        return;
-                    }
-                    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
-                    let outcome = outcome.unwrap_or_else(|_| Err(format!("seed {seed} panicked")));
-                    match outcome {
-                        Ok(through) => {
-                            came_through.fetch_add(u64::from(through), Ordering::Relaxed);
-                        }
-                        Err(story) => failed.lock().unwrap().push(story),
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(
-        failed.is_empty(),
-        "{} failed; the first: {}",
-        failed.len(),
-        failed[0]
-    );
+    let Some(came_through) = try_seeds(SEEDS, 4, run) else {
+        return;
+    };
     // Both kinds of end are there in number, so the test tests something.
-    let came_through = came_through.into_inner();
     let range = SEEDS / 10..SEEDS * 9 / 10;
     assert!(
         range.contains(&came_through),

@@ -6,6 +6,7 @@ mod collectives;
 mod failures;
 mod faults;
 mod records;
+mod short_writes;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 

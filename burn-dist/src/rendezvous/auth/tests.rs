@@ -37,6 +37,7 @@ fn both(
         handshake(
             wire,
             Version::of(versions[side]),
+            [side as u8; 32],
             &Secret::new(secrets[side]),
             role,
             purposes[side],

@@ -74,6 +74,11 @@ struct Unsent {
 }
 
 impl Session {
+    /// The socket underneath.
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// Shakes hands: when this returns, both sides have verified the other's certificate.
     pub(super) fn open(
         socket: TcpStream,
@@ -198,8 +203,12 @@ impl Session {
 }
 
 impl Stream for Session {
-    fn socket(&self) -> &TcpStream {
-        &self.socket
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(time)
+    }
+
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket.set_write_timeout(time)
     }
 
     /// `Interrupted` if what came is no whole record yet, so that the caller looks at its deadline.

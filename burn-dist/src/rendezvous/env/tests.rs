@@ -95,6 +95,15 @@ fn every_launcher_is_understood() {
 }
 
 #[test]
+fn the_interface_may_be_told() {
+    assert_eq!(config(SLURM).get_interface(), None);
+    let variables = with(SLURM, &[("BURN_DIST_INTERFACE", "ib0\n")]);
+    assert_eq!(config(&variables).get_interface(), Some("ib0"));
+    let (name, ..) = fault(&with(TORCH, &[("BURN_DIST_INTERFACE", "")]));
+    assert_eq!(name, "BURN_DIST_INTERFACE");
+}
+
+#[test]
 fn a_named_master_comes_before_what_slurm_says() {
     let variables = with(SLURM, &[("MASTER_ADDR", "head"), ("MASTER_PORT", "77")]);
     assert_eq!(config(&variables).master(), "head:77");

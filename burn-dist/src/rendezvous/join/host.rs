@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use super::{Attempt, persist, system};
 use crate::error::{JoinFailure, Result};
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::rejects::Rejects;
 use crate::rendezvous::store::{Limits, StoreClient, StoreServer};
 
 /// How long process 0 stays for the others to read why joining failed.
@@ -41,8 +42,7 @@ impl Host {
         let secret = config.get_secret();
         let listener = match config.take_listener() {
             Some(listener) => listener,
-            None => address::listen_as_master(&master, config.get_interface(), port, secret)
-                .map_err(|(address, failure)| config.fault(address.to_string(), failure))?,
+            None => listen(config, &master, port)?,
         };
         let address = listener
             .local_addr()
@@ -50,6 +50,7 @@ impl Host {
         let fault = |failure| config.fault(address.to_string(), failure);
         address::check_open(address.ip(), secret).map_err(fault)?;
         warn_of_loopback(config, name, address);
+        tracing::info!(%address, "the job's store listens");
         let tls = config.get_tls().cloned();
         let server = StoreServer::start(listener, secret.clone(), tls, Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
@@ -86,6 +87,12 @@ impl Host {
                 JoinFailure::Lost(error.to_string().into()),
             )
         })
+    }
+
+    /// Closes the store; says what it turned away while it was open.
+    pub(crate) fn close(mut self) -> Rejects {
+        self.server.shutdown();
+        self.server.rejected()
     }
 
     /// Where the store listens.
@@ -126,6 +133,19 @@ impl Drop for Host {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// Listens where the configuration says.
+fn listen(config: &JobConfig, master: &[SocketAddr], port: u16) -> Result<TcpListener> {
+    let interface = match config.get_interface() {
+        Some(interface) => {
+            let found = address::of_interface(interface, master[0].ip());
+            Some(found.map_err(|failure| config.fault(interface.to_owned(), failure))?)
+        }
+        None => None,
+    };
+    address::listen_as_master(master, interface, port, config.get_secret())
+        .map_err(|(address, failure)| config.fault(address.to_string(), failure))
 }
 
 /// A name that means this machine to itself (as Debian's 127.0.1.1) leads the others to themselves.

@@ -107,7 +107,13 @@ impl Entry {
             let _ = publish(store, &verdict).and_then(|_| tell_read(store));
             return Err(failure(verdict));
         }
-        if store.add("entered", 1)? == self.processes as i64 {
+        let entered = store.add("entered", 1)?;
+        tracing::info!(
+            process = self.process,
+            address = %self.member.address,
+            "entered the job, in which {entered} of {} processes are now", self.processes
+        );
+        if entered == self.processes as i64 {
             self.complete(store)?;
         }
         let verdict = self.verdict(store, started, deadline)?;
@@ -352,4 +358,51 @@ impl std::fmt::Display for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (process id {})", self.address, self.system_id)
     }
+}
+
+/// What must hold of any bytes that stand in the store; the first says as what they are read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_records(bytes: &[u8]) {
+    use crate::fuzzing::check_message;
+    let Some((&kind, record)) = bytes.split_first() else {
+        return;
+    };
+    match kind % 3 {
+        0 => check_message::<Job>(record),
+        1 => check_message::<Vec<Member>>(record),
+        _ => check_message::<Verdict>(record),
+    }
+}
+
+/// Records of each kind.
+#[cfg(test)]
+pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let of_kind = |kind: u8, record: Vec<u8>| [vec![kind], record].concat();
+    let member = |address: &str| Member {
+        ranks: 2,
+        address: address.parse().unwrap(),
+        system_id: 4321,
+    };
+    let job = Job {
+        number: [5; 16],
+        processes: 300,
+    };
+    let list = [member("10.0.0.1:7000"), member("[fe80::1]:65535")];
+    let missing = Verdict::Missing {
+        missing: vec![1, 3],
+        processes: 4,
+        after: Duration::from_millis(60_001),
+    };
+    let duplicate = Verdict::Duplicate {
+        process: 1,
+        first: list[0].to_string(),
+        second: list[1].to_string(),
+    };
+    vec![
+        ("job", of_kind(0, encode(&job).unwrap())),
+        ("list", of_kind(1, encode(&list.to_vec()).unwrap())),
+        ("missing", of_kind(2, encode(&missing).unwrap())),
+        ("duplicate", of_kind(2, encode(&duplicate).unwrap())),
+        ("complete", of_kind(2, encode(&Verdict::Complete).unwrap())),
+    ]
 }

@@ -12,7 +12,10 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use super::*;
 use crate::control;
 use crate::error::Error;
+use crate::rendezvous::proxy::{Proxy, Weather};
 use crate::rendezvous::secret::Secret;
+use crate::rendezvous::store::StoreServer;
+use crate::seeds::try_seeds;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -134,6 +137,30 @@ fn a_job_works_over_ipv6() {
         let first = join(&process(0, 2, &master).listener(listener), 1).unwrap();
         check(&[first, other.join().unwrap().unwrap()]);
     });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interface_may_be_named_by_all() {
+    let master = format!("127.0.0.1:{}", quiet_port());
+    thread::scope(|scope| {
+        let other = spawn(scope, process(1, 2, &master).interface("lo"));
+        let first = join(&process(0, 2, &master).interface("lo"), 1).unwrap();
+        check(&[first, other.join().unwrap().unwrap()]);
+    });
+    for number in [0, 1] {
+        let (listener, address) = self::master();
+        // Process 1 finds a store there; process 0 would make its own.
+        let store = (number == 1).then(|| {
+            let limits = crate::rendezvous::store::Limits::default();
+            StoreServer::start(listener, Secret::default(), None, limits).unwrap()
+        });
+        let unknown = process(number, 2, &address).interface("none0");
+        let error = join(&unknown, 1).unwrap_err().to_string();
+        assert!(error.contains("none0: this is no address"), "{error}");
+        assert!(error.contains("lo (127.0.0.1"), "{error}");
+        drop(store);
+    }
 }
 
 #[test]
@@ -392,4 +419,62 @@ fn a_name_without_an_address_is_an_error_of_its_own() {
         // It could have become known any time, process 0's own name too.
         assert!(start.elapsed() >= patience, "process {number} gave up");
     }
+}
+
+/// Three processes join, the others through proxies to process 0's store.
+fn join_through(seed: u64) -> Result<bool, String> {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let harmful = seed % 2 == 1;
+    let (listener, master) = master();
+    let store = master.parse().unwrap();
+    let weathers = [1, 2].map(|number: u64| {
+        Weather::from_seed(
+            seed * 10 + number,
+            harmful && seed / 2 % 2 + 1 == number,
+            700,
+        )
+    });
+    let proxies = weathers.map(|weather| Proxy::new(store, weather));
+    let started = Instant::now();
+    let joined: Vec<_> = thread::scope(|scope| {
+        let first = process(0, 3, &master).listener(listener);
+        let others = [1, 2].map(|number| {
+            let master = proxies[number - 1].address.to_string();
+            process(number, 3, &master)
+        });
+        let [second, third] = others;
+        let joining = [first, second, third].map(|config| {
+            spawn(
+                scope,
+                config.join_timeout(PATIENCE).secret(Secret::new(b"x")),
+            )
+        });
+        joining.map(|thread| thread.join().unwrap()).into()
+    });
+    let took = started.elapsed();
+    let errors: Vec<_> = joined.iter().filter_map(|one| one.as_ref().err()).collect();
+    let story = format!("{}; {}; {took:?}: {errors:?}", weathers[0], weathers[1]);
+    if took > PATIENCE + LATEST {
+        return Err(format!("later than the deadline: {story}"));
+    }
+    if !harmful && !errors.is_empty() {
+        return Err(format!("a failure without a fault: {story}"));
+    }
+    if errors.is_empty() {
+        check(&joined.into_iter().map(Result::unwrap).collect::<Vec<_>>());
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// How long after its deadline a process may hear from a store that stands still: what the store may
+/// take for an answer, and what process 0 waits for the others.
+const LATEST: Duration = Duration::from_secs(14);
+
+#[test]
+fn short_pieces_cuts_and_standstills_end_in_a_job_or_in_an_error() {
+    let Some(came_through) = try_seeds(160, 32, join_through) else {
+        return;
+    };
+    assert!((80..150).contains(&came_through), "{came_through} of 160");
 }

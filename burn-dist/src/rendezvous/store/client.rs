@@ -15,7 +15,7 @@ use crate::rendezvous::secret::Secret;
 use crate::rendezvous::tls::Tls;
 
 /// How long the server may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the store.
 #[derive(Debug)]

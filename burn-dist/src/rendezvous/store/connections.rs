@@ -8,8 +8,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Limits;
-use super::rejects::Reject;
 use crate::rendezvous::channel::Channel;
+use crate::rendezvous::rejects::Reject;
 
 pub(super) struct Connections {
     state: Mutex<State>,
@@ -144,7 +144,10 @@ impl Seat<'_> {
         if pending.is_none_or(|pending| pending.displaced) {
             return Err(Reject::Crowded);
         }
-        if state.stopping || state.live.len() >= self.connections.most_live {
+        if state.stopping {
+            return Err(Reject::Unfinished);
+        }
+        if state.live.len() >= self.connections.most_live {
             return Err(Reject::Full);
         }
         state.pending.remove(&self.number);

@@ -8,7 +8,6 @@
 //! | `connections` | who is connected, and how many may be |
 //! | `table` | the values, and who waits for one |
 //! | `wire` | requests and replies as bytes |
-//! | `rejects` | connections that were turned away: counted, logged |
 //!
 //! Invariants: nobody who hasn't proved the secret is read beyond the handshake; connections, keys,
 //! values and messages are bounded; no lock is held during I/O.
@@ -17,7 +16,8 @@
 
 mod client;
 mod connections;
-mod rejects;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod server;
 mod table;
 #[cfg(test)]

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::connections::{Census, Connections, Seat};
-use super::rejects::{Ledger, Reject, Rejects};
 use super::table::Table;
 use super::wire::{self, Reply, Request, Unread};
 use super::{Limits, PURPOSE};
 use crate::rendezvous::auth::{self, Rejected, Role};
 use crate::rendezvous::channel::Channel;
+use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
 use crate::rendezvous::secret::Secret;
 use crate::rendezvous::tls::Tls;
 
@@ -69,7 +69,7 @@ impl StoreServer {
         let shared = Arc::new(Shared {
             table: Table::new(&limits),
             connections: Connections::new(&limits),
-            ledger: Ledger::default(),
+            ledger: Ledger::new("the job's store"),
             secret,
             tls,
             limits,
@@ -196,7 +196,10 @@ impl Reception {
             .and_then(|()| stream.try_clone());
         let started = started.and_then(|handle| {
             let Some(number) = self.shared.connections.admit(handle) else {
-                return Ok(()); // the server stops
+                self.shared
+                    .ledger
+                    .record(Some(address), &Reject::Unfinished);
+                return Ok(());
             };
             self.join_those_who_left();
             let shared = Arc::clone(&self.shared);
@@ -229,15 +232,18 @@ impl Shared {
         let seat = self.connections.seat(number);
         let stream = match self.prove(&seat, socket) {
             Ok(stream) => Arc::new(stream),
-            Err(reject) => return self.record(address, &reject),
+            Err(reject) => return self.ledger.record(Some(address), &reject),
         };
         if let Err(reject) = seat.promote(&stream) {
-            self.record(address, &reject);
+            self.ledger.record(Some(address), &reject);
             let reply = Reply::Refused(reject.to_string());
             // Courtesy: it is turned away whether it hears it or not.
-            let _ = wire::send(&stream, &reply, Instant::now() + self.limits.request);
-        } else if let Err(reject) = self.serve(&stream) {
-            self.record(address, &reject);
+            let _ = wire::send(&*stream, &reply, Instant::now() + self.limits.request);
+        } else if let Err(reject) = self.serve(&stream)
+            && !self.connections.is_stopping()
+        {
+            // Where the server goes, it was the server that cut a request off.
+            self.ledger.record(Some(address), &reject);
         }
     }
 
@@ -245,6 +251,7 @@ impl Shared {
         let proved = self.shake_hands(socket);
         proved.map_err(|rejected| match rejected {
             _ if seat.displaced() => Reject::Crowded,
+            _ if self.connections.is_stopping() => Reject::Unfinished,
             rejected => Reject::Unproved(rejected),
         })
     }
@@ -255,13 +262,6 @@ impl Shared {
         let stream = Channel::open(socket, self.tls.as_ref(), role, deadline)?;
         auth::authenticate(&stream, &self.secret, role, PURPOSE, b"", deadline)?;
         Ok(stream)
-    }
-
-    /// Counts a reject, unless it is the server that goes.
-    fn record(&self, address: SocketAddr, reject: &Reject) {
-        if !self.connections.is_stopping() {
-            self.ledger.record(Some(address), reject);
-        }
     }
 
     /// Answers requests until the client leaves. A client that is cut off is no reject.

@@ -149,6 +149,16 @@ impl Table {
         found
     }
 
+    /// Checks that what is held is what was counted, and within the limits.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_within(&self, limits: &Limits) {
+        let state = self.lock();
+        let held: usize = state.values.iter().map(|(k, v)| k.len() + v.len()).sum();
+        assert_eq!(state.bytes, held);
+        assert!(held <= limits.bytes && state.values.len() <= limits.keys);
+        assert!(state.waiting.is_empty());
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

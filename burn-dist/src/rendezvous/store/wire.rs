@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{KEY, VALUE};
 use crate::control;
-use crate::rendezvous::channel::Channel;
 use crate::rendezvous::timed::{self, Broken, Stream};
 
 /// The most bytes of a message: a comparison with its two values, its key, and what frames them.
@@ -65,7 +64,7 @@ pub(super) enum Unread {
 
 /// Writes one message.
 pub(super) fn send<T: Serialize>(
-    stream: &Channel,
+    stream: &impl Stream,
     message: &T,
     deadline: Instant,
 ) -> Result<(), Broken> {
@@ -78,7 +77,7 @@ pub(super) fn send<T: Serialize>(
 
 /// Reads one message before the deadline.
 pub(super) fn receive<T: DeserializeOwned>(
-    stream: &Channel,
+    stream: &impl Stream,
     deadline: Instant,
 ) -> Result<T, Unread> {
     let mut first = [0];
@@ -88,12 +87,11 @@ pub(super) fn receive<T: DeserializeOwned>(
 
 /// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
 pub(super) fn receive_next<T: DeserializeOwned>(
-    stream: &Channel,
+    stream: &impl Stream,
     patience: Duration,
 ) -> Result<T, Unread> {
     let broken = |error: io::Error| Unread::Broken(error.into());
-    let socket = stream.socket();
-    socket.set_read_timeout(None).map_err(broken)?;
+    stream.set_read_timeout(None).map_err(broken)?;
     let mut first = [0];
     loop {
         match stream.read_some(&mut first) {
@@ -106,7 +104,7 @@ pub(super) fn receive_next<T: DeserializeOwned>(
 }
 
 fn rest<T: DeserializeOwned>(
-    stream: &Channel,
+    stream: &impl Stream,
     first: [u8; 1],
     deadline: Instant,
 ) -> Result<T, Unread> {

@@ -13,6 +13,10 @@ mod registry;
 mod reporter;
 
 pub(crate) use layout::{Layout, Place};
+#[cfg(any(test, fuzzing))]
+pub(crate) use notice::check_notice;
+#[cfg(test)]
+pub(crate) use notice::notice_seeds;
 pub(crate) use notice::{Failure, Notice};
 pub(crate) use registry::{Registry, Told, World};
 pub(crate) use reporter::Reporter;

@@ -23,7 +23,6 @@ use super::inbound::{Inbound, Shelf};
 use super::pulse::Waker;
 use super::writing::Posted;
 use crate::rendezvous::channel::Channel;
-use crate::rendezvous::timed::Stream;
 use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::{Cause, Lost, Tag};
 

@@ -19,7 +19,6 @@ use super::connection::{Connection, Reading, Turn};
 use super::frame::{HEADER, Header};
 use super::inbound::Shelf;
 use super::reading::Taken;
-use crate::rendezvous::timed::Stream;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, Overseer, Tag};
 

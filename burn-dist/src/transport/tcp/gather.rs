@@ -3,8 +3,8 @@
 //!
 //! A connection counts when both sides have proved that they know the job's secret and named the job
 //! and themselves. Whatever else comes to the port is turned away, counted and logged, and disturbs
-//! nobody: each newcomer has a thread of its own and [`HANDSHAKE`] time, and when more than
-//! [`NEWCOMERS`] are at it, the one that has been at it longest goes.
+//! nobody: each newcomer has a thread of its own and [`HANDSHAKE`] time, and no more than [`NEWCOMERS`]
+//! are heard at once: for one more, the one that has been at it longest goes.
 //!
 //! Threads: the caller's accepts; `burn-dist-connect-<process>-<peer>` connects to one process;
 //! `burn-dist-newcomer-<process>` hears one newcomer out. All end before [`gather`] returns.
@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::connect::{Place, refused, unconnected};
 use crate::control;
 use crate::error::JoinFailure;
-use crate::rendezvous::auth::{Role, authenticate};
+use crate::rendezvous::auth::{HELLO, Role, authenticate};
 use crate::rendezvous::channel::Channel;
+use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
 use crate::transport::locks::{lock, wait_for};
 
 /// The longest that a newcomer may take to prove that it belongs to the job.
@@ -50,8 +51,8 @@ struct Hello {
 pub(super) struct Gathered {
     /// By process; none for this one.
     pub(super) streams: Vec<Option<Channel>>,
-    /// How many were turned away.
-    pub(super) rejected: u64,
+    /// Who was turned away.
+    pub(super) rejected: Rejects,
 }
 
 /// Gathers a connection with every other process.
@@ -68,6 +69,7 @@ pub(super) fn gather(place: &Place, deadline: Instant) -> Result<Gathered, JoinF
         done
     });
     done.map_err(|error| refused("to connect with the other processes", &error))?;
+    let rejected = port.ledger.counts();
     let state = port.state.into_inner();
     let state = state.unwrap_or_else(PoisonError::into_inner);
     let others = (0..state.streams.len()).filter(|&other| other != place.process);
@@ -77,7 +79,7 @@ pub(super) fn gather(place: &Place, deadline: Instant) -> Result<Gathered, JoinF
     if missing.is_empty() {
         return Ok(Gathered {
             streams: state.streams,
-            rejected: state.rejected,
+            rejected,
         });
     }
     Err(unconnected(missing, start, |process| {
@@ -98,6 +100,9 @@ struct Port<'p> {
     deadline: Instant,
     state: Mutex<State>,
     stopped: Condvar,
+    /// A newcomer was heard.
+    heard: Condvar,
+    ledger: Ledger,
 }
 
 struct State {
@@ -106,10 +111,18 @@ struct State {
     /// What the last attempt to connect met with, by process.
     reasons: Vec<Option<String>>,
     /// Who is being heard, the oldest first.
-    newcomers: VecDeque<(u64, TcpStream)>,
+    newcomers: VecDeque<Newcomer>,
     newcomers_ever: u64,
-    rejected: u64,
     stopped: bool,
+}
+
+/// Who is being heard.
+struct Newcomer {
+    number: u64,
+    /// A second handle of its socket, by which its thread is woken.
+    stream: TcpStream,
+    /// Whether it must give up its place.
+    sent_away: bool,
 }
 
 impl State {
@@ -141,10 +154,11 @@ impl<'p> Port<'p> {
                 reasons: vec![None; processes],
                 newcomers: VecDeque::new(),
                 newcomers_ever: 0,
-                rejected: 0,
                 stopped: false,
             }),
             stopped: Condvar::new(),
+            heard: Condvar::new(),
+            ledger: Ledger::new("the port for the job's other processes"),
         }
     }
 
@@ -165,7 +179,7 @@ impl<'p> Port<'p> {
                 }
                 // The system is short of something that others may give back.
                 Err(error) => {
-                    tracing::warn!("process {process} could not accept a connection: {error}");
+                    self.ledger.record(None, &Reject::System(error.to_string()));
                     self.pause(RETRY.1);
                 }
             }
@@ -177,8 +191,8 @@ impl<'p> Port<'p> {
     fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = true;
-        for (_, stream) in &state.newcomers {
-            let _ = stream.shutdown(Shutdown::Both);
+        for newcomer in &state.newcomers {
+            let _ = newcomer.stream.shutdown(Shutdown::Both);
         }
         drop(state);
         self.stopped.notify_all();
@@ -224,7 +238,9 @@ impl<'p> Port<'p> {
         let time = self.left().min(HANDSHAKE).max(Duration::from_millis(1));
         let stream =
             TcpStream::connect_timeout(address, time).map_err(|error| error.to_string())?;
-        let (stream, hello) = self.shake_hands(stream, Role::Connects)?;
+        let (stream, hello) = self
+            .shake_hands(stream, Role::Connects)
+            .map_err(|reject| reject.to_string())?;
         if hello.process != peer {
             return Err(format!("process {} is at that address", hello.process));
         }
@@ -235,7 +251,10 @@ impl<'p> Port<'p> {
     fn admit<'s>(&'s self, scope: &'s Scope<'s, '_>, stream: TcpStream, address: SocketAddr) {
         let number = match self.register(&stream) {
             Ok(number) => number,
-            Err(error) => return tracing::warn!("{address} was not heard: {error}"),
+            Err(error) => {
+                let reject = Reject::System(error.to_string());
+                return self.ledger.record(Some(address), &reject);
+            }
         };
         let thread = thread::Builder::new()
             .name(format!("burn-dist-newcomer-{}", self.place.process))
@@ -244,56 +263,65 @@ impl<'p> Port<'p> {
                 self.judge(number, address, heard);
             });
         if let Err(error) = thread {
-            self.judge(number, address, Err(error.to_string()));
+            self.judge(number, address, Err(Reject::System(error.to_string())));
         }
     }
 
     /// Lets a newcomer in or turns it away, and forgets it as a newcomer in the same step.
-    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, Channel), String>) {
+    fn judge(&self, number: u64, address: SocketAddr, heard: Result<(usize, Channel), Reject>) {
         let mut state = lock(&self.state);
-        let before = state.newcomers.len();
-        state.newcomers.retain(|(other, _)| *other != number);
-        let sent_away = state.newcomers.len() == before;
-        let reason = match heard {
-            _ if state.stopped => return,
-            _ if sent_away => "it took long, and others came".to_owned(),
+        let of_number = |newcomer: &Newcomer| newcomer.number == number;
+        let place = state.newcomers.iter().position(of_number);
+        let newcomer = place.and_then(|place| state.newcomers.remove(place));
+        self.heard.notify_all();
+        let reject = match heard {
+            _ if state.stopped => Reject::Unfinished,
+            _ if newcomer.is_some_and(|newcomer| newcomer.sent_away) => Reject::Crowded,
             // A process calls again if it could not tell that it had been let in: the last call
             // counts.
             Ok((peer, stream)) => return state.streams[peer] = Some(stream),
-            Err(reason) => reason,
+            Err(reject) => reject,
         };
-        state.rejected += 1;
         drop(state);
-        let process = self.place.process;
-        tracing::warn!("process {process} turned away a connection from {address}: {reason}");
+        self.ledger.record(Some(address), &reject);
     }
 
-    /// Keeps a handle by which the newcomer can be sent away.
+    /// Keeps a handle by which the newcomer can be sent away, once there is a place for it.
     fn register(&self, stream: &TcpStream) -> io::Result<u64> {
         stream.set_nonblocking(false)?;
-        let handle = stream.try_clone()?;
+        let stream = stream.try_clone()?;
         let mut state = lock(&self.state);
-        if state.newcomers.len() == NEWCOMERS
-            && let Some((_, oldest)) = state.newcomers.pop_front()
-        {
-            let _ = oldest.shutdown(Shutdown::Both);
+        while state.newcomers.len() >= NEWCOMERS && !self.left().is_zero() {
+            if state.newcomers.iter().all(|newcomer| !newcomer.sent_away)
+                && let Some(oldest) = state.newcomers.front_mut()
+            {
+                oldest.sent_away = true;
+                // Its thread ends at once. It fails only where the other side has closed already.
+                let _ = oldest.stream.shutdown(Shutdown::Both);
+            }
+            state = wait_for(&self.heard, state, self.left());
         }
         let number = state.newcomers_ever;
         state.newcomers_ever += 1;
-        state.newcomers.push_back((number, handle));
+        state.newcomers.push_back(Newcomer {
+            number,
+            stream,
+            sent_away: false,
+        });
         Ok(number)
     }
 
-    fn hear(&self, stream: TcpStream) -> Result<(usize, Channel), String> {
+    fn hear(&self, stream: TcpStream) -> Result<(usize, Channel), Reject> {
         let (stream, hello) = self.shake_hands(stream, Role::Accepts)?;
         let peer = hello.process;
         if peer <= self.place.process {
-            return Err(format!("process {peer} is one to be called, not to call"));
+            let reason = format!("process {peer} is one to be called, not to call");
+            return Err(Reject::Foreign(reason));
         }
         Ok((peer, stream))
     }
 
-    fn shake_hands(&self, socket: TcpStream, role: Role) -> Result<(Channel, Hello), String> {
+    fn shake_hands(&self, socket: TcpStream, role: Role) -> Result<(Channel, Hello), Reject> {
         let deadline = self.deadline.min(Instant::now() + HANDSHAKE);
         let Place { secret, tls, .. } = self.place;
         let opened = Channel::open(socket, tls.as_ref(), role, deadline);
@@ -302,18 +330,35 @@ impl<'p> Port<'p> {
                 let hello = authenticate(&stream, secret, role, PURPOSE, &self.hello, deadline)?;
                 Ok((stream, hello))
             })
-            .map_err(|rejected| rejected.to_string())?;
-        let hello: Hello = control::decode(&hello)?;
+            .map_err(Reject::Unproved)?;
+        let hello: Hello = control::decode_within::<HELLO, _>(&hello).map_err(Reject::Foreign)?;
         let processes = self.place.addresses.len();
         if hello.job != self.place.job {
-            return Err("it belongs to another job".to_owned());
+            return Err(Reject::Foreign("it belongs to another job".to_owned()));
         }
         if hello.processes != processes || hello.process >= processes {
-            return Err(format!(
+            return Err(Reject::Foreign(format!(
                 "it is process {} of {}, in a job of {processes}",
                 hello.process, hello.processes
-            ));
+            )));
         }
         Ok((stream, hello))
     }
+}
+
+/// What must hold of any bytes that come as a hello.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_hello(bytes: &[u8]) {
+    crate::fuzzing::check_message::<Hello>(bytes);
+}
+
+/// A hello.
+#[cfg(test)]
+pub(crate) fn hello_seed() -> Vec<u8> {
+    let hello = Hello {
+        job: [3; 16],
+        process: 1,
+        processes: 1000,
+    };
+    control::encode(&hello).unwrap()
 }

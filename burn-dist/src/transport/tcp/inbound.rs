@@ -259,5 +259,7 @@ fn some(read: std::io::Result<usize>) -> Result<Option<usize>, Unreadable> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -46,9 +46,17 @@ use super::locks::lock;
 use super::network::{Cause, Come, Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
 use crate::rendezvous::channel::Channel;
-use crate::rendezvous::timed::Stream;
+use crate::rendezvous::rejects::Rejects;
 use connection::Connection;
 use exchange::Exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) use gather::check_hello;
+#[cfg(test)]
+pub(crate) use gather::hello_seed;
+#[cfg(any(test, fuzzing))]
+pub(crate) use inbound::fuzzing::check as check_frames;
+#[cfg(test)]
+pub(crate) use inbound::fuzzing::seeds as frame_seeds;
 use pulse::Waker;
 use writing::Posted;
 
@@ -61,7 +69,7 @@ pub(crate) struct TcpNetwork {
     waker: Arc<Waker>,
     heartbeat: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    rejected: u64,
+    rejected: Rejects,
 }
 
 impl TcpNetwork {
@@ -73,7 +81,7 @@ impl TcpNetwork {
         process: usize,
         streams: Vec<Option<Channel>>,
         heartbeat: Duration,
-        rejected: u64,
+        rejected: Rejects,
     ) -> io::Result<Self> {
         let waker = Arc::new(Waker::default());
         let mut connections = Vec::with_capacity(streams.len());
@@ -122,8 +130,8 @@ impl TcpNetwork {
         Ok(())
     }
 
-    /// How many connections were turned away while the network came up.
-    pub(crate) fn rejected(&self) -> u64 {
+    /// Which connections were turned away while the network came up.
+    pub(crate) fn rejected(&self) -> Rejects {
         self.rejected
     }
 

@@ -13,7 +13,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::connection::{Connection, Duty, Message, Phase, Reading};
 use super::frame::{Frame, Unreadable};
 use super::inbound::{Event, NoShelf, Shelf};
-use crate::rendezvous::timed::Stream;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Tag};
 use crate::transport::watchers::Watchers;

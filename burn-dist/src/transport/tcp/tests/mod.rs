@@ -3,6 +3,7 @@
 mod exchange;
 mod failures;
 mod faults;
+pub(crate) mod proxied;
 mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
@@ -94,7 +95,7 @@ fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<Tc
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..others).map(|_| pair()).unzip();
     let streams = std::iter::once(None).chain(ours.into_iter().map(|ours| Some(ours.into())));
-    let network = TcpNetwork::start(0, streams.collect(), heartbeat, 0).unwrap();
+    let network = TcpNetwork::start(0, streams.collect(), heartbeat, Rejects::default()).unwrap();
     for mut stream in &theirs {
         io::Write::write_all(&mut stream, &Header::HEARTBEAT.encode()).unwrap();
     }

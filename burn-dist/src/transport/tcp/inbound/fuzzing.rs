@@ -1,0 +1,166 @@
+//! What must hold of the bytes of a connection, whatever they are and however they come.
+
+use std::io;
+
+use super::*;
+
+/// The longest body that is read onto a shelf.
+const SHELF: usize = 4096;
+
+/// Reads frames until there are no more. The first byte says in which pieces the others come, whether
+/// there is a shelf for bodies, and whether it is cleared now and then.
+pub(crate) fn check(bytes: &[u8]) {
+    let Some((&manner, sent)) = bytes.split_first() else {
+        return;
+    };
+    let mut from = Pieces {
+        rest: sent,
+        piece: [usize::MAX, 1, 41, 1000][usize::from(manner % 4)],
+        dry: manner & 4 != 0,
+        paused: false,
+        most: 0,
+    };
+    let mut shelf = OneShelf {
+        lends: manner & 8 != 0,
+        lent: None,
+    };
+    let mut inbound = Inbound::new();
+    let mut encoded = Vec::new();
+    let mut reads = 0_u32;
+    let end = loop {
+        reads += 1;
+        if manner & 16 != 0 && reads.is_multiple_of(5) {
+            inbound.clear(&mut shelf);
+            assert!(!inbound.is_shelved());
+            shelf.lent = None;
+        }
+        match inbound.read(&mut from, &mut shelf) {
+            Ok(Event::Dry) => {}
+            Ok(Event::Frame(frame)) => encode(&frame, &mut encoded),
+            Ok(Event::Placed(tag)) => {
+                let lent = shelf.lent.take();
+                let (head, body) =
+                    lent.map_or_else(Default::default, |(_, head, body)| (head, body));
+                encode(&Frame::Message { tag, head, body }, &mut encoded);
+            }
+            Err(end) => break end,
+        }
+    };
+    // Every meaning has one form, and nothing is lost or made up on the way.
+    assert!(sent.starts_with(&encoded));
+    if matches!(end, Unreadable::End) {
+        assert_eq!(encoded.len(), sent.len());
+    }
+    // However long a frame says that it is.
+    assert!(from.most <= STEP, "asked for {} bytes at once", from.most);
+}
+
+fn encode(frame: &Frame, into: &mut Vec<u8>) {
+    let mut put = |header: Result<Header, String>, parts: [&[u8]; 2]| {
+        let header = header.map(|header| header.encode().to_vec());
+        into.extend([&header.unwrap_or_default()[..], parts[0], parts[1]].concat());
+    };
+    match frame {
+        Frame::Heartbeat => put(Ok(Header::HEARTBEAT), [&[], &[]]),
+        Frame::Goodbye => put(Ok(Header::GOODBYE), [&[], &[]]),
+        Frame::Notice(notice) => put(Header::notice(notice.len()), [&[], notice]),
+        Frame::Message { tag, head, body } => {
+            put(Header::message(*tag, head.len(), body.len()), [head, body]);
+        }
+    }
+}
+
+/// Gives bytes in pieces, and notes how many it is asked for at once.
+struct Pieces<'b> {
+    rest: &'b [u8],
+    piece: usize,
+    /// Whether it has nothing at every other time.
+    dry: bool,
+    paused: bool,
+    most: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.most = self.most.max(into.len());
+        self.paused = self.dry && !self.paused;
+        if self.paused {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = into.len().min(self.piece);
+        self.rest.read(&mut into[..count])
+    }
+
+    fn read_vectored(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if self.dry || self.piece != usize::MAX {
+            let first = into.iter_mut().find(|piece| !piece.is_empty());
+            return first.map_or(Ok(0), |piece| self.read(piece));
+        }
+        self.rest.read_vectored(into)
+    }
+}
+
+/// Lends memory for one message at a time.
+struct OneShelf {
+    lends: bool,
+    lent: Option<(Tag, Vec<u8>, Vec<u8>)>,
+}
+
+impl Shelf for OneShelf {
+    fn place(&mut self, tag: Tag, head: &[u8], length: usize) -> Option<&mut [u8]> {
+        if !self.lends || length > SHELF {
+            return None;
+        }
+        let lent = || (tag, head.to_vec(), vec![0; length]);
+        let (for_tag, for_head, memory) = self.lent.get_or_insert_with(lent);
+        let fits = *for_tag == tag && for_head == head && memory.len() == length;
+        fits.then_some(memory)
+    }
+}
+
+/// Streams of frames, good and bad, that come in several manners.
+#[cfg(test)]
+pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    use super::super::frame::BODY_LIMIT;
+    let tag = Tag {
+        group: 1,
+        sequence: 2,
+        part: 3,
+    };
+    let message = |head: &[u8], body: usize| Frame::Message {
+        tag,
+        head: head.to_vec(),
+        body: vec![7; body],
+    };
+    let frames = [
+        Frame::Heartbeat,
+        message(b"head", 32),
+        Frame::Notice(b"why".to_vec()),
+        message(b"", 0),
+        Frame::Goodbye,
+    ];
+    let mut all = Vec::new();
+    for frame in &frames {
+        encode(frame, &mut all);
+    }
+    let header = |header: Result<Header, String>| header.unwrap().encode().to_vec();
+    let mut too_long = header(Header::message(tag, 0, 0));
+    too_long[32..].fill(0xff);
+    let mut kind = Header::HEARTBEAT.encode().to_vec();
+    kind[4] = 9;
+    let cut = all[..all.len() - HEADER - 20].to_vec();
+    let lies = header(Header::message(tag, HEAD_LIMIT, BODY_LIMIT as usize));
+    [
+        ("all", 0, all.clone()),
+        ("all-in-bytes", 1 | 4, all.clone()),
+        ("all-on-a-shelf", 2 | 8, all.clone()),
+        ("all-cleared", 2 | 4 | 8 | 16, all),
+        ("cut", 0, cut),
+        ("too-long", 0, too_long),
+        ("lies", 0, lies),
+        ("kind", 0, kind),
+        ("goodbye", 3, Header::GOODBYE.encode().to_vec()),
+    ]
+    .map(|(name, manner, stream)| (name, [vec![manner], stream].concat()))
+    .to_vec()
+}
