@@ -31,10 +31,10 @@ const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 const SLURM_STEP: &str = "SLURM_STEP_NODELIST";
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
-/// Names the network interface that the others reach this process by.
-const INTERFACE: &str = "BURN_DIST_INTERFACE";
 /// The file for the reason of a failure, which `cargo xtask launch` names.
 const ERROR_FILE: &str = "BURN_DIST_ERROR_FILE";
+/// Names the network interface that the others reach this process by.
+const INTERFACE: &str = "BURN_DIST_INTERFACE";
 
 impl JobConfig {
     /// What the launcher of this process says; none if it was not started by one.
@@ -104,6 +104,9 @@ impl JobConfig {
         if let Some(file) = lookup(ADDRESS_FILE) {
             config = config.address_file(file);
         }
+        if let Some(file) = lookup(ERROR_FILE) {
+            config = config.error_file(file);
+        }
         if let Some(interface) = variables.text(INTERFACE)? {
             let interface = interface.trim();
             if interface.is_empty() {
@@ -111,9 +114,6 @@ impl JobConfig {
                 return Err(wrong(INTERFACE, interface.to_owned(), expected.to_owned()));
             }
             config = config.interface(interface);
-        }
-        if let Some(file) = lookup(ERROR_FILE) {
-            config = config.error_file(file);
         }
         if port == 0 && place.processes > 1 && lookup(ADDRESS_FILE).is_none() {
             let expected = format!("a port from 1 to 65535, or {ADDRESS_FILE} beside it");
