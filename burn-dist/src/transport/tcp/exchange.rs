@@ -343,7 +343,8 @@ impl<'c> Lane<'c> {
                 self.collect(receives);
                 Ok(true)
             }
-            Taken::Dry => Ok(false),
+            // The next look is soon, whatever the socket says.
+            Taken::Held | Taken::Dry => Ok(false),
             Taken::End => self.connection.check().map(|()| false),
         }
     }

@@ -7,8 +7,9 @@
 //! Callers: the network starts one reader for each connection; `exchange`.
 
 use std::io::{self, IoSliceMut, Read};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::connection::{Connection, Duty, Message, Phase, Reading};
 use super::frame::{Frame, Unreadable};
@@ -20,12 +21,19 @@ use crate::transport::watchers::Watchers;
 /// How many notices may wait for the watchers to be told: with more, nothing is read until they are.
 const NOTICES: usize = 64;
 
+/// The longest that the network's reader waits for a socket: so late it may tell of a notice. Less than a
+/// second.
+const WAIT: Duration = Duration::from_millis(250);
+
 /// What was taken in.
 pub(super) enum Taken {
     /// A message that was kept, or something else than a message.
     Frame,
     /// A message that was put on its shelf.
     Placed(Tag),
+    /// Nothing: the watchers must be told of notices first. What is read then may be here already, so
+    /// nobody may wait for the socket.
+    Held,
     /// Nothing: there is no more for now.
     Dry,
     /// Nothing: the connection has ended.
@@ -61,16 +69,25 @@ impl Connection {
         // What somebody has read of the socket already, for a message before it, no wait would show.
         let mut came = false;
         if let Some(mut reading) = self.try_reading(true) {
-            while matches!(self.take_in(&mut reading, &mut NoShelf), Taken::Frame) {
-                came = true;
+            loop {
+                match self.take_in(&mut reading, &mut NoShelf) {
+                    Taken::Frame | Taken::Placed(_) => came = true,
+                    Taken::Held => return,
+                    Taken::Dry | Taken::End => break,
+                }
             }
         }
         if came || self.has_ended() {
             return;
         }
-        // A connection that ends is shut down, which ends this wait.
+        // A connection that ends is shut down, which ends this wait. It has an end of its own because the
+        // thread of an exchange may have read all that came before this one looked, and notices with it.
         let readable = PollFd::new(self.stream.socket(), PollFlags::IN);
-        if let Err(error) = poll(&mut [readable], None)
+        let wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: WAIT.subsec_nanos().into(),
+        };
+        if let Err(error) = poll(&mut [readable], Some(&wait))
             && error != rustix::io::Errno::INTR
         {
             self.end(Cause::Disconnected(error.to_string().into()));
@@ -84,7 +101,11 @@ impl Connection {
         };
         if lock(&self.state).notices.len() >= NOTICES {
             // The network's reader is telling of them; meanwhile the sender is held up, as it must be.
-            return Taken::Dry;
+            return if self.has_ended() {
+                Taken::End // nobody will be told any more
+            } else {
+                Taken::Held
+            };
         }
         let end = match inbound.read(&mut Heard(self), shelf) {
             Ok(Event::Dry) if self.has_ended() => return Taken::End,
