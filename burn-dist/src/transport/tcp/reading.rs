@@ -82,11 +82,14 @@ impl Connection {
         let Some(inbound) = &mut reading.inbound else {
             return Taken::Dry;
         };
-        if lock(&self.state).notices.len() >= NOTICES {
+        let full = lock(&self.state).notices.len() >= NOTICES;
+        let read = if full {
             // The network's reader is telling of them; meanwhile the sender is held up, as it must be.
-            return Taken::Dry;
-        }
-        let end = match inbound.read(&mut Heard(self), shelf) {
+            Ok(Event::Dry)
+        } else {
+            inbound.read(&mut Heard(self), shelf)
+        };
+        let end = match read {
             Ok(Event::Dry) if self.has_ended() => return Taken::End,
             Ok(Event::Dry) => return Taken::Dry,
             Ok(Event::Placed(tag)) => return Taken::Placed(tag),
