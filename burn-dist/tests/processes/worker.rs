@@ -103,13 +103,15 @@ pub(crate) fn tell(text: impl Display) {
     println!("\n{MARK}{text}");
 }
 
-/// Tells what the library logs.
+/// Tells what the library logs, and writes it where errors go.
 fn tell_events() {
     struct Line;
     impl Write for Line {
         /// Called with one whole event.
         fn write(&mut self, event: &[u8]) -> io::Result<usize> {
             tell(String::from_utf8_lossy(event).trim_end());
+            // Whole there, too, where it has several lines.
+            io::stderr().write_all(event)?;
             Ok(event.len())
         }
 
