@@ -41,8 +41,8 @@ fn every_flag_reaches_the_program() {
     assert_eq!(
         passed,
         "--backend wgpu --gpus 4 --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --output o \
-         --data-dir d/m --report r.json --tls-cert c.pem --tls-key c.key --tls-ca ca.pem \
-         --tls-name job --interface ib0 --records q --oversubscribe"
+         --data-dir d/m --report r.json --interface ib0 --tls-cert c.pem --tls-key c.key \
+         --tls-ca ca.pem --tls-name job --records q --oversubscribe"
     );
     // What the program gets are flags that xtask knows too, with the same meaning.
     let again = parse(
