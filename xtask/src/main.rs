@@ -31,7 +31,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Train a CNN on handwritten digits, data-parallel over the devices of this machine
-    TrainMnist(train_mnist::Arguments),
+    TrainMnist(Box<train_mnist::Arguments>),
     /// Start several processes of a program on this machine, as a job over several machines would
     Launch(launch::Options),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
