@@ -26,6 +26,8 @@ use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, 
 const TRIES: u32 = 20;
 /// How long to sleep while another thread reads or writes a connection that this one needs too.
 const ELSEWHERE: Duration = Duration::from_millis(1);
+/// How long to leave the network's reader to tell of notices, before looking again.
+const HELD: Duration = Duration::from_millis(1);
 
 /// An exchange under way.
 pub(super) struct Exchange<'c, 'm, 's, 'r> {
@@ -341,6 +343,10 @@ impl<'c> Lane<'c> {
             }
             Taken::Frame => {
                 self.collect(receives);
+                Ok(true)
+            }
+            Taken::Held => {
+                self.connection.doze(HELD);
                 Ok(true)
             }
             Taken::Dry => Ok(false),

@@ -26,6 +26,9 @@ pub(super) enum Taken {
     Frame,
     /// A message that was put on its shelf.
     Placed(Tag),
+    /// Nothing: the watchers must be told of notices first. What comes next may have been read of the
+    /// socket already, so nobody may wait for that.
+    Held,
     /// Nothing: there is no more for now.
     Dry,
     /// Nothing: the connection has ended.
@@ -61,8 +64,13 @@ impl Connection {
         // What somebody has read of the socket already, for a message before it, no wait would show.
         let mut came = false;
         if let Some(mut reading) = self.try_reading(true) {
-            while matches!(self.take_in(&mut reading, &mut NoShelf), Taken::Frame) {
-                came = true;
+            loop {
+                match self.take_in(&mut reading, &mut NoShelf) {
+                    Taken::Frame | Taken::Placed(_) => came = true,
+                    // This thread is the one that tells them.
+                    Taken::Held => return,
+                    Taken::Dry | Taken::End => break,
+                }
             }
         }
         if came || self.has_ended() {
@@ -82,14 +90,12 @@ impl Connection {
         let Some(inbound) = &mut reading.inbound else {
             return Taken::Dry;
         };
-        let full = lock(&self.state).notices.len() >= NOTICES;
-        let read = if full {
-            // The network's reader is telling of them; meanwhile the sender is held up, as it must be.
-            Ok(Event::Dry)
-        } else {
-            inbound.read(&mut Heard(self), shelf)
-        };
-        let end = match read {
+        if lock(&self.state).notices.len() >= NOTICES {
+            // Meanwhile the sender is held up, as it must be; but nobody is told after the end.
+            let ended = self.has_ended();
+            return if ended { Taken::End } else { Taken::Held };
+        }
+        let end = match inbound.read(&mut Heard(self), shelf) {
             Ok(Event::Dry) if self.has_ended() => return Taken::End,
             Ok(Event::Dry) => return Taken::Dry,
             Ok(Event::Placed(tag)) => return Taken::Placed(tag),
