@@ -15,8 +15,9 @@ use crate::{Error, ProcessGroup, Result};
 
 const SEEDS: u64 = 2_000;
 
-/// Far longer than a run takes, so that a rank that waits for its deadline shows.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Far longer than a run takes, so that a rank that waits for its deadline shows. (A rank may wait a second
+/// to hear why a process has left, more than once in a run.)
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How soon a frozen process is found out.
 const HEARTBEAT: Duration = Duration::from_millis(20);

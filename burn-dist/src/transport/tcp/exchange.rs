@@ -26,6 +26,8 @@ use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, 
 const TRIES: u32 = 20;
 /// How long to sleep while another thread reads or writes a connection that this one needs too.
 const ELSEWHERE: Duration = Duration::from_millis(1);
+/// How long to leave the network's reader to tell of notices, before looking again.
+const HELD: Duration = Duration::from_millis(1);
 
 /// An exchange under way.
 pub(super) struct Exchange<'c, 'm, 's, 'r> {
@@ -343,8 +345,11 @@ impl<'c> Lane<'c> {
                 self.collect(receives);
                 Ok(true)
             }
-            // The next look is soon, whatever the socket says.
-            Taken::Held | Taken::Dry => Ok(false),
+            Taken::Held => {
+                self.connection.doze(HELD);
+                Ok(true)
+            }
+            Taken::Dry => Ok(false),
             Taken::End => self.connection.check().map(|()| false),
         }
     }

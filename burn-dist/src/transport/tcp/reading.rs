@@ -31,8 +31,8 @@ pub(super) enum Taken {
     Frame,
     /// A message that was put on its shelf.
     Placed(Tag),
-    /// Nothing: the watchers must be told of notices first. What is read then may be here already, so
-    /// nobody may wait for the socket.
+    /// Nothing: the watchers must be told of notices first. What comes next may have been read of the
+    /// socket already, so nobody may wait for that.
     Held,
     /// Nothing: there is no more for now.
     Dry,
@@ -72,6 +72,7 @@ impl Connection {
             loop {
                 match self.take_in(&mut reading, &mut NoShelf) {
                     Taken::Frame | Taken::Placed(_) => came = true,
+                    // This thread is the one that tells them.
                     Taken::Held => return,
                     Taken::Dry | Taken::End => break,
                 }
@@ -100,12 +101,9 @@ impl Connection {
             return Taken::Dry;
         };
         if lock(&self.state).notices.len() >= NOTICES {
-            // The network's reader is telling of them; meanwhile the sender is held up, as it must be.
-            return if self.has_ended() {
-                Taken::End // nobody will be told any more
-            } else {
-                Taken::Held
-            };
+            // Meanwhile the sender is held up, as it must be; but nobody is told after the end.
+            let ended = self.has_ended();
+            return if ended { Taken::End } else { Taken::Held };
         }
         let end = match inbound.read(&mut Heard(self), shelf) {
             Ok(Event::Dry) if self.has_ended() => return Taken::End,
