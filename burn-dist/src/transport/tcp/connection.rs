@@ -230,7 +230,11 @@ impl Connection {
             if state.inbound.is_some() && quiet >= QUIET {
                 return Duty::Read;
             }
-            let rest = QUIET.saturating_sub(quiet).max(QUIET / 10);
+            let rest = match state.inbound {
+                Some(_) => QUIET.saturating_sub(quiet).max(QUIET / 10),
+                // Somebody reads, for who knows how long.
+                None => QUIET,
+            };
             state = wait_for(&self.stirred, state, rest);
         }
     }

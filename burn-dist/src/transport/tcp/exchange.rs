@@ -347,7 +347,7 @@ impl<'c> Lane<'c> {
             }
             Taken::Held => {
                 self.connection.doze(HELD);
-                Ok(true)
+                Ok(false)
             }
             Taken::Dry => Ok(false),
             Taken::End => self.connection.check().map(|()| false),

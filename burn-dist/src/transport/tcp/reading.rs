@@ -67,17 +67,19 @@ impl Connection {
     /// Takes in what is there, or else waits for something to come.
     fn read_on(&self) {
         // What somebody has read of the socket already, for a message before it, no wait would show.
+        let Some(mut reading) = self.try_reading(true) else {
+            return;
+        };
         let mut came = false;
-        if let Some(mut reading) = self.try_reading(true) {
-            loop {
-                match self.take_in(&mut reading, &mut NoShelf) {
-                    Taken::Frame | Taken::Placed(_) => came = true,
-                    // This thread is the one that tells them.
-                    Taken::Held => return,
-                    Taken::Dry | Taken::End => break,
-                }
+        loop {
+            match self.take_in(&mut reading, &mut NoShelf) {
+                Taken::Frame | Taken::Placed(_) => came = true,
+                // This thread is the one that tells them.
+                Taken::Held => return,
+                Taken::Dry | Taken::End => break,
             }
         }
+        drop(reading);
         if came || self.has_ended() {
             return;
         }
