@@ -14,7 +14,7 @@
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -164,6 +164,18 @@ impl Stream for Channel {
 impl Read for &Channel {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_some(buffer)
+    }
+
+    fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match self {
+            Channel::Plain(socket) => (&*socket).read_vectored(slices),
+            // Decrypted in pieces of 16 KiB at most, so that a second slice gains nothing.
+            #[cfg(feature = "tls")]
+            Channel::Tls(_) => {
+                let first = slices.iter_mut().find(|slice| !slice.is_empty());
+                first.map_or(Ok(0), |slice| self.read_some(slice))
+            }
+        }
     }
 }
 

@@ -15,8 +15,11 @@ use std::ops::Range;
 use super::frame::{Frame, HEAD_LIMIT, HEADER, Header, Kind, Unreadable};
 use crate::transport::network::Tag;
 
-/// How much is read at once where frames are small; a header and a head fit.
+/// A header and a head fit.
 const BUFFER: usize = 128 << 10;
+/// How much is read beyond what is needed: small frames whole, and little of a body that would have to be
+/// copied to its place.
+const BEYOND: usize = 4 << 10;
 const _: () = assert!(BUFFER >= HEADER + HEAD_LIMIT);
 
 /// Up to this length memory for a body is taken at once: the sender has proved that it belongs to
@@ -104,7 +107,8 @@ impl Inbound {
                 break;
             }
             let read = if self.held.is_empty() {
-                let mut pieces = [IoSliceMut::new(missing), IoSliceMut::new(&mut self.buffer)];
+                let beyond = &mut self.buffer[..BEYOND];
+                let mut pieces = [IoSliceMut::new(missing), IoSliceMut::new(beyond)];
                 let room = pieces[0].len();
                 let read = some(from.read_vectored(&mut pieces))?;
                 self.held = 0..read.unwrap_or(0).saturating_sub(room);
@@ -170,7 +174,9 @@ impl Inbound {
                 self.buffer.copy_within(self.held.clone(), 0);
                 self.held = 0..self.held.len();
             }
-            match some(from.read(&mut self.buffer[self.held.end..]))? {
+            let missing = count - self.held.len();
+            let end = (self.held.end + missing.max(BEYOND)).min(self.buffer.len());
+            match some(from.read(&mut self.buffer[self.held.end..end]))? {
                 None => return Ok(false),
                 Some(0) if self.held.is_empty() => return Err(Unreadable::End),
                 Some(0) => return Err(Unreadable::Truncated),
