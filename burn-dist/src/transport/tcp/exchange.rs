@@ -155,6 +155,9 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
             if tries > TRIES {
                 self.sleep(left.min(LOOK_UP));
                 tries = 0;
+            } else {
+                // Whoever is waited for may need this core.
+                std::thread::yield_now();
             }
         }
     }
