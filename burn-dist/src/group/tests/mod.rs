@@ -5,6 +5,8 @@
 mod collectives;
 mod failures;
 mod faults;
+mod losses;
+mod mismatches;
 mod records;
 mod short_writes;
 #[path = "../../../tests/support/mod.rs"]
@@ -17,6 +19,9 @@ use std::time::Duration;
 use super::ProcessGroup;
 use crate::transport::memory::networks;
 use crate::transport::network::Network;
+
+/// How many ranks each process hosts, where little depends on it.
+const LAYOUTS: [&[usize]; 5] = [&[1, 1], &[2, 1], &[1, 2], &[1, 1, 1], &[2, 2]];
 
 /// How soon a frozen process is found out.
 const HEARTBEAT: Duration = Duration::from_millis(300);
