@@ -16,7 +16,7 @@ pub(crate) enum Error {
 
     /// Cargo built the program, but did not say where it is.
     #[error("cargo built `{name}` but named no file for it: {cause}")]
-    Unbuilt { name: &'static str, cause: String },
+    Unbuilt { name: String, cause: String },
 
     /// One of the processes could not be started. Those that ran already have been ended.
     #[error(
