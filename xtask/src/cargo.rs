@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use serde_json::Value;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
@@ -47,7 +47,7 @@ impl Call {
     /// When cargo cannot be started.
     pub(crate) fn run(&self) -> Result<ExitStatus, Error> {
         let program = program();
-        self.command(&program)
+        self.command()
             .status()
             .map_err(|cause| Error::Cargo { program, cause })
     }
@@ -59,7 +59,7 @@ impl Call {
     /// When cargo cannot be started.
     pub(crate) fn read(&self) -> Result<Output, Error> {
         let program = program();
-        self.command(&program)
+        self.command()
             .stderr(Stdio::inherit())
             .output()
             .map_err(|cause| Error::Cargo { program, cause })
@@ -76,7 +76,7 @@ impl Call {
     pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
         use std::os::unix::process::CommandExt;
         let program = program();
-        let cause = self.command(&program).exec();
+        let cause = self.command().exec();
         Err(Error::Cargo { program, cause })
     }
 
@@ -95,8 +95,9 @@ impl Call {
         self.run().map(exit_code)
     }
 
-    fn command(&self, program: &OsStr) -> Command {
-        let mut command = Command::new(program);
+    /// The call, to be started by someone else.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(program());
         command.args(&self.args).envs(self.variable);
         command
     }

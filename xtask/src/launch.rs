@@ -19,6 +19,8 @@ mod signals;
 use crate::error::Error;
 use clap::{Args, value_parser};
 pub(crate) use group::guard;
+use job::Terms;
+use outcome::Cause;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
@@ -26,8 +28,6 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use job::Terms;
-use outcome::Cause;
 use std::time::{Duration, SystemTime};
 
 /// What to start, and how often.
@@ -153,6 +153,10 @@ impl Launch<'_> {
     }
 }
 
+/// How long a program that is watched has to end after the user's signal: it has nothing to save, but
+/// others to tell.
+const HURRY: Duration = Duration::from_secs(2);
+
 /// What a program wrote to stdout, as far as it was read, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -187,6 +191,7 @@ pub(crate) fn watch(command: Command, label: &str, limit: Duration) -> Result<Fi
             limit: Some(limit),
             label: Some(label.to_owned()),
             keeps: true,
+            saving: HURRY,
         },
     )?;
     let end = match (outcome.signal, outcome.cause) {

@@ -36,7 +36,7 @@ const LAST: usize = 10;
 const KEPT: usize = 1000;
 
 /// How a job is run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Terms {
     /// How long it may take; as long as it likes if none.
     pub(super) limit: Option<Duration>,
@@ -44,6 +44,19 @@ pub(super) struct Terms {
     pub(super) label: Option<String>,
     /// Whether stdout is kept for the caller instead of shown.
     pub(super) keeps: bool,
+    /// How long the processes have to end after the user's signal.
+    pub(super) saving: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            label: None,
+            keeps: false,
+            saving: SAVING,
+        }
+    }
 }
 
 /// What the threads of a job report.
@@ -264,7 +277,7 @@ impl Job {
                     Phase::Running => {
                         self.cause = Some(Cause::Signal(signal));
                         self.group.forward(signal);
-                        self.phase = Phase::Ending(Instant::now() + SAVING);
+                        self.phase = Phase::Ending(Instant::now() + self.terms.saving);
                     }
                     // They go already.
                     Phase::Settling(_) => self.terminate(),
