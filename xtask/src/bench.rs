@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum)]
     layout: Option<Layout>,
 
-    /// Numbers of ranks [default: 2,4,8]
+    /// Numbers of ranks [default: 2,4,8; for loader 2]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = value_parser!(u32).range(1..=256))]
     ranks: Vec<u32>,
 
@@ -135,12 +135,12 @@ impl Arguments {
     /// Refuses flags that the bench would ignore, and files that could not be written at the end.
     fn check(&self) -> Result<(), Error> {
         if let Some(bench) = self.bench {
-            let about = |flag| Error::Usage(format!("{} has no {flag}", bench.name()));
+            let no = |what| Error::Usage(format!("{} has no {what}", bench.name()));
             if !bench.has_sizes() && !self.sizes.is_empty() {
-                return Err(about("--sizes"));
+                return Err(no("--sizes"));
             }
-            if !bench.has_ranks() && (self.layout.is_some() || !self.ranks.is_empty()) {
-                return Err(about("--layout and --ranks"));
+            if self.places(bench).is_empty() {
+                return Err(no("ranks of this --layout"));
             }
         }
         for file in [&self.json, &self.plot].into_iter().flatten() {
@@ -162,11 +162,12 @@ impl Arguments {
         let (mut rows, mut all_well): (Vec<Row>, _) = (Vec::new(), true);
         let sizes = self.sizes();
         for bench in benches {
-            let mut samples = Samples::new(bench.name());
+            let mut samples = Samples::default();
             let rounds = self.rounds.unwrap_or(bench.rounds());
-            for ranks in self.places(bench) {
+            for (layout, ranks) in self.places(bench) {
                 let setting = Setting {
                     bench,
+                    layout,
                     ranks,
                     sizes: &sizes,
                     budget: self.budget,
@@ -206,23 +207,18 @@ impl Arguments {
         sizes
     }
 
-    /// Where a bench is timed: layouts and numbers of ranks, or once for a bench that has none.
-    fn places(&self, bench: Bench) -> Vec<Option<(Layout, u32)>> {
-        if !bench.has_ranks() {
-            return vec![None];
-        }
-        let layouts = match self.layout {
-            Some(layout) => vec![layout],
-            None => vec![Layout::Threads, Layout::Processes],
-        };
+    /// Where a bench is timed: layouts and numbers of ranks.
+    fn places(&self, bench: Bench) -> Vec<(Layout, u32)> {
         let mut ranks = self.ranks.clone();
         if ranks.is_empty() {
-            ranks = vec![2, 4, 8];
+            ranks = bench.ranks().to_vec();
         }
         ranks.sort_unstable();
         ranks.dedup();
-        let place = |layout| ranks.iter().map(move |&ranks| Some((layout, ranks)));
-        layouts.into_iter().flat_map(place).collect()
+        let wanted = |layout: &Layout| self.layout.is_none_or(|only| only == *layout);
+        let layouts = bench.layouts().iter().copied().filter(wanted);
+        let place = |layout| ranks.iter().map(move |&ranks| (layout, ranks));
+        layouts.flat_map(place).collect()
     }
 
     /// The peers that have something to do and are there, and why the others are not.
@@ -230,8 +226,7 @@ impl Arguments {
         let (mut ready, mut missing) = (Vec::new(), Vec::new());
         for kind in Kind::ALL {
             let serves = |bench: &Bench| {
-                let places = self.places(*bench);
-                let mut places = places.into_iter().flatten();
+                let mut places = self.places(*bench).into_iter();
                 places.any(|(layout, ranks)| kind.serves(*bench, layout, ranks))
             };
             let Some(bench) = self.benches().into_iter().find(serves) else {

@@ -121,20 +121,23 @@ impl Peer {
         if self.kind == Kind::Torch {
             command.args(["--bench", setting.bench.name()]);
         }
-        command.args(setting.flags());
+        match self.kind {
+            // There are two, as processes, in any case.
+            Kind::RawTcp => command.args(setting.size_flags()),
+            _ => command.args(setting.flags()),
+        };
         command
     }
 }
 
 /// What mpirun is told before the program: to move bytes by nothing but these.
 fn openmpi_flags(command: &mut Command, setting: &Setting, layers: &str) {
-    let ranks = setting.ranks.map_or(1, |(_, ranks)| ranks);
     if is_root() {
         command.arg("--allow-run-as-root");
     }
     command
         .args(["--oversubscribe", "--mca", "pml", "ob1", "--mca", "btl"])
-        .args([layers, "-np", &ranks.to_string()]);
+        .args([layers, "-np", &setting.ranks.to_string()]);
 }
 
 #[cfg(unix)]

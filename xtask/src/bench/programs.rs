@@ -57,9 +57,21 @@ impl Bench {
         self == Self::AllReduce
     }
 
-    /// Whether it takes a layout and a number of ranks.
-    pub(super) fn has_ranks(self) -> bool {
-        self != Self::Loader
+    /// How its ranks can lie.
+    pub(super) fn layouts(self) -> &'static [Layout] {
+        match self {
+            Self::Loader => &[Layout::Threads],
+            Self::Startup => &[Layout::Processes],
+            _ => &[Layout::Threads, Layout::Processes],
+        }
+    }
+
+    /// How many there are unless the user says.
+    pub(super) fn ranks(self) -> &'static [u32] {
+        match self {
+            Self::Loader => &[2],
+            _ => &[2, 4, 8],
+        }
     }
 
     /// How often it runs unless the user says. Short rounds alternate with the peers; the others take
@@ -72,12 +84,12 @@ impl Bench {
     }
 }
 
-/// What is timed in one go: a line of ranks.
+/// What is timed in one go.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Setting<'a> {
     pub(super) bench: Bench,
-    /// None where the bench has no ranks.
-    pub(super) ranks: Option<(Layout, u32)>,
+    pub(super) layout: Layout,
+    pub(super) ranks: u32,
     /// In bytes; for benches that have sizes.
     pub(super) sizes: &'a [u64],
     /// Seconds for each size.
@@ -87,30 +99,38 @@ pub(super) struct Setting<'a> {
 impl Setting<'_> {
     /// What is timed, in words.
     pub(super) fn title(&self) -> String {
-        match self.ranks {
-            Some((layout, ranks)) => format!("{}, {ranks} {}", self.bench.name(), layout.name()),
-            None => self.bench.name().to_owned(),
-        }
+        format!(
+            "{}, {} {}",
+            self.bench.name(),
+            self.ranks,
+            self.layout.name()
+        )
     }
 
     /// The flags that the program of ours and the peers share.
     pub(super) fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         let mut pair = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
-        if let Some((layout, ranks)) = self.ranks {
-            pair("--layout", layout.name().to_owned());
-            pair("--ranks", ranks.to_string());
+        if self.bench.layouts().len() > 1 {
+            pair("--layout", self.layout.name().to_owned());
         }
-        if self.bench.has_sizes() {
-            let sizes: Vec<_> = self.sizes.iter().map(u64::to_string).collect();
-            pair("--sizes", sizes.join(","));
-            pair("--budget", self.budget.to_string());
-        }
+        pair("--ranks", self.ranks.to_string());
         if self.bench == Bench::DdpStep {
+            // A short round.
             pair("--blocks", "2".to_owned());
             pair("--steps", "4".to_owned());
         }
+        if self.bench.has_sizes() {
+            flags.extend(self.size_flags());
+        }
         flags
+    }
+
+    /// Those of them that say what is timed at each size, and how long.
+    pub(super) fn size_flags(&self) -> [String; 4] {
+        let sizes: Vec<_> = self.sizes.iter().map(u64::to_string).collect();
+        let (sizes, budget) = (sizes.join(","), self.budget.to_string());
+        ["--sizes".to_owned(), sizes, "--budget".to_owned(), budget]
     }
 }
 

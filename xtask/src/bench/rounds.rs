@@ -89,10 +89,8 @@ impl Field<'_> {
             name: "burn-dist",
             says: bench.name(),
         };
-        let serving = self.peers.iter().filter(|peer| {
-            let ranks = setting.ranks;
-            ranks.is_some_and(|(layout, ranks)| peer.kind.serves(bench, layout, ranks))
-        });
+        let serves = |peer: &&Peer| peer.kind.serves(bench, setting.layout, setting.ranks);
+        let serving = self.peers.iter().filter(serves);
         let peers = serving.map(|peer| Contestant {
             peer: Some(peer),
             name: peer.kind.name(bench),
@@ -121,9 +119,7 @@ fn take(
             eprintln!("[{}] {text}", from.name);
             continue;
         };
-        let ranks = setting.ranks.map(|(layout, ranks)| (layout, ranks.into()));
-        if line.bench != from.says || ranks.is_some_and(|ranks| ranks != (line.layout, line.ranks))
-        {
+        if !is_about(&line, from, setting) {
             return Err(format!("printed a measurement of something else: {text}"));
         }
         match from.peer {
@@ -136,6 +132,13 @@ fn take(
         return Err("printed no measurement".to_owned());
     }
     Ok(())
+}
+
+/// Whether it measures what was asked for. A bench may have parts: `startup-processes`.
+fn is_about(line: &Line, from: &Contestant, setting: &Setting) -> bool {
+    let part = line.bench.strip_prefix(from.says);
+    part.is_some_and(|part| part.is_empty() || part.starts_with('-'))
+        && (line.layout, line.ranks) == (setting.layout, setting.ranks.into())
 }
 
 #[cfg(test)]

@@ -37,9 +37,11 @@ impl Peer {
 }
 
 impl Row {
-    /// The peer's time ÷ ours: above 1, ours is ahead.
+    /// The peer's time ÷ ours: above 1, ours is ahead. None where ours, a difference of two times, is
+    /// nothing.
     pub(super) fn ratio(&self) -> Option<f64> {
-        self.peer.as_ref().map(|peer| peer.seconds / self.ours)
+        let ratio = self.peer.as_ref()?.seconds / self.ours;
+        (self.ours > 0.0).then_some(ratio)
     }
 
     pub(super) fn json(&self) -> Value {
@@ -56,16 +58,19 @@ impl Row {
     }
 }
 
-/// Where a measurement belongs.
-type Place = (Layout, u64, u64);
+/// Where a measurement belongs: the bench or its part, the layout, the ranks, the bytes.
+type Place = (String, Layout, u64, u64);
+
+fn place(line: &Line) -> Place {
+    (line.bench.clone(), line.layout, line.ranks, line.bytes)
+}
 
 /// Seconds of every round, by place and variant, or what was compared.
 type Times = BTreeMap<(Place, Option<String>), Vec<f64>>;
 
 /// The measurements of all rounds of one bench. What was measured in every round is one row.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Samples {
-    bench: String,
     /// Ours, by what the program has compared it with itself.
     ours: Times,
     /// What the program has compared it with.
@@ -75,19 +80,10 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    pub(super) fn new(bench: &str) -> Self {
-        Self {
-            bench: bench.to_owned(),
-            ours: BTreeMap::new(),
-            compared: BTreeMap::new(),
-            peers: Vec::new(),
-        }
-    }
-
     pub(super) fn add_ours(&mut self, line: Line) {
-        let place = (line.layout, line.ranks, line.bytes);
+        let place = place(&line);
         let name = line.compared.map(|(name, seconds)| {
-            let key = (place, name.clone());
+            let key = (place.clone(), name.clone());
             self.compared.entry(key).or_default().push(seconds);
             name
         });
@@ -97,8 +93,8 @@ impl Samples {
 
     /// A peer's own comparison is a peer more.
     pub(super) fn add_peer(&mut self, peer: &str, line: Line) {
-        let place = (line.layout, line.ranks, line.bytes);
-        self.push(peer, (place, line.variant), line.seconds);
+        let place = place(&line);
+        self.push(peer, (place.clone(), line.variant), line.seconds);
         if let Some((name, seconds)) = line.compared {
             self.push(&format!("{peer}, {name}"), (place, None), seconds);
         }
@@ -121,15 +117,15 @@ impl Samples {
         while let Some(((place, compared), times)) = ours.next() {
             let first = rows.len();
             let row = |ours: &[f64], peer| Row {
-                bench: self.bench.clone(),
-                layout: place.0,
-                ranks: place.1,
-                bytes: place.2,
+                bench: place.0.clone(),
+                layout: place.1,
+                ranks: place.2,
+                bytes: place.3,
                 ours: median(ours),
                 peer,
             };
             if let Some(name) = compared {
-                let key = (*place, name.clone());
+                let key = (place.clone(), name.clone());
                 let seconds = self.compared.get(&key).map_or(f64::NAN, |all| median(all));
                 let name = name.clone();
                 rows.push(row(

@@ -4,14 +4,14 @@
 
 use super::rows::Row;
 
-/// The rows of one bench, with a heading.
+/// The rows of one bench, with a head; nothing without rows.
 pub(super) fn table(rows: &[Row]) -> String {
-    let Some(first) = rows.first() else {
+    if rows.is_empty() {
         return String::new();
-    };
+    }
     let mut lines = vec![
         [
-            "layout", "ranks", "bytes", "ours", "GB/s", "peer", "peer's", "ratio",
+            "bench", "layout", "ranks", "bytes", "ours", "GB/s", "peer", "peer's", "ratio",
         ]
         .map(str::to_owned),
     ];
@@ -21,32 +21,35 @@ pub(super) fn table(rows: &[Row]) -> String {
         .map(|at| lines.iter().map(|line| line[at].chars().count()).max())
         .map(Option::unwrap_or_default)
         .collect();
-    let mut text = format!("\n{}\n", first.bench);
+    let mut text = "\n".to_owned();
     for line in lines {
         let cells = line.iter().zip(&widths).enumerate();
         let padded: Vec<_> = cells
             .map(|(at, (cell, width))| match at {
                 // Words begin, numbers end at the same place.
-                0 | 5 => format!("{cell:<width$}"),
+                0 | 1 | 6 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
-        text.push_str("  ");
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
     }
     text
 }
 
-fn cells(row: &Row) -> [String; 8] {
+fn cells(row: &Row) -> [String; 9] {
     let (peer, peers) = match &row.peer {
         Some(peer) => (peer.title(), time(peer.seconds)),
         None => ("-".to_owned(), "-".to_owned()),
     };
     [
+        row.bench.clone(),
         row.layout.name().to_owned(),
         row.ranks.to_string(),
-        size(row.bytes),
+        match row.bytes {
+            0 => "-".to_owned(),
+            bytes => size(bytes),
+        },
         time(row.ours),
         match row.bytes {
             0 => "-".to_owned(),
@@ -73,9 +76,10 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) fn time(seconds: f64) -> String {
     let units = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")];
     // What rounds up to a whole unit is one.
-    let fits = |(unit, _): &(f64, &str)| seconds >= 0.9995 * unit;
+    let fits = |(unit, _): &(f64, &str)| seconds.abs() >= 0.9995 * unit;
     let (unit, name) = units.into_iter().find(fits).unwrap_or((1e-9, "ns"));
-    format!("{} {name}", three(seconds / unit))
+    let sign = if seconds < 0.0 { "-" } else { "" };
+    format!("{sign}{} {name}", three(seconds.abs() / unit))
 }
 
 /// Three digits that count.
@@ -115,9 +119,9 @@ mod tests {
                 "0 B", "100 B", "1 KiB", "64 KiB", "1 MiB", "4.58 MiB", "3 GiB"
             ]
         );
-        let times = [3.21e-7, 9.9999e-4, 2.2e-5, 0.0149, 0.25, 1.5, 125.0].map(time);
+        let times = [3.21e-7, 9.9999e-4, 2.2e-5, 0.0149, 0.25, 1.5, 125.0, -0.002].map(time);
         let expected = [
-            "321 ns", "1.00 ms", "22.0 µs", "14.9 ms", "250 ms", "1.50 s", "125 s",
+            "321 ns", "1.00 ms", "22.0 µs", "14.9 ms", "250 ms", "1.50 s", "125 s", "-2.00 ms",
         ];
         assert_eq!(times, expected);
     }
@@ -131,10 +135,9 @@ mod tests {
         };
         let text = table(&[row(1 << 20, Some(peer)), row(0, None)]);
         let expected = "
-all-reduce
-  layout   ranks  bytes    ours  GB/s  peer                              peer's  ratio
-  threads      2  1 MiB  100 µs  10.5  burn-collective, its best (ring)  150 µs   1.50
-  threads      2    0 B  100 µs     -  -                                      -      -
+bench       layout   ranks  bytes    ours  GB/s  peer                              peer's  ratio
+all-reduce  threads      2  1 MiB  100 µs  10.5  burn-collective, its best (ring)  150 µs   1.50
+all-reduce  threads      2      -  100 µs     -  -                                      -      -
 ";
         assert_eq!(text, expected);
         assert_eq!(table(&[]), "");

@@ -18,7 +18,8 @@ fn without_arguments_everything_is_timed() {
     all.check().unwrap();
     assert_eq!(all.benches().len(), 6);
     assert_eq!(all.places(Bench::AllReduce).len(), 6);
-    assert_eq!(all.places(Bench::Loader), [None]);
+    assert_eq!(all.places(Bench::Loader), [(Layout::Threads, 2)]);
+    assert_eq!(all.places(Bench::Startup).len(), 3);
     assert_eq!(all.sizes().len(), 6);
     assert!(all.prepare_peers().is_ok_and(|(ready, _)| ready.is_empty()));
 }
@@ -26,7 +27,7 @@ fn without_arguments_everything_is_timed() {
 #[test]
 fn what_is_wanted_is_timed_once() {
     let some = parse("all-reduce --layout processes --ranks 4,2,4 --sizes 8,1024,8").unwrap();
-    let place = |ranks| Some((Layout::Processes, ranks));
+    let place = |ranks| (Layout::Processes, ranks);
     assert_eq!(some.places(Bench::AllReduce), [place(2), place(4)]);
     assert_eq!(some.sizes(), [8, 1024]);
 }
@@ -60,8 +61,8 @@ fn wrong_values_are_usage_errors() {
 fn flags_that_would_be_ignored_are_usage_errors() {
     for wrong in [
         "ddp-step --sizes 8",
-        "loader --ranks 2",
-        "loader --layout threads",
+        "loader --layout processes",
+        "startup --layout threads",
     ] {
         let error = parse(wrong).unwrap().check().unwrap_err();
         assert!(matches!(error, Error::Usage(_)), "{wrong}: {error}");

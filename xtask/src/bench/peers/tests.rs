@@ -3,7 +3,8 @@ use super::*;
 fn setting(bench: Bench, layout: Layout) -> Setting<'static> {
     Setting {
         bench,
-        ranks: Some((layout, 2)),
+        layout,
+        ranks: 2,
         sizes: &[8, 1024],
         budget: 0.5,
     }
@@ -54,6 +55,8 @@ fn a_peer_gets_the_flags_of_ours() {
     assert_eq!(mpi.contains("--allow-run-as-root"), is_root());
     let torch = words(&peer(Kind::Torch, Some("/f")).command(&all_reduce));
     assert_eq!(torch, format!("/p /f --bench all-reduce {flags}"));
+    let raw = words(&peer(Kind::RawTcp, None).command(&all_reduce));
+    assert_eq!(raw, "/p --sizes 8,1024 --budget 0.5");
     let burn = setting(Bench::AllReduce, Layout::Threads);
     let burn = words(&peer(Kind::BurnCollective, None).command(&burn));
     assert_eq!(

@@ -30,7 +30,11 @@ pub(super) fn draw(area: &Area, groups: &[Group], contestants: &Contestants) -> 
         .iter()
         .map(|group| bars(group, contestants))
         .collect();
-    let longest = bars.iter().flatten().map(|bar| bar.2).fold(0.0, f64::max);
+    let longest = bars
+        .iter()
+        .flatten()
+        .map(|bar| bar.2)
+        .fold(f64::MIN_POSITIVE, f64::max);
     let room = f64::from(WIDTH as i32 - LABELS - FIGURES - 2 * MARGIN as i32);
     let (left, mut y) = (MARGIN as i32 + LABELS, 0);
     for group in bars {

@@ -57,9 +57,9 @@ pub(super) fn draw(area: &Area, groups: &[Group], contestants: &Contestants) -> 
     Ok(())
 }
 
-/// Where a measurement lies; one without a size has no place.
+/// Where a measurement lies; nothing has no logarithm, and no place.
 fn place((bytes, seconds): (u64, f64)) -> Option<(f64, f64)> {
-    (bytes > 0).then(|| ((bytes as f64).log2(), bytes as f64 / seconds / 1e9))
+    (bytes > 0 && seconds > 0.0).then(|| ((bytes as f64).log2(), bytes as f64 / seconds / 1e9))
 }
 
 /// The label of a power of two; none in between.

@@ -4,7 +4,8 @@ use crate::bench::programs::Bench;
 
 const SETTING: Setting = Setting {
     bench: Bench::AllReduce,
-    ranks: Some((Layout::Threads, 2)),
+    layout: Layout::Threads,
+    ranks: 2,
     sizes: &[8],
     budget: 0.1,
 };
@@ -16,7 +17,7 @@ fn taken(lines: &[&str]) -> (Result<(), String>, usize) {
         says: "all-reduce",
     };
     let lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
-    let mut samples = Samples::new("all-reduce");
+    let mut samples = Samples::default();
     let result = take(&lines, &ours, &SETTING, &mut samples);
     (result, samples.rows().len())
 }
@@ -33,12 +34,19 @@ fn measurements_are_taken_from_among_other_lines() {
 fn a_measurement_of_something_else_is_refused() {
     for (part, changed) in [
         ("all-reduce", "ddp-step"),
+        ("all-reduce", "all-reduces"),
         ("\"threads\"", "\"processes\""),
         ("\"ranks\":2", "\"ranks\":4"),
     ] {
         let (result, _) = taken(&[&LINE.replace(part, changed)]);
         assert!(result.unwrap_err().contains("something else"), "{changed}");
     }
+}
+
+#[test]
+fn parts_of_a_bench_are_taken() {
+    let part = LINE.replace("all-reduce", "all-reduce-of-halves");
+    assert_eq!(taken(&[LINE, &part]), (Ok(()), 2));
 }
 
 #[test]

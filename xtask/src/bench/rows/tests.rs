@@ -33,7 +33,7 @@ fn medians() {
 
 #[test]
 fn rounds_become_medians_and_ratios() {
-    let mut samples = Samples::new("all-reduce");
+    let mut samples = Samples::default();
     for (ours, peer) in [(2.0, 6.0), (1.0, 5.0), (9.0, 4.0)] {
         samples.add_ours(line(Layout::Processes, 1024, ours));
         samples.add_peer("TCP", line(Layout::Processes, 1024, peer));
@@ -49,7 +49,7 @@ fn rounds_become_medians_and_ratios() {
 
 #[test]
 fn without_a_peer_its_fields_are_null() {
-    let mut samples = Samples::new("all-reduce");
+    let mut samples = Samples::default();
     samples.add_ours(line(Layout::Threads, 8, 2.0));
     let expected = json!({
         "bench": "all-reduce", "layout": "threads", "ranks": 2, "bytes": 8,
@@ -59,8 +59,32 @@ fn without_a_peer_its_fields_are_null() {
 }
 
 #[test]
+fn nothing_is_no_divisor() {
+    for (ours, ratio) in [(0.0, json!(null)), (-1e-3, json!(null)), (0.5, json!(4.0))] {
+        let mut samples = Samples::default();
+        samples.add_ours(compared("whole", ours, 2.0));
+        assert_eq!(samples.rows()[0].json()["ratio"], ratio);
+    }
+}
+
+#[test]
+fn the_parts_of_a_bench_have_rows_of_their_own() {
+    let mut samples = Samples::default();
+    for part in ["startup-processes", "startup"] {
+        let line = line(Layout::Processes, 0, 1.0);
+        samples.add_ours(Line {
+            bench: part.into(),
+            ..line
+        });
+    }
+    let rows = samples.rows();
+    let names: Vec<_> = rows.iter().map(|row| row.bench.as_str()).collect();
+    assert_eq!(names, ["startup", "startup-processes"]);
+}
+
+#[test]
 fn the_fastest_way_of_a_peer_counts_at_each_size() {
-    let mut samples = Samples::new("all-reduce");
+    let mut samples = Samples::default();
     for (bytes, ring) in [(8, 3.0), (16, 1.5)] {
         samples.add_ours(line(Layout::Threads, bytes, 1.0));
         for (way, seconds) in [("ring", ring), ("tree", 2.0)] {
@@ -84,7 +108,7 @@ fn the_fastest_way_of_a_peer_counts_at_each_size() {
 #[test]
 fn rows_are_in_order_and_peers_where_they_measured() {
     let (threads, processes) = (Layout::Threads, Layout::Processes);
-    let mut samples = Samples::new("all-reduce");
+    let mut samples = Samples::default();
     for (layout, bytes) in [(processes, 8), (threads, 64), (threads, 8)] {
         samples.add_ours(line(layout, bytes, 1.0));
     }
@@ -110,7 +134,7 @@ fn rows_are_in_order_and_peers_where_they_measured() {
 
 #[test]
 fn what_a_program_compares_itself_with_is_a_peer() {
-    let mut samples = Samples::new("ddp-step");
+    let mut samples = Samples::default();
     for (ours, without) in [(2.0, 1.0), (4.0, 3.0), (3.0, 2.0)] {
         samples.add_ours(compared("without", ours, without));
     }
