@@ -72,6 +72,7 @@ impl Options {
             let value = args.next().ok_or(format!("{flag} needs a value"))?;
             let wrong = || format!("{flag} {value}: not understood");
             match flag.as_str() {
+                "--layout" if value == "threads" => {}
                 "--ranks" => options.ranks = value.parse().map_err(|_| wrong())?,
                 "--budget" => options.budget = value.parse().map_err(|_| wrong())?,
                 "--sizes" => {
