@@ -34,7 +34,7 @@ pub(super) fn draw(area: &Area, groups: &[Group], contestants: &Contestants) -> 
             .caption(group.title(), (FONT, 16))
             .margin(10)
             .x_label_area_size(38)
-            .y_label_area_size(52)
+            .y_label_area_size(68)
             .build_cartesian_2d(x.clone(), y.clone().log_scale())?;
         chart
             .configure_mesh()
@@ -42,9 +42,8 @@ pub(super) fn draw(area: &Area, groups: &[Group], contestants: &Contestants) -> 
             .bold_line_style(RGBColor(215, 215, 215))
             .x_labels(7)
             .x_label_formatter(&|exponent| power(*exponent))
-            .y_label_formatter(&|speed| speed.to_string())
+            .y_label_formatter(&|speed| per_second(*speed))
             .x_desc("tensor")
-            .y_desc("GB/s")
             .label_style((FONT, 12))
             .axis_desc_style((FONT, 13))
             .draw()?;
@@ -70,6 +69,15 @@ fn power(exponent: f64) -> String {
     } else {
         String::new()
     }
+}
+
+/// `10 MB/s`, from gigabytes a second.
+fn per_second(speed: f64) -> String {
+    let units = [(1.0, "GB/s"), (1e-3, "MB/s"), (1e-6, "KB/s"), (1e-9, "B/s")];
+    // A decade that was computed may be a little less than one.
+    let fits = |(unit, _): &(f64, &str)| speed > 0.99 * unit;
+    let (unit, name) = units.into_iter().find(fits).unwrap_or((1e-9, "B/s"));
+    format!("{:.0} {name}", speed / unit)
 }
 
 /// What all panels show, so that they can be compared: sizes by their powers of two, and whole decades of

@@ -35,7 +35,7 @@ fn several_sizes_are_lines() {
     for text in [
         "2 threads",
         "4 threads",
-        "GB/s",
+        "10 GB/s",
         "1 KiB",
         "burn-dist",
         "one",
