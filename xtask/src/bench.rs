@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: times burn-dist, beside its peers where they are asked for, and shows a table.
 //!
-//! Imports point one way: `bench` > `rounds`, `table`, `plot` > `rows`, `peers` > `programs` > `line`,
-//! `run` > `launch`, `cargo`.
+//! Imports point one way: `bench` > `rounds`, `plot` > `table` > `rows`, `peers` > `programs` > `line`, `run`
+//! > `launch`, `cargo`.
 //!
 //! Caller: `main`.
 

@@ -137,8 +137,8 @@ fn a_program_that_fails_is_named_and_its_measurements_count() {
 
 #[test]
 fn a_program_that_hangs_is_ended_with_what_it_started() {
-    let folder = folder("sleep 1000 & echo $! > child; wait");
-    let output = bench(folder.path(), "threads --ranks 2 --deadline 1")
+    let folder = folder(&format!("{MEASURE} sleep 1000 & echo $! > child; wait"));
+    let output = bench(folder.path(), "threads --ranks 2 --sizes 64 --deadline 1")
         .output()
         .unwrap();
     let (table, _) = texts(&output);
@@ -146,6 +146,10 @@ fn a_program_that_hangs_is_ended_with_what_it_started() {
     assert!(
         table.contains("burn-dist took longer than 1 s and was ended"),
         "{table}"
+    );
+    assert!(
+        table.contains("2.00 ms"),
+        "it had measured something: {table}"
     );
     assert_gone(pid(&folder.path().join("child")));
 }
