@@ -1,8 +1,9 @@
 //! Times training steps of the MNIST CNN with synchronised gradients, against the same replicas without.
 //!
 //! Blocks of steps with and without alternate in one run, so that both meet the same machine. Prints one
-//! line of JSON: `{"bench", "layout", "ranks", "bytes", "seconds", "alone"}`, the median time of a step
-//! with synchronisation and without, the slowest rank's; `bytes` are those of the gradients.
+//! line of JSON: `{"bench", "layout", "ranks", "bytes", "seconds", "peer", "peer_seconds"}`, the median time
+//! of a step with synchronisation and, as the peer, without, the slowest rank's; `bytes` are those of the
+//! gradients.
 //!
 //! Callers: `cargo xtask bench`.
 
@@ -112,7 +113,8 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
         let [seconds, alone] = medians;
         println!(
             "{{\"bench\": \"ddp-step\", \"layout\": \"{}\", \"ranks\": {}, \"bytes\": {bytes}, \
-             \"seconds\": {seconds:e}, \"alone\": {alone:e}}}",
+             \"seconds\": {seconds:e}, \"peer\": \"without synchronisation\", \
+             \"peer_seconds\": {alone:e}}}",
             options.layout,
             worker.world_size()
         );

@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// What failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +18,7 @@ pub(crate) enum Error {
 
     /// Cargo built the program, but did not say where it is.
     #[error("cargo built `{name}` but named no file for it: {cause}")]
-    Unbuilt { name: &'static str, cause: String },
+    Unbuilt { name: String, cause: String },
 
     /// One of the processes could not be started. Those that ran already have been ended.
     #[error(
@@ -36,6 +38,18 @@ pub(crate) enum Error {
         cause: io::Error,
     },
 
+    /// Arguments that are right each, but not together.
+    #[error("{0}; --help lists what goes together")]
+    Usage(String),
+
+    /// A file for the user.
+    #[error("cannot write {}: {cause}; name a file in a folder that is there", file.display())]
+    Write { file: PathBuf, cause: io::Error },
+
+    /// The library that draws.
+    #[error("cannot draw the plot: {0}; leave out --plot")]
+    Plot(String),
+
     /// `launch-guard` was started by hand.
     #[error("launch-guard is a part of `cargo xtask launch`, which starts it itself")]
     Guard,
@@ -45,5 +59,19 @@ impl Error {
     /// For `map_err`: "cannot *what*", with the system's reason.
     pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::System { what, cause }
+    }
+
+    /// For `map_err`: the file can't be written, with the system's reason.
+    pub(crate) fn write(file: &Path) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |cause| Self::Write { file, cause }
+    }
+
+    /// What the program ends with.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
     }
 }

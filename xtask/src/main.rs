@@ -3,8 +3,9 @@
 //! This crate depends on no Burn crate, so that it compiles in seconds and can start the programs that
 //! do with the features that a machine needs.
 //!
-//! Imports point one way: `main` > `train_mnist`, `ci` > `launch`, `machine`, `cargo` > `error`.
+//! Imports point one way: `main` > `train_mnist`, `bench`, `ci` > `launch`, `machine`, `cargo` > `error`.
 
+mod bench;
 mod cargo;
 mod ci;
 mod error;
@@ -34,6 +35,8 @@ enum Command {
     TrainMnist(Box<train_mnist::Arguments>),
     /// Start several processes of a program on this machine, as a job over several machines would
     Launch(launch::Options),
+    /// Time burn-dist, also against its peers
+    Bench(Box<bench::Arguments>),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
     Ci,
     /// A part of `launch`
@@ -44,13 +47,14 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::TrainMnist(arguments) => train_mnist::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Launch(options) => launch::run(&options),
         Command::Ci => ci::run(),
         Command::LaunchGuard => launch::guard().map(|never| match never {}),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
-        ExitCode::FAILURE
+        error.exit_code()
     })
 }
 
@@ -68,7 +72,9 @@ mod tests {
     fn help_lists_every_subcommand() {
         let help = Cli::command().render_help().to_string();
         assert!(
-            help.contains("train-mnist") && help.contains("launch ") && help.contains("ci"),
+            ["train-mnist", "launch ", "bench", "ci"]
+                .iter()
+                .all(|name| help.contains(name)),
             "{help}"
         );
         assert!(!help.contains("guard"), "a part of another: {help}");

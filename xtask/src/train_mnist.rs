@@ -10,9 +10,7 @@ use crate::launch::Launch;
 use crate::machine::{Backend, Machine};
 use clap::{Args, value_parser};
 pub(crate) use options::Options;
-use serde_json::Value;
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The program's name among those of the examples.
@@ -49,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     if !output.status.success() {
         return Ok(cargo::exit_code(output.status));
     }
-    let program = built_file(&output.stdout)?;
+    let program = cargo::built_file(&output.stdout, "bin", PROGRAM)?;
     let flags = flags(options);
     eprintln!(
         "{nodes} processes of {}, their output with their numbers",
@@ -107,34 +105,6 @@ fn choose(call: &mut Call, options: &Options, backend: Backend) {
     call.arg("--no-default-features")
         .arg("--features")
         .arg(features);
-}
-
-/// The program's file, from the messages of cargo, one JSON object a line.
-///
-/// # Errors
-///
-/// When no message names it.
-fn built_file(messages: &[u8]) -> Result<PathBuf, Error> {
-    let unbuilt = |cause| Error::Unbuilt {
-        name: PROGRAM,
-        cause,
-    };
-    let mut file = None;
-    for line in messages.split(|byte| *byte == b'\n') {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let message: Value =
-            serde_json::from_slice(line).map_err(|cause| unbuilt(cause.to_string()))?;
-        let target = &message["target"];
-        let is_program = message["reason"] == "compiler-artifact"
-            && target["name"] == PROGRAM
-            && target["kind"] == serde_json::json!(["bin"]);
-        if let (true, Some(path)) = (is_program, message["executable"].as_str()) {
-            file = Some(PathBuf::from(path));
-        }
-    }
-    file.ok_or_else(|| unbuilt("no message is about it".into()))
 }
 
 /// The flags for the program, which come to the same options there.

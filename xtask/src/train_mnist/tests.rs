@@ -75,30 +75,6 @@ fn what_is_built_is_what_would_be_run() {
 }
 
 #[test]
-fn the_program_is_where_cargo_says() {
-    let artifact = |kind: &str, name: &str, file: &str| {
-        format!(
-            r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":{file}}}"#
-        )
-    };
-    let messages = [
-        artifact("lib", "burn_dist", "null"),
-        artifact("example", "mnist", r#""/t/examples/mnist""#),
-        artifact("bin", "mnist", r#""/a target/release/mnist""#),
-        artifact("bin", "other", r#""/t/release/other""#),
-        r#"{"reason":"build-finished","success":true}"#.to_owned(),
-        String::new(),
-    ];
-    let file = built_file(messages.join("\n").as_bytes()).unwrap();
-    assert_eq!(file, PathBuf::from("/a target/release/mnist"));
-
-    for wrong in ["", r#"{"reason":"build-finished"}"#, "Compiling", "{", "[]"] {
-        let error = built_file(wrong.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("`mnist`"), "{wrong}: {error}");
-    }
-}
-
-#[test]
 fn features_follow_the_backend() {
     let features = |flags: &[&str], backend| {
         let words = words(flags, backend);
