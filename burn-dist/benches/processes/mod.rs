@@ -7,7 +7,6 @@
 #[path = "../../tests/support/machines.rs"]
 mod machines;
 
-use std::fmt;
 use std::net::TcpListener;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -52,12 +51,6 @@ pub(crate) enum Layout {
     Processes,
 }
 
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 impl Layout {
     /// As options and measurements write it.
     pub(crate) fn name(self) -> &'static str {
@@ -88,21 +81,6 @@ impl Ranked {
             }
         }
     }
-}
-
-/// [`Ranked::run`] without a link.
-pub(crate) fn run(
-    layout: Layout,
-    ranks: usize,
-    work: impl FnOnce(usize, Option<JobConfig>) -> Result<()>,
-) -> Result<()> {
-    let ranked = Ranked {
-        layout,
-        ranks,
-        link: None,
-        bench: false,
-    };
-    ranked.run(work)
 }
 
 /// Set when somebody ends this program, which then ends the others and their network first.
