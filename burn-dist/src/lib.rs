@@ -62,6 +62,9 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod kernels;
 pub mod launch;
 pub mod random;
 mod record;
