@@ -29,8 +29,11 @@ use socket2::SockRef;
 
 /// The sizes of socket buffers that are tried; none is what the system chooses.
 const SOCKET_BUFFERS: [Option<usize>; 2] = [None, Some(256 << 10)];
-/// The most bytes of one call.
-const CHUNK: usize = 1 << 20;
+/// The most bytes of one write: as many as go over loopback in two segments. With more, both processes fill
+/// the system's buffers before either reads, and what lies there falls out of the caches.
+const WRITTEN: usize = 127 << 10;
+/// The most bytes of one read.
+const READ: usize = 1 << 20;
 /// How long the second process may take to call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -204,12 +207,12 @@ impl Pair {
         while sent < to_send || received < to_receive {
             let mut moved = 0;
             if sent < to_send {
-                let next = &out[next(sent, to_send, out.len())];
+                let next = &out[next(sent, to_send, out.len(), WRITTEN)];
                 moved += taken(self.to.write(next))?;
                 sent += moved;
             }
             if received < to_receive {
-                let next = next(received, to_receive, into.len());
+                let next = next(received, to_receive, into.len(), READ);
                 let came = taken(self.from.read(&mut into[next]))?;
                 received += came;
                 moved += came;
@@ -224,9 +227,9 @@ impl Pair {
 }
 
 /// What goes next of `bytes`, of which `done` have gone, in memory that is used again from its start.
-fn next(done: usize, bytes: usize, memory: usize) -> Range<usize> {
+fn next(done: usize, bytes: usize, memory: usize, most: usize) -> Range<usize> {
     let start = done % memory;
-    start..start + CHUNK.min(memory - start).min(bytes - done)
+    start..start + most.min(memory - start).min(bytes - done)
 }
 
 /// How many bytes a call has moved; none if the socket would have waited.

@@ -8,6 +8,8 @@
 //!
 //! Callers: `collective` (the reductions) and `group` (the public calls).
 
+mod halves;
+
 use half::{bf16, f16};
 
 /// How the elements of the ranks are combined into one.
@@ -116,9 +118,9 @@ macro_rules! native_float {
     )*};
 }
 
-/// Implements [`Element`] for the 16-bit floats, which compute in f32.
+/// Implements [`Element`] for the 16-bit floats, which compute in f32, with the two conversions.
 macro_rules! half_float {
-    ($($float:ident),*) => {$(
+    ($($float:ident by $widen:path, $narrow:path;)*) => {$(
         impl Element for $float {
             const NAME: &'static str = stringify!($float);
         }
@@ -128,12 +130,12 @@ macro_rules! half_float {
 
             #[inline]
             fn plus(self, other: Self) -> Self {
-                Self::from_f32(self.to_f32() + other.to_f32())
+                $narrow($widen(self) + $widen(other))
             }
 
             #[inline]
             fn times(self, other: Self) -> Self {
-                Self::from_f32(self.to_f32() * other.to_f32())
+                $narrow($widen(self) * $widen(other))
             }
 
             #[inline]
@@ -148,7 +150,7 @@ macro_rules! half_float {
 
             #[inline]
             fn widen(self) -> f32 {
-                self.to_f32()
+                $widen(self)
             }
 
             #[inline]
@@ -158,7 +160,7 @@ macro_rules! half_float {
 
             #[inline]
             fn mean(sum: f32, ranks: usize) -> Self {
-                Self::from_f32(sum / ranks as f32)
+                $narrow(sum / ranks as f32)
             }
         }
     )*};
@@ -214,7 +216,10 @@ macro_rules! integer {
 }
 
 native_float!(f32, f64);
-half_float!(f16, bf16);
+half_float! {
+    f16 by halves::widen, halves::narrow;
+    bf16 by bf16::to_f32, bf16::from_f32;
+}
 integer!(u8 in i64, i32 in i64, i64 in i128);
 
 #[cfg(test)]
