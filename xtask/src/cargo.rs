@@ -1,11 +1,13 @@
 //! Starts cargo with a list of arguments.
 //!
-//! Callers: `train_mnist`, which hands the terminal over for good or builds a program to launch, and
-//! `ci`, which goes on afterwards.
+//! Callers: `train_mnist`, which hands the terminal over for good or builds a program to launch; `ci`,
+//! which goes on afterwards; `bench`, which builds what it runs.
 
 use crate::error::Error;
-use std::ffi::{OsStr, OsString};
+use serde_json::Value;
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
 
 /// One call of cargo: its arguments, and environment variables to set for it.
@@ -45,7 +47,7 @@ impl Call {
     /// When cargo cannot be started.
     pub(crate) fn run(&self) -> Result<ExitStatus, Error> {
         let program = program();
-        self.command(&program)
+        self.command()
             .status()
             .map_err(|cause| Error::Cargo { program, cause })
     }
@@ -57,7 +59,7 @@ impl Call {
     /// When cargo cannot be started.
     pub(crate) fn read(&self) -> Result<Output, Error> {
         let program = program();
-        self.command(&program)
+        self.command()
             .stderr(Stdio::inherit())
             .output()
             .map_err(|cause| Error::Cargo { program, cause })
@@ -74,7 +76,7 @@ impl Call {
     pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
         use std::os::unix::process::CommandExt;
         let program = program();
-        let cause = self.command(&program).exec();
+        let cause = self.command().exec();
         Err(Error::Cargo { program, cause })
     }
 
@@ -93,8 +95,9 @@ impl Call {
         self.run().map(exit_code)
     }
 
-    fn command(&self, program: &OsStr) -> Command {
-        let mut command = Command::new(program);
+    /// The call, to be started by someone else.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(program());
         command.args(&self.args).envs(self.variable);
         command
     }
@@ -118,6 +121,35 @@ impl fmt::Display for Call {
         }
         Ok(())
     }
+}
+
+/// The file that cargo built for the target `name`, which is a `kind` (`bin`, `bench`), from cargo's
+/// messages, one JSON object a line.
+///
+/// # Errors
+///
+/// When no message names it.
+pub(crate) fn built_file(messages: &[u8], kind: &str, name: &str) -> Result<PathBuf, Error> {
+    let unbuilt = |cause| Error::Unbuilt {
+        name: name.to_owned(),
+        cause,
+    };
+    let mut file = None;
+    for line in messages.split(|byte| *byte == b'\n') {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let message: Value =
+            serde_json::from_slice(line).map_err(|cause| unbuilt(cause.to_string()))?;
+        let target = &message["target"];
+        let is_program = message["reason"] == "compiler-artifact"
+            && target["name"] == name
+            && target["kind"] == serde_json::json!([kind]);
+        if let (true, Some(path)) = (is_program, message["executable"].as_str()) {
+            file = Some(PathBuf::from(path));
+        }
+    }
+    file.ok_or_else(|| unbuilt("no message is about it".into()))
 }
 
 /// The exit code to end with after a program that ended with `status`; a program that a signal ended
@@ -147,6 +179,31 @@ mod tests {
             call.to_string(),
             r#"RUSTDOCFLAGS="-D warnings" cargo doc --no-deps 'it'\''s here' ''"#
         );
+    }
+
+    #[test]
+    fn the_program_is_where_cargo_says() {
+        let artifact = |kind: &str, name: &str, file: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":{file}}}"#
+            )
+        };
+        let messages = [
+            artifact("lib", "burn_dist", "null"),
+            artifact("example", "mnist", r#""/t/examples/mnist""#),
+            artifact("bin", "mnist", r#""/a target/release/mnist""#),
+            artifact("bin", "other", r#""/t/release/other""#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+            String::new(),
+        ];
+        let file = built_file(messages.join("\n").as_bytes(), "bin", "mnist").unwrap();
+        assert_eq!(file, PathBuf::from("/a target/release/mnist"));
+
+        for wrong in ["", r#"{"reason":"build-finished"}"#, "Compiling", "{", "[]"] {
+            let error = built_file(wrong.as_bytes(), "bin", "mnist");
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("`mnist`"), "{wrong}: {error}");
+        }
     }
 
     #[cfg(unix)]

@@ -16,7 +16,7 @@ pub(crate) enum Error {
 
     /// Cargo built the program, but did not say where it is.
     #[error("cargo built `{name}` but named no file for it: {cause}")]
-    Unbuilt { name: &'static str, cause: String },
+    Unbuilt { name: String, cause: String },
 
     /// One of the processes could not be started. Those that ran already have been ended.
     #[error(
@@ -35,6 +35,31 @@ pub(crate) enum Error {
         what: &'static str,
         cause: io::Error,
     },
+
+    /// Another program listens where the job's processes are to meet.
+    #[error(
+        "port {port} of this machine is taken by another program (`ss -ltnp` names it on Linux): end that, \
+         or choose another port with --master-port, or with MASTER_PORT for the job"
+    )]
+    PortTaken { port: u16 },
+
+    /// The system does not let anyone listen there.
+    #[error("nobody may listen on port {port} of this machine ({cause}): choose one from 1024 up")]
+    Port { port: u16, cause: io::Error },
+
+    /// A variable of the environment holds what can't be right.
+    #[error("{name} is {value:?}; expected: {expected}")]
+    Variable {
+        name: &'static str,
+        value: OsString,
+        expected: &'static str,
+    },
+
+    /// There is no such interface.
+    #[error(
+        "--interface {name}: this machine has no interface of that name or address; it has {known}"
+    )]
+    Interface { name: String, known: String },
 
     /// `launch-guard` was started by hand.
     #[error("launch-guard is a part of `cargo xtask launch`, which starts it itself")]

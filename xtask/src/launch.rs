@@ -3,7 +3,7 @@
 //!
 //! Imports point one way: `launch` > `job` > `group`, `outcome`, `output` > `signals`.
 //!
-//! Callers: `main`, and `train_mnist` for `--nodes`.
+//! Callers: `main`, and `program` for `--nodes`.
 
 #[cfg_attr(unix, path = "launch/group_unix.rs")]
 #[cfg_attr(not(unix), path = "launch/group_other.rs")]
@@ -22,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::SystemTime;
@@ -80,6 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Error> {
         args,
         nodes: options.nodes,
         devices: options.gpus_per_node,
+        address: Ipv4Addr::LOCALHOST.into(),
         port: options.master_port,
     }
     .run()
@@ -94,7 +95,9 @@ pub(crate) struct Launch<'a> {
     pub(crate) nodes: u32,
     /// Devices of each process.
     pub(crate) devices: u32,
-    /// Where process 0 listens; a free port if none.
+    /// Where process 0 listens: an address of this machine.
+    pub(crate) address: IpAddr,
+    /// At which port; a free one if none.
     pub(crate) port: Option<u16>,
 }
 
@@ -121,7 +124,7 @@ impl Launch<'_> {
     }
 
     fn commands(&self) -> Result<Vec<Command>, Error> {
-        let port = self.port.map_or_else(free_port, Ok)?;
+        let port = self.port.map_or_else(|| free_port(self.address), Ok)?;
         let secret = if has_secret(std::env::var_os) {
             None
         } else {
@@ -140,7 +143,7 @@ impl Launch<'_> {
                     command.env(name, value.to_string());
                 }
             }
-            command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string());
+            command.env("MASTER_ADDR", self.address.to_string());
             if let Some(secret) = &secret {
                 command.env("BURN_DIST_SECRET", secret);
             }
@@ -155,13 +158,13 @@ fn began(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|file| file.modified()).ok()
 }
 
-/// A port of the loopback interface that nobody listens on just now.
-fn free_port() -> Result<u16, Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+/// A port of an address that nobody listens on just now.
+fn free_port(address: IpAddr) -> Result<u16, Error> {
+    let listener = TcpListener::bind((address, 0));
     listener
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
-        .map_err(Error::system("find a free port on 127.0.0.1"))
+        .map_err(Error::system("find a free port"))
 }
 
 /// Whether the user has chosen a secret.

@@ -118,11 +118,11 @@ fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) 
         exposed = first.exposed_share;
         if let Some(other) = rest.first() {
             let figures = format!(
-                "steps with bucket_cap_mb {} took {}, with the planned {} {}",
+                "with bucket_cap_mb {} steps waited {} of their time for averaging, with the planned {} {}",
                 best.bucket_cap_mb,
-                Seconds(other.step_s),
+                Share(other.exposed_share),
                 planned.bucket_cap_mb,
-                Seconds(first.step_s)
+                Share(first.exposed_share)
             );
             if other.saves(first) {
                 exposed = other.exposed_share;

@@ -153,7 +153,7 @@ impl Preflight {
             );
         }
         for config in &configs {
-            let trial = replica.steps(config, model, forecast.compute_s)?;
+            let trial = replica.steps(config, model)?;
             measured.trials.push(trial);
         }
         // No rank is gone while another still counts on it.

@@ -12,9 +12,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use std::time::{Duration, Instant};
 
-/// How long passes are repeated, about, and steps likewise.
-const PASSING: Duration = Duration::from_millis(1500);
-/// How often, at least and at most.
+/// How long passes are repeated, about.
+const PASSING: Duration = Duration::from_millis(1000);
+/// How long steps are.
+const STEPPING: Duration = Duration::from_millis(2500);
+/// How often both, at least and at most.
 const PASSES: [usize; 2] = [3, 30];
 /// How long all_reduces of one size are repeated, about.
 const REDUCING: Duration = Duration::from_millis(150);
@@ -71,40 +73,42 @@ impl<F> Replica<'_, F> {
         Ok(((middle - start).as_secs_f64(), (end - middle).as_secs_f64()))
     }
 
-    /// The time of steps as in training with these buckets, against `compute_s` without averaging.
+    /// The time of steps as in training with these buckets, against steps without averaging. Both are made
+    /// in turn, so that a machine that is busy for a while slows both.
     ///
     /// # Errors
     /// Those of [`Ddp::synchronize`](crate::ddp::Ddp::synchronize), and [`Error::Tensor`] if the device
     /// fails.
-    pub(super) fn steps<M: Module>(
-        &mut self,
-        config: &DdpConfig,
-        model: &M,
-        compute_s: f64,
-    ) -> Result<Trial>
+    pub(super) fn steps<M: Module>(&mut self, config: &DdpConfig, model: &M) -> Result<Trial>
     where
         F: FnMut(&M) -> Tensor<1>,
     {
         let group = self.group;
         let ddp = config.init(group)?;
-        let model = ddp.attach(model.clone())?;
-        let mut step = || -> Result<f64> {
+        let hooked = ddp.attach(model.clone())?;
+        let mut step = || -> Result<[f64; 2]> {
+            group.barrier()?;
+            let (forward_s, backward_s) = self.pass(model)?;
+            // Nobody waits in the one for who was slow in the other.
+            group.barrier()?;
             let start = Instant::now();
-            let gradients = ddp.synchronize((self.forward)(&model).backward(), &model)?;
+            let gradients = ddp.synchronize((self.forward)(&hooked).backward(), &hooked)?;
             self.sync()?;
             let time = start.elapsed().as_secs_f64();
             drop(gradients);
-            Ok(time)
+            Ok([forward_s + backward_s, time])
         };
         for _ in 0..WARMING {
             step()?;
         }
-        let first = step()?;
-        let count = agree(group, first, PASSING, PASSES)?;
+        let first = step()?.iter().sum();
+        let count = agree(group, first, STEPPING, PASSES)?;
         let times = (0..count).map(|_| step()).collect::<Result<Vec<_>>>()?;
-        let step_s = slowest(group, median(times))?;
+        let of = |which: usize| median(times.iter().map(|pair| pair[which]).collect());
+        let (compute_s, step_s) = (slowest(group, of(0))?, slowest(group, of(1))?);
         Ok(Trial {
             bucket_cap_mb: config.bucket_cap_mb,
+            compute_s,
             step_s,
             exposed_share: ((step_s - compute_s) / step_s.max(1e-9)).clamp(0.0, 1.0),
         })

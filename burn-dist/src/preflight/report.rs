@@ -26,8 +26,8 @@ impl Report {
         self.findings.iter().map(|finding| finding.severity).max()
     }
 
-    /// The bucket sizes to train with: the best by the forecast, or the planned ones where steps with
-    /// those took no longer.
+    /// The bucket sizes to train with: the best by the forecast, or the planned ones where their steps
+    /// waited hardly longer.
     pub fn advised(&self) -> &Prediction {
         match &self.measured.trials[..] {
             [planned, other, ..] if !other.saves(planned) => &self.forecast.planned,
@@ -150,19 +150,22 @@ pub struct AllReduce {
 pub struct Trial {
     /// The size of the buckets, in `DdpConfig::bucket_cap_mb`'s unit.
     pub bucket_cap_mb: f64,
-    /// The time of a step: the median of the slowest replica.
+    /// The time of a step without averaging: the median of the slowest replica. It was measured in turn
+    /// with the next.
+    pub compute_s: f64,
+    /// The time of a step, likewise.
     pub step_s: f64,
-    /// How much longer it is than a step without averaging, as a share of it.
+    /// How much longer it is than without averaging, as a share of it.
     pub exposed_share: f64,
 }
 
 /// How much of a step other buckets must save to be worth a change.
-const GAIN: f64 = 0.03;
+const GAIN: f64 = 0.04;
 
 impl Trial {
-    /// Whether steps were so much shorter than those of another trial that it is no chance.
+    /// Whether so much less of its steps was exposed than of another trial's that it is no chance.
     pub(super) fn saves(&self, other: &Self) -> bool {
-        self.step_s < (1.0 - GAIN) * other.step_s
+        self.exposed_share + GAIN < other.exposed_share
     }
 }
 

@@ -141,9 +141,10 @@ fn buckets(report: &Report, f: &mut Formatter<'_>) -> Result {
     for trial in &measured.trials {
         writeln!(
             f,
-            "tried with bucket_cap_mb {}: a step took {}, of which {} was averaging that did not hide",
+            "tried with bucket_cap_mb {}: a step took {}, without averaging {}; {} of it was exposed",
             trial.bucket_cap_mb,
             Seconds(trial.step_s),
+            Seconds(trial.compute_s),
             Share(trial.exposed_share)
         )?;
     }

@@ -32,6 +32,7 @@ fn each_process_is_told_its_place() {
         args: &["argument".into()],
         nodes: 3,
         devices: 2,
+        address: Ipv4Addr::LOCALHOST.into(),
         port: Some(29500),
     };
     let commands = launch.commands().unwrap();

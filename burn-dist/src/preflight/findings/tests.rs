@@ -62,6 +62,7 @@ fn job(machines: usize) -> Measurements {
         all_reduces: [1 << 10, 1 << 16, 1 << 20, 1 << 23].map(all_reduce).into(),
         trials: vec![Trial {
             bucket_cap_mb: 25.0,
+            compute_s: 0.03,
             step_s: 0.0312,
             exposed_share: 0.04,
         }],
@@ -417,8 +418,9 @@ fn better_buckets_are_advised_only_if_steps_were_shorter() {
     let plan = DdpConfig::new();
     let forecast = forecast(&measured, &plan);
     assert_ne!(forecast.best, forecast.planned);
-    let trial = |bucket_cap_mb, step_s, exposed_share| Trial {
+    let trial = |bucket_cap_mb, step_s: f64, exposed_share| Trial {
         bucket_cap_mb,
+        compute_s: 0.03,
         step_s,
         exposed_share,
     };
@@ -432,7 +434,7 @@ fn better_buckets_are_advised_only_if_steps_were_shorter() {
     );
     says(
         &findings[0].message,
-        &["took 32.0 ms", "planned 25 40.0 ms", "with_bucket_cap_mb("],
+        &["waited 5.0 %", "planned 25 25.0 %", "with_bucket_cap_mb("],
     );
 
     measured.trials = vec![trial(25.0, 0.032, 0.05), trial(best, 0.0319, 0.05)];
