@@ -3,12 +3,14 @@
 //! Looking for GPUs must not crash where there is no driver, so each backend is only asked where the
 //! system shows signs of one, and whatever it panics with counts as "none".
 //!
-//! Callers: training programs, before [`launch`](super::launch()).
+//! Callers: training programs, before [`launch`](super::launch()); `preflight`, for [`Kind`].
 
 use crate::error::{Error, Result};
 use crate::rendezvous::JobConfig;
 use burn::tensor::Device;
 use std::fmt;
+#[cfg(feature = "cube")]
+use std::panic::AssertUnwindSafe;
 
 /// A kind of device to train on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,7 +345,8 @@ impl Kind {
 /// The name that the driver gives a GPU.
 #[cfg(feature = "cube")]
 fn name(device: &Device) -> Option<String> {
-    let identity = std::panic::catch_unwind(|| device.identity());
+    // It is only asked; a driver that panics leaves nothing half done here.
+    let identity = std::panic::catch_unwind(AssertUnwindSafe(|| device.identity()));
     let name = identity.ok().flatten()?.name;
     (!name.is_empty()).then_some(name)
 }
