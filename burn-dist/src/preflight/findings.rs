@@ -136,33 +136,35 @@ fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) 
                 findings.add(Severity::Note, Topic::Buckets, message);
             }
         }
-        if first.exposed_share > planned.exposed_share + EXPOSED {
-            let message = format!(
-                "averaging costs {} of a step where the network alone would cost {}: it shares cores with \
-                 backward, or replicas wait for one another",
-                Share(first.exposed_share),
-                Share(planned.exposed_share)
-            );
-            findings.add(Severity::Note, Topic::Exposed, message);
-        }
     }
     if exposed > EXPOSED {
-        let (all, backward) = (best.communication_s, forecast.backward_s);
-        let why = if all > backward {
-            format!(
-                "averaging takes {}, and backward, behind which it hides, {}",
-                Seconds(all),
-                Seconds(backward)
-            )
-        } else {
-            "the gradients that come last are waited for".to_owned()
-        };
         let message = format!(
-            "{} of a step waits for averaging: {why}. A larger batch, several backward passes a step \
+            "{} of a step waits for averaging: {}. A larger batch, several backward passes a step \
              (Ddp::no_sync) or a faster network make it less",
-            Share(exposed)
+            Share(exposed),
+            cause(forecast, exposed)
         );
         findings.add(Severity::Warning, Topic::Exposed, message);
+    }
+}
+
+/// Why so much of a step waits.
+fn cause(forecast: &Forecast, exposed: f64) -> String {
+    let (all, backward) = (forecast.best.communication_s, forecast.backward_s);
+    if all > backward {
+        format!(
+            "averaging takes {}, and backward, behind which it hides, {}",
+            Seconds(all),
+            Seconds(backward)
+        )
+    } else if exposed > forecast.planned.exposed_share + EXPOSED / 2.0 {
+        format!(
+            "from the network alone it would be {}, so averaging takes cores from backward, or replicas wait \
+             for one another",
+            Share(forecast.planned.exposed_share)
+        )
+    } else {
+        "the gradients that come last have nothing to hide behind".to_owned()
     }
 }
 

@@ -3,9 +3,10 @@
 //! The model: gradients are ready in the reverse order of the module's parameters, spread evenly over
 //! backward (parameter i of n at i/n of it, whatever its size: a layer's time goes less with the size of
 //! its parameters than with their number of layers); a bucket is averaged when its last gradient is ready
-//! and the bucket before it is done; averaging b bytes takes `latency + b · seconds_per_byte` (the
-//! α-β model of Hockney, 1994), fitted to measured times. What is not done when backward ends is exposed.
-//! It does not know that averaging takes cores from backward on the CPU: the trials show that.
+//! and the bucket before it is done; what averaging takes lies between the measured sizes on straight lines
+//! (a latency and a time per byte, as in Hockney's model of 1994, but other ones from size to size, because
+//! caches and algorithms change with it). What is not done when backward ends is exposed. The model does not
+//! know that averaging takes cores from backward on the CPU: the trials show that.
 //!
 //! Caller: `preflight`.
 
@@ -18,50 +19,49 @@ const SIZES: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0
 const TIE: f64 = 0.01;
 const MEGABYTE: f64 = 1_048_576.0;
 
-/// What an all_reduce takes, by its bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What an all_reduce takes, by its bytes: never less for more of them.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cost {
-    pub(super) latency_s: f64,
-    pub(super) seconds_per_byte: f64,
+    /// Bytes and seconds, both ascending.
+    points: Vec<(f64, f64)>,
 }
 
 impl Cost {
-    /// The line through measured times that is nearest in relative terms (least squares, each weighted
-    /// with 1/time²), of those on which no all_reduce takes less than nothing.
-    pub(super) fn fit(measured: &[AllReduce]) -> Self {
-        let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for AllReduce { bytes, seconds } in measured {
-            let (x, y) = (*bytes as f64, seconds.max(1e-9));
-            let weight = 1.0 / (y * y);
-            w += weight;
-            wx += weight * x;
-            wy += weight * y;
-            wxx += weight * x * x;
-            wxy += weight * x * y;
+    /// The line through the measured times; a time that is less than one of fewer bytes is a chance, and
+    /// counts as that. Nothing costs nothing.
+    pub(super) fn of_measured(measured: &[AllReduce]) -> Self {
+        let points = measured
+            .iter()
+            .map(|one| (one.bytes as f64, one.seconds.max(0.0)));
+        let mut points: Vec<(f64, f64)> = points.collect();
+        points.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let mut most = 0.0_f64;
+        for (_, seconds) in &mut points {
+            most = most.max(*seconds);
+            *seconds = most;
         }
-        let spread = w * wxx - wx * wx;
-        let slope = (w * wxy - wx * wy) / spread;
-        let (latency_s, seconds_per_byte) = if spread <= 0.0 || !slope.is_finite() || slope < 0.0 {
-            (if w > 0.0 { wy / w } else { 0.0 }, 0.0)
-        } else if wy < slope * wx {
-            (0.0, wxy / wxx)
-        } else {
-            ((wy - slope * wx) / w, slope)
-        };
-        Self {
-            latency_s,
-            seconds_per_byte,
-        }
+        Self { points }
     }
 
-    pub(super) fn of(self, bytes: usize) -> f64 {
-        self.latency_s + bytes as f64 * self.seconds_per_byte
+    /// The time for so many bytes: between two measured sizes on the straight line, below the smallest as
+    /// that one, above the largest in proportion to it.
+    pub(super) fn of(&self, bytes: usize) -> f64 {
+        let bytes = bytes as f64;
+        let above = self.points.partition_point(|point| point.0 < bytes);
+        match (
+            above.checked_sub(1).map(|at| self.points[at]),
+            self.points.get(above),
+        ) {
+            (Some((x0, y0)), Some((x1, y1))) => y0 + (y1 - y0) * (bytes - x0) / (x1 - x0),
+            (None, Some((_, smallest))) => *smallest,
+            (Some((x, y)), None) => y * bytes / x.max(1.0),
+            (None, None) => 0.0,
+        }
     }
 }
 
 /// The forecast for the planned buckets, and the best of several sizes.
 pub(super) fn forecast(measured: &Measurements, plan: &DdpConfig) -> Forecast {
-    let cost = Cost::fit(&measured.all_reduces);
     let slowest = measured
         .replicas
         .iter()
@@ -73,14 +73,12 @@ pub(super) fn forecast(measured: &Measurements, plan: &DdpConfig) -> Forecast {
         forward_s,
         backward_s,
         // Nobody to average with.
-        cost: if alone { Cost::fit(&[]) } else { cost },
+        cost: Cost::of_measured(if alone { &[] } else { &measured.all_reduces }),
     };
     let planned = step.predict(plan.first_bucket_mb, plan.bucket_cap_mb);
     let tried = step.try_all(plan);
     let best = best(&planned, &tried);
     Forecast {
-        latency_s: step.cost.latency_s,
-        seconds_per_byte: step.cost.seconds_per_byte,
         compute_s: forward_s + backward_s,
         backward_s,
         planned,

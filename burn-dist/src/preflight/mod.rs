@@ -47,8 +47,8 @@ use std::collections::HashSet;
 /// that are given are those that come back: no optimizer runs. (Rank 0's are given to all, as
 /// [`Ddp::attach`](crate::ddp::Ddp::attach) would.)
 ///
-/// The forecast supposes that gradients come evenly over backward, and fits `latency + bytes ·
-/// time per byte` to measured all_reduces.
+/// The forecast supposes that gradients come evenly over backward, that buckets are averaged one after the
+/// other, and that each takes what measured all_reduces of about its size took.
 ///
 /// # Example
 ///

@@ -173,10 +173,6 @@ impl Trial {
 /// [`Preflight`](super::Preflight).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// What an all_reduce takes however small it is.
-    pub latency_s: f64,
-    /// What each byte adds.
-    pub seconds_per_byte: f64,
     /// Forward and backward of the slowest replica.
     pub compute_s: f64,
     /// Backward of the slowest replica.
