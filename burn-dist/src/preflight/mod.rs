@@ -256,5 +256,6 @@ fn gradients<M: Module>(model: &M) -> Vec<usize> {
     sizes.bytes
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests;
