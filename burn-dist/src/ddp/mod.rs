@@ -19,6 +19,8 @@
 //! Callers: training loops.
 
 mod attach;
+#[cfg(feature = "bench")]
+mod benched;
 mod buffer;
 mod config;
 mod hook;
@@ -29,6 +31,8 @@ mod replicas;
 mod settle;
 mod usage;
 
+#[cfg(feature = "bench")]
+pub(crate) use benched::BenchedBucket;
 pub use config::DdpConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use parameters::check_parameters;
