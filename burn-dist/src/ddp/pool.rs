@@ -87,6 +87,14 @@ impl Average {
     }
 }
 
+#[cfg(test)]
+impl Average {
+    /// Where its memory lies.
+    pub(super) fn address(&self) -> *const u8 {
+        self.0.buffer.bytes(0..0).as_ptr()
+    }
+}
+
 /// A bucket's memory while it is lent.
 #[derive(Debug)]
 struct Lent {
@@ -165,7 +173,10 @@ mod tests {
             let held = gradient.clone();
             assert_eq!(gradient.into_data().iter::<f32>().last(), Some(7.0));
             drop(held);
-            assert_eq!(pool.take(&layout, 0).bytes(0..3).as_ptr(), address);
+            let again = pool.take(&layout, 0);
+            assert_eq!(again.bytes(0..3).as_ptr(), address);
+            // New memory is zero.
+            assert!(again.bytes(0..3).iter().any(|byte| *byte != 0));
         }
     }
 

@@ -363,3 +363,6 @@ fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout 
     let (first, cap) = config.caps();
     Layout::new(&parameters.entries, order, first, cap)
 }
+
+#[cfg(test)]
+mod tests;
