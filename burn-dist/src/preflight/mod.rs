@@ -256,5 +256,5 @@ fn gradients<M: Module>(model: &M) -> Vec<usize> {
     sizes.bytes
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor};
 use std::time::{Duration, Instant};
 
 /// How long passes are repeated, about.
-const PASSING: Duration = Duration::from_millis(1000);
+const PASSING: Duration = Duration::from_secs(1);
 /// How long steps are.
 const STEPPING: Duration = Duration::from_millis(2500);
 /// How often both, at least and at most.
