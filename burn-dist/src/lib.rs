@@ -63,6 +63,9 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod kernels;
 pub mod launch;
 pub mod preflight;
 pub mod random;

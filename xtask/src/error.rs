@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// What failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,18 @@ pub(crate) enum Error {
         what: &'static str,
         cause: io::Error,
     },
+
+    /// Arguments that are right each, but not together.
+    #[error("{0}; --help lists what goes together")]
+    Usage(String),
+
+    /// A file for the user.
+    #[error("cannot write {}: {cause}; name a file in a folder that is there", file.display())]
+    Write { file: PathBuf, cause: io::Error },
+
+    /// The library that draws.
+    #[error("cannot draw the plot: {0}; leave out --plot")]
+    Plot(String),
 
     /// Another program listens where the job's processes are to meet.
     #[error(
@@ -70,5 +84,19 @@ impl Error {
     /// For `map_err`: "cannot *what*", with the system's reason.
     pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::System { what, cause }
+    }
+
+    /// For `map_err`: the file can't be written, with the system's reason.
+    pub(crate) fn write(file: &Path) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |cause| Self::Write { file, cause }
+    }
+
+    /// What the program ends with.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Imports point one way: `launch` > `job` > `group`, `outcome`, `output` > `signals`.
 //!
-//! Callers: `main`, and `program` for `--nodes`.
+//! Callers: `main`, `program` for `--nodes`, and `bench`, which runs programs one after the other under a
+//! deadline and reads what they write.
 
 #[cfg_attr(unix, path = "launch/group_unix.rs")]
 #[cfg_attr(not(unix), path = "launch/group_other.rs")]
@@ -18,6 +19,8 @@ mod signals;
 use crate::error::Error;
 use clap::{Args, value_parser};
 pub(crate) use group::guard;
+use job::Terms;
+use outcome::Cause;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
@@ -25,7 +28,7 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What to start, and how often.
 #[derive(Args, Clone, Debug)]
@@ -117,7 +120,7 @@ impl Launch<'_> {
         for (command, file) in commands.iter_mut().zip(&files) {
             command.env("BURN_DIST_ERROR_FILE", file);
         }
-        let outcome = job::run(commands)?.blame(|process| began(&files[process]));
+        let outcome = job::run(commands, Terms::default())?.blame(|process| began(&files[process]));
         // Without a stderr there is nobody to tell; the exit code says it all the same.
         let _ = io::stderr().write_all(&outcome.summary());
         Ok(outcome.code())
@@ -151,6 +154,63 @@ impl Launch<'_> {
         };
         Ok((0..self.nodes).map(command).collect())
     }
+}
+
+/// How long a program that is watched has to end after the user's signal: it has nothing to save, but
+/// others to tell.
+const HURRY: Duration = Duration::from_secs(2);
+
+/// What a program wrote to stdout, as far as it was read, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Its last 1000 lines.
+    pub(crate) lines: Vec<String>,
+    pub(crate) end: Finish,
+}
+
+/// How a program ended that was waited for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Finish {
+    Succeeded,
+    /// How, in words: `exit code 3`.
+    Failed(String),
+    /// It had no time left, and was ended with all that it had started.
+    Overdue,
+    /// The user wants no more: this program was told to end, by Ctrl-C for one. With the exit code to end
+    /// with.
+    Stopped(ExitCode),
+}
+
+/// Runs a program with all that it starts, and ends them when `limit` is over or this program is told to
+/// end. Its stderr is shown with the label before each line, its stdout is kept.
+///
+/// # Errors
+///
+/// When it can't be started.
+pub(crate) fn watch(command: Command, label: &str, limit: Duration) -> Result<Finished, Error> {
+    let outcome = job::run(
+        vec![command],
+        Terms {
+            limit: Some(limit),
+            label: Some(label.to_owned()),
+            keeps: true,
+            saving: HURRY,
+        },
+    )?;
+    let end = match (outcome.signal, outcome.cause) {
+        (Some(signal), _) | (None, Some(Cause::Signal(signal))) => {
+            Finish::Stopped(outcome::after_signal(signal))
+        }
+        (None, Some(Cause::OutputLost)) => Finish::Stopped(outcome.code()),
+        (None, Some(Cause::Failed(process))) => Finish::Failed(outcome.ends[process].to_string()),
+        (None, Some(Cause::Overdue)) => Finish::Overdue,
+        (None, None) => Finish::Succeeded,
+    };
+    let text = |line: &Vec<u8>| String::from_utf8_lossy(line).into_owned();
+    Ok(Finished {
+        lines: outcome.kept.iter().map(text).collect(),
+        end,
+    })
 }
 
 /// When a process wrote that a failure began in it, if it did.

@@ -3,9 +3,10 @@
 //! This crate depends on no Burn crate, so that it compiles in seconds and can start the programs that
 //! do with the features that a machine needs.
 //!
-//! Imports point one way: `main` > `train_mnist`, `doctor`, `ci` > `program` > `launch`, `machine`,
+//! Imports point one way: `main` > `train_mnist`, `doctor`, `bench`, `ci` > `program` > `launch`, `machine`,
 //! `interface`, `cargo` > `error`.
 
+mod bench;
 mod cargo;
 mod ci;
 mod doctor;
@@ -42,6 +43,8 @@ enum Command {
     Doctor(Box<doctor::Arguments>),
     /// Start several processes of a program on this machine, as a job over several machines would
     Launch(launch::Options),
+    /// Time burn-dist, also against its peers
+    Bench(Box<bench::Arguments>),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
     Ci,
     /// A part of `launch`
@@ -52,6 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::TrainMnist(arguments) => train_mnist::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Launch(options) => launch::run(&options),
         Command::Ci => ci::run(),
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
-        ExitCode::FAILURE
+        error.exit_code()
     })
 }
 
@@ -77,7 +81,7 @@ mod tests {
     fn help_lists_every_subcommand() {
         let help = Cli::command().render_help().to_string();
         assert!(
-            ["train-mnist", "doctor", "launch ", "ci"]
+            ["train-mnist", "doctor", "launch ", "bench", "ci"]
                 .iter()
                 .all(|name| help.contains(name)),
             "{help}"

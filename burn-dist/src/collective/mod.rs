@@ -29,6 +29,8 @@ pub(crate) use gather::gather;
 pub(crate) use reduce::reduce;
 pub(crate) use reduce_scatter::reduce_scatter;
 pub(crate) use scatter::scatter;
+#[cfg(feature = "bench")]
+pub(crate) use tree::reduce_slices;
 
 use crate::error::Result;
 use crate::transport::threads::{Entry, Lent};

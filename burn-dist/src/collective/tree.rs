@@ -141,6 +141,16 @@ impl<T: Element> Reducer<T> {
     }
 }
 
+/// Reduces the slices of all ranks, which are equally long, into `target`.
+#[cfg(feature = "bench")]
+pub(crate) fn reduce_slices<T: Element>(op: ReduceOp, sources: &[&[T]], target: &mut [T]) {
+    let mut reducer = Reducer::<T>::new(op, sources.len(), target.len());
+    for block in reducer.blocks(target.len()) {
+        reducer.reduce(block.len(), &|rank| &sources[rank][block.clone()]);
+        reducer.write(&mut target[block]);
+    }
+}
+
 /// One block of a node's partial result, as bytes of any alignment.
 pub(super) enum Part<'s> {
     /// Of a node that is one rank: its elements.

@@ -14,6 +14,9 @@
 mod collectives;
 mod faults;
 mod job;
+#[cfg(target_os = "linux")]
+#[path = "../support/machines.rs"]
+mod machines;
 mod mismatches;
 #[cfg(target_os = "linux")]
 mod namespaces;

@@ -1,10 +1,7 @@
-//! Two machines, as network namespaces joined by a pair of virtual interfaces: each process has a
-//! network and an address of its own, and the link between them can be slow, or go down.
+//! Jobs whose two processes are on two machines, as namespaces.
 //!
-//! Needs root and the programs `ip` and `tc`; without them the tests say so and do nothing.
+//! Where the system does not let the tests make them, they say so and do nothing.
 
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use burn::nn::{Linear, LinearConfig};
@@ -17,90 +14,28 @@ use burn_dist::{ReduceOp, Result, random};
 use crate::collectives;
 use crate::faults::{AFTER_SILENCE, assert_within, errors};
 use crate::job::Plan;
+use crate::machines::{ADDRESSES, TwoMachines, run};
 use crate::worker::{Failure, tell};
 
-/// The addresses of the two, in networks that nobody else sees.
-const ADDRESSES: [&str; 2] = ["10.213.7.1", "10.213.7.2"];
-
-/// Two namespaces and the link between them, which are gone when this is dropped.
-struct TwoMachines {
-    names: [String; 2],
-}
-
-/// Runs a program; gives what it said if it failed.
-fn run(program: &str, arguments: &str) -> Result<(), String> {
-    let output = Command::new(program)
-        .args(arguments.split(' '))
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program} {arguments}: {said}"))
-}
-
-impl TwoMachines {
-    /// None, with a message, where this machine does not let us.
-    fn new() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Relaxed);
-        // A name of the system's is 15 letters long at most.
-        let name = |end: char| format!("bd{}-{number}{end}", std::process::id());
-        let machines = Self {
-            names: [name('a'), name('b')],
-        };
-        if let Err(reason) = machines.allowed() {
+/// None, with a message, where this machine does not let us.
+fn two_machines() -> Option<TwoMachines> {
+    match TwoMachines::new() {
+        Ok(machines) => {
+            // The system has let us: what fails from here on is a failure.
+            machines.bring_up().unwrap();
+            Some(machines)
+        }
+        Err(reason) => {
             eprintln!("skipped, for this needs root, ip, tc and network namespaces: {reason}");
-            return None;
+            None
         }
-        // From here on the system has let us: what fails is a failure.
-        for (name, address) in machines.names.iter().zip(ADDRESSES) {
-            run("ip", &format!("-n {name} addr add {address}/24 dev {name}")).unwrap();
-            run("ip", &format!("-n {name} link set {name} up")).unwrap();
-            run("ip", &format!("-n {name} link set lo up")).unwrap();
-        }
-        Some(machines)
-    }
-
-    fn allowed(&self) -> Result<(), String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("this is not root".to_owned());
-        }
-        run("tc", "-Version")?;
-        let [one, two] = &self.names;
-        run("ip", &format!("netns add {one}"))?;
-        run("ip", &format!("netns add {two}"))?;
-        let pair = format!("link add {one} netns {one} type veth peer name {two} netns {two}");
-        run("ip", &pair)
-    }
-
-    fn plan(&self, role: &'static str) -> Plan {
-        Plan::new(role, &[1, 1])
-            .master(format!("{}:29500", ADDRESSES[0]))
-            .namespaces(&self.names)
-    }
-
-    /// Lets 100 Mbit/s through, in each direction; false, with a message, if the system can't.
-    fn slow_down(&self) -> bool {
-        self.names.iter().all(|name| {
-            let qdisc = "root tbf rate 100mbit burst 64kb latency 100ms";
-            let slowed = run("tc", &format!("-n {name} qdisc add dev {name} {qdisc}"));
-            if let Err(reason) = &slowed {
-                eprintln!("skipped, for this needs the token bucket filter: {reason}");
-            }
-            slowed.is_ok()
-        })
     }
 }
 
-impl Drop for TwoMachines {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // The link goes with them; where the system refused them there is nothing to delete.
-            let _ = run("ip", &format!("netns del {name}"));
-        }
-    }
+fn plan(machines: &TwoMachines, role: &'static str) -> Plan {
+    Plan::new(role, &[1, 1])
+        .master(format!("{}:29500", ADDRESSES[0]))
+        .namespaces(machines.names())
 }
 
 /// The size of the sum by which the speed of a link is seen.
@@ -138,7 +73,7 @@ pub(crate) fn work(worker: &Worker) -> Result<(), Failure> {
 /// Runs a job between the two machines and compares with threads; gives how long the sum took.
 #[track_caller]
 fn assert_as_threads(machines: &TwoMachines) -> Duration {
-    let told = machines.plan("machines").run();
+    let told = plan(machines, "machines").run();
     let telling = |start: &str| {
         let lines = told.iter().filter_map(|line| line.strip_prefix(start));
         lines.map(str::to_owned).collect::<Vec<_>>()
@@ -160,11 +95,12 @@ fn assert_as_threads(machines: &TwoMachines) -> Duration {
 
 #[test]
 fn two_machines_train_as_threads_do() {
-    let Some(machines) = TwoMachines::new() else {
+    let Some(machines) = two_machines() else {
         return;
     };
     assert_as_threads(&machines);
-    if !machines.slow_down() {
+    if let Err(reason) = machines.limit("100mbit") {
+        eprintln!("skipped, for this needs the token bucket filter: {reason}");
         return;
     }
     let took = assert_as_threads(&machines);
@@ -175,15 +111,15 @@ fn two_machines_train_as_threads_do() {
 
 #[test]
 fn a_link_that_goes_down_is_missed_after_a_heartbeat() {
-    let Some(machines) = TwoMachines::new() else {
+    let Some(machines) = two_machines() else {
         return;
     };
     let heartbeat = Duration::from_secs(1);
     for end in 0..2 {
-        let mut job = machines.plan("loop").heartbeat(heartbeat).start();
+        let mut job = plan(&machines, "loop").heartbeat(heartbeat).start();
         job.wait_until_told(0, "going");
         job.wait_until_told(1, "going");
-        let name = &machines.names[end];
+        let name = &machines.names()[end];
         let start = Instant::now();
         run("ip", &format!("-n {name} link set {name} down")).unwrap();
         let ended = job.wait_for_all();

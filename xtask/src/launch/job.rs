@@ -30,6 +30,35 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How long they have after the user's signal: to save their work. Who can't wait sends a second one.
 const SAVING: Duration = Duration::from_secs(30);
 
+/// How many of the last lines of a process's stderr are kept for the summary.
+const LAST: usize = 10;
+/// How many of its stdout, where that is kept for the caller.
+const KEPT: usize = 1000;
+
+/// How a job is run.
+#[derive(Debug)]
+pub(super) struct Terms {
+    /// How long it may take; as long as it likes if none.
+    pub(super) limit: Option<Duration>,
+    /// What the lines of its processes are labelled with; their numbers if none.
+    pub(super) label: Option<String>,
+    /// Whether stdout is kept for the caller instead of shown.
+    pub(super) keeps: bool,
+    /// How long the processes have to end after the user's signal.
+    pub(super) saving: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            label: None,
+            keeps: false,
+            saving: SAVING,
+        }
+    }
+}
+
 /// What the threads of a job report.
 #[derive(Debug)]
 enum Event {
@@ -55,10 +84,16 @@ enum Phase {
 /// Processes that run and end together. Dropping it kills them.
 #[derive(Debug)]
 struct Job {
+    terms: Terms,
+    /// When it has taken too long.
+    until: Option<Instant>,
     phase: Phase,
     cause: Option<Cause>,
+    /// The last signal that the launcher got.
+    signal: Option<i32>,
     ends: Vec<End>,
     tails: Vec<Arc<Tail>>,
+    kept: Arc<Tail>,
     /// Processes that have not ended, and streams that have not.
     running: usize,
     open: usize,
@@ -69,21 +104,25 @@ struct Job {
 }
 
 /// Starts the commands as processes 0, 1, … and waits until all have ended. The first that fails ends
-/// the others, as a signal to the launcher does.
+/// the others, as a signal to the launcher does, and the end of the time.
 ///
 /// # Errors
 ///
 /// When a process can't be started; those that were are ended before.
-pub(super) fn run(commands: Vec<Command>) -> Result<Outcome, Error> {
+pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error> {
     let (report, events) = channel();
     // Before the first process, so that no signal can come between.
     let tell = report.clone();
     let _signals = Signals::new(move |signal| drop(tell.send(Event::Signal(signal))))?;
     let mut job = Job {
+        until: terms.limit.map(|limit| Instant::now() + limit),
+        terms,
         phase: Phase::Running,
         cause: None,
+        signal: None,
         ends: Vec::new(),
         tails: Vec::new(),
+        kept: Arc::new(Tail::new(KEPT)),
         running: 0,
         open: 0,
         events,
@@ -117,12 +156,17 @@ impl Job {
         })?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         self.ends.push(End::Never);
-        let tail = Arc::new(Tail::default());
+        let tail = Arc::new(Tail::new(LAST));
         self.tails.push(Arc::clone(&tail));
 
         self.attend(process, child)?;
         if let Some(stdout) = stdout {
-            self.copy(process, stdout, Stream::Out, None)?;
+            if self.terms.keeps {
+                let kept = Arc::clone(&self.kept);
+                self.copy(process, stdout, Stream::Kept, Some(kept))?;
+            } else {
+                self.copy(process, stdout, Stream::Out, None)?;
+            }
         }
         if let Some(stderr) = stderr {
             self.copy(process, stderr, Stream::Err, Some(tail))?;
@@ -152,10 +196,12 @@ impl Job {
         tail: Option<Arc<Tail>>,
     ) -> Result<(), Error> {
         let report = self.report.clone();
+        let label = self.terms.label.clone();
+        let label = label.unwrap_or_else(|| process.to_string());
         self.spawn(format!("launch-output-{process}"), move || {
             // As above.
             let lost = || drop(report.send(Event::OutputLost));
-            copy(from, process, to, tail.as_deref(), lost);
+            copy(from, (process, &label), to, tail.as_deref(), lost);
             let _ = report.send(Event::Closed);
         })?;
         self.open += 1;
@@ -177,7 +223,11 @@ impl Job {
             match self.next() {
                 Some(event) => self.take(event),
                 None => match self.phase {
-                    Phase::Running | Phase::Settling(_) => self.terminate(),
+                    Phase::Running => {
+                        self.cause = Some(Cause::Overdue);
+                        self.terminate();
+                    }
+                    Phase::Settling(_) => self.terminate(),
                     Phase::Ending(_) => self.kill(),
                     Phase::Killed(_) => return,
                 },
@@ -187,13 +237,15 @@ impl Job {
 
     /// The next event; none when the phase has lasted long enough.
     fn next(&self) -> Option<Event> {
-        match self.phase {
-            Phase::Running => self.events.recv().ok(),
-            Phase::Settling(until) | Phase::Ending(until) | Phase::Killed(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                self.events.recv_timeout(left).ok()
-            }
-        }
+        let until = match self.phase {
+            Phase::Running => self.until,
+            Phase::Settling(until) | Phase::Ending(until) | Phase::Killed(until) => Some(until),
+        };
+        let Some(until) = until else {
+            return self.events.recv().ok();
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        self.events.recv_timeout(left).ok()
     }
 
     fn take(&mut self, event: Event) {
@@ -219,18 +271,21 @@ impl Job {
                     self.terminate();
                 }
             }
-            Event::Signal(signal) => match self.phase {
-                Phase::Running => {
-                    self.cause = Some(Cause::Signal(signal));
-                    self.group.forward(signal);
-                    self.phase = Phase::Ending(Instant::now() + SAVING);
+            Event::Signal(signal) => {
+                self.signal = Some(signal);
+                match self.phase {
+                    Phase::Running => {
+                        self.cause = Some(Cause::Signal(signal));
+                        self.group.forward(signal);
+                        self.phase = Phase::Ending(Instant::now() + self.terms.saving);
+                    }
+                    // They go already.
+                    Phase::Settling(_) => self.terminate(),
+                    // Asked for again: at once, then.
+                    Phase::Ending(_) => self.kill(),
+                    Phase::Killed(_) => {}
                 }
-                // They go already.
-                Phase::Settling(_) => self.terminate(),
-                // Asked for again: at once, then.
-                Phase::Ending(_) => self.kill(),
-                Phase::Killed(_) => {}
-            },
+            }
         }
     }
 
@@ -251,8 +306,10 @@ impl Job {
         };
         let outcome = Outcome {
             cause: self.cause,
+            signal: self.signal,
             ends: mem::take(&mut self.ends),
             last_lines,
+            kept: self.kept.lines(),
             held: self.running == 0 && self.open > 0,
         };
         if self.running == 0 && self.open == 0 {

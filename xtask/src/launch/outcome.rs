@@ -48,6 +48,11 @@ impl fmt::Display for End {
     }
 }
 
+/// The exit code after a signal, as shells have it.
+pub(super) fn after_signal(signal: i32) -> ExitCode {
+    u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
 #[cfg(unix)]
 fn signal_of(status: ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(&status)
@@ -67,6 +72,8 @@ pub(super) enum Cause {
     Signal(i32),
     /// Nobody reads the launcher's stdout or stderr any more.
     OutputLost,
+    /// It has taken too long.
+    Overdue,
 }
 
 /// What became of a job.
@@ -74,10 +81,14 @@ pub(super) enum Cause {
 pub(super) struct Outcome {
     /// None after success.
     pub(super) cause: Option<Cause>,
+    /// The last signal that the launcher got, also when the job was ending already.
+    pub(super) signal: Option<i32>,
     /// How each process ended.
     pub(super) ends: Vec<End>,
     /// The last lines that each process wrote to stderr, if one has failed.
     pub(super) last_lines: Vec<Vec<Vec<u8>>>,
+    /// The lines of stdout, where they are kept.
+    pub(super) kept: Vec<Vec<u8>>,
     /// Something outside the job's processes holds their output open, and was not waited for.
     pub(super) held: bool,
 }
@@ -100,10 +111,8 @@ impl Outcome {
         match self.cause {
             None => ExitCode::SUCCESS,
             Some(Cause::Failed(process)) => self.ends[process].code(),
-            Some(Cause::Signal(signal)) => {
-                u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
-            }
-            Some(Cause::OutputLost) => ExitCode::FAILURE,
+            Some(Cause::Signal(signal)) => after_signal(signal),
+            Some(Cause::OutputLost | Cause::Overdue) => ExitCode::FAILURE,
         }
     }
 
@@ -128,6 +137,9 @@ impl Outcome {
                 )
                 .bytes(),
             ),
+            Some(Cause::Overdue) => {
+                text.extend(format!("error: not done in time; {}\n", self.others(None)).bytes());
+            }
         }
         if self.held {
             text.extend(

@@ -14,14 +14,14 @@ use std::sync::{Mutex, PoisonError};
 /// The bytes of a line that memory is taken for.
 const LONGEST: usize = 64 << 10;
 
-/// How many of the last lines are kept for the summary.
-const KEPT: usize = 10;
-
-/// Where a child's stream goes to: the launcher's own.
+/// Where a child's stream goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
+    /// The launcher's own.
     Out,
     Err,
+    /// Nowhere: only its last lines are kept.
+    Kept,
 }
 
 impl Stream {
@@ -33,33 +33,47 @@ impl Stream {
         match self {
             Self::Out => all(io::stdout().lock(), lines),
             Self::Err => all(io::stderr().lock(), lines),
+            Self::Kept => Ok(()),
         }
     }
 
-    /// What precedes each line of a process; in colour on a terminal, unless `NO_COLOR` is set.
-    fn prefix(self, process: usize) -> Vec<u8> {
+    /// What precedes each line of a process: its label, in a colour of its number on a terminal, unless
+    /// `NO_COLOR` is set.
+    fn prefix(self, process: usize, label: &str) -> Vec<u8> {
         let terminal = match self {
             Self::Out => io::stdout().is_terminal(),
             Self::Err => io::stderr().is_terminal(),
+            Self::Kept => false,
         };
         let colours = cfg!(unix) && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         if terminal && colours {
             // The six colours of a terminal between red and cyan.
-            format!("\x1b[3{}m[{process}]\x1b[0m ", 1 + process % 6).into_bytes()
+            format!("\x1b[3{}m[{label}]\x1b[0m ", 1 + process % 6).into_bytes()
         } else {
-            format!("[{process}] ").into_bytes()
+            format!("[{label}] ").into_bytes()
         }
     }
 }
 
 /// The last lines of a stream.
-#[derive(Debug, Default)]
-pub(super) struct Tail(Mutex<VecDeque<Vec<u8>>>);
+#[derive(Debug)]
+pub(super) struct Tail {
+    kept: usize,
+    lines: Mutex<VecDeque<Vec<u8>>>,
+}
 
 impl Tail {
+    /// Keeps that many.
+    pub(super) fn new(kept: usize) -> Self {
+        Self {
+            kept,
+            lines: Mutex::default(),
+        }
+    }
+
     fn push(&self, line: &[u8]) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == KEPT {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == self.kept {
             lines.pop_front();
         }
         lines.push_back(line.to_vec());
@@ -67,7 +81,7 @@ impl Tail {
 
     /// Oldest first, without their ends.
     pub(super) fn lines(&self) -> Vec<Vec<u8>> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().cloned().collect()
     }
 }
@@ -78,12 +92,12 @@ impl Tail {
 /// without being written, so that the process isn't stopped in a write.
 pub(super) fn copy(
     mut from: impl Read,
-    process: usize,
+    (process, label): (usize, &str),
     to: Stream,
     tail: Option<&Tail>,
     lost: impl FnOnce(),
 ) {
-    let prefix = to.prefix(process);
+    let prefix = to.prefix(process, label);
     let mut lost = Some(lost);
     let mut lines = Lines::default();
     let mut chunk = vec![0; 16 << 10];

@@ -4,11 +4,21 @@
 
 use crate::error::Error;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 /// What Ctrl-C counts as: Unix's SIGINT.
 const INTERRUPT: i32 = 2;
 
-/// Tells of Ctrl-C.
+/// Whom to tell. The system takes one handler for good, so that one asks here.
+static TELL: Mutex<Option<Tell>> = Mutex::new(None);
+
+type Tell = Box<dyn Fn(i32) + Send>;
+
+fn set(tell: Option<Tell>) {
+    *TELL.lock().unwrap_or_else(PoisonError::into_inner) = tell;
+}
+
+/// Tells of Ctrl-C until it is dropped; one at a time.
 #[derive(Debug)]
 pub(super) struct Signals;
 
@@ -19,9 +29,23 @@ impl Signals {
     ///
     /// When the system refuses a handler.
     pub(super) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
-        ctrlc::set_handler(move || tell(INTERRUPT))
-            .map_err(|cause| Error::system("wait for Ctrl-C")(io::Error::other(cause)))?;
-        Ok(Self)
+        set(Some(Box::new(tell)));
+        let handler = || {
+            if let Some(tell) = &*TELL.lock().unwrap_or_else(PoisonError::into_inner) {
+                tell(INTERRUPT);
+            }
+        };
+        match ctrlc::set_handler(handler) {
+            // The one of an earlier job.
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(Self),
+            Err(cause) => Err(Error::system("wait for Ctrl-C")(io::Error::other(cause))),
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        set(None);
     }
 }
 

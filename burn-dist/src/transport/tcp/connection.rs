@@ -16,14 +16,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::inbound::{Inbound, Shelf};
 use super::pulse::Waker;
 use super::writing::Posted;
 use crate::rendezvous::channel::Channel;
-use crate::transport::locks::{lock, wait_for};
+use crate::transport::locks::{Signal, lock};
 use crate::transport::network::{Cause, Lost, Tag};
 
 /// For how long a connection is left to those who wait on it, after one of them has read it: the
@@ -37,9 +37,9 @@ pub(super) struct Connection {
     pub(super) stream: Channel,
     pub(super) state: Mutex<State>,
     /// A message came, somebody has stopped reading or writing, or the phase changed.
-    pub(super) arrived: Condvar,
+    pub(super) arrived: Signal,
     /// There is something for the network's reader to do.
-    stirred: Condvar,
+    stirred: Signal,
     pub(super) heard: Moment,
     pub(super) written: Moment,
     /// Wakes the thread that sends what waits in `outbox`.
@@ -157,8 +157,8 @@ impl Connection {
                 greeted: false,
                 write_error: None,
             }),
-            arrived: Condvar::new(),
-            stirred: Condvar::new(),
+            arrived: Signal::default(),
+            stirred: Signal::default(),
             heard: Moment::now(),
             written: Moment::now(),
             waker,
@@ -213,7 +213,7 @@ impl Connection {
 
     /// Sleeps until something has happened to the connection, or for this time.
     pub(super) fn doze(&self, time: Duration) {
-        drop(wait_for(&self.arrived, lock(&self.state), time));
+        drop(self.arrived.wait_for(lock(&self.state), time));
     }
 
     /// Waits until there is something to do for the network's reader.
@@ -235,7 +235,7 @@ impl Connection {
                 // Somebody reads, for who knows how long.
                 None => QUIET,
             };
-            state = wait_for(&self.stirred, state, rest);
+            state = self.stirred.wait_for(state, rest);
         }
     }
 
@@ -293,7 +293,7 @@ impl Connection {
             if left.is_zero() {
                 return Ok(false);
             }
-            state = wait_for(&self.arrived, state, left);
+            state = self.arrived.wait_for(state, left);
         }
     }
 
@@ -322,7 +322,7 @@ impl Connection {
             if left.is_zero() {
                 return None;
             }
-            state = wait_for(&self.arrived, state, left);
+            state = self.arrived.wait_for(state, left);
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::transport::network::Tag;
 
 /// A header and a head fit.
 const BUFFER: usize = 128 << 10;
-/// How much is read beyond what is needed: small frames whole, and little of a body that would have to be
-/// copied to its place.
-const BEYOND: usize = 4 << 10;
+/// How much is read beyond what is needed: a frame of up to this size comes in one call, which costs more
+/// than to copy its body to its place; and of a larger one little has to be copied.
+const BEYOND: usize = 40 << 10;
 const _: () = assert!(BUFFER >= HEADER + HEAD_LIMIT);
 
 /// Up to this length memory for a body is taken at once: the sender has proved that it belongs to

@@ -20,7 +20,7 @@ mod meeting;
 mod relay;
 mod shared;
 
-use super::locks::{lock, wait, wait_for};
+use super::locks::{Signal, lock, wait_for};
 
 pub(crate) use across::{Abroad, Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
 pub(crate) use mail::Route;

@@ -9,10 +9,10 @@
 //!
 //! Callers: `across`; `meeting` makes and closes them.
 
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use super::{lock, wait_for};
+use super::{Signal, lock};
 
 /// What came from each place, with this one's own parcel at its own.
 pub(crate) type Parcels = Arc<[Arc<Vec<u8>>]>;
@@ -21,7 +21,7 @@ pub(crate) type Parcels = Arc<[Arc<Vec<u8>>]>;
 pub(super) struct Relay {
     pub(super) parcels: Box<[OnceLock<Arc<Vec<u8>>>]>,
     stage: Mutex<Stage>,
-    moved: Condvar,
+    moved: Signal,
 }
 
 pub(super) enum Stage {
@@ -37,7 +37,7 @@ impl Relay {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),
             stage: Mutex::new(Stage::Carried((0..places).collect())),
-            moved: Condvar::new(),
+            moved: Signal::default(),
         }
     }
 
@@ -90,14 +90,14 @@ impl Relay {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                stage = wait_for(&self.moved, stage, left);
+                stage = self.moved.wait_for(stage, left);
             } else if let Some(act) = on_deadline.take() {
                 drop(stage);
                 act();
                 stage = lock(&self.stage);
             } else {
                 // The leader has heard from all, so it has its own deadline and little to do.
-                stage = super::wait(&self.moved, stage);
+                stage = self.moved.wait(stage);
             }
         }
     }

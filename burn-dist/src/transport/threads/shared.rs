@@ -39,10 +39,10 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::lock;
+use super::{Signal, lock};
 
 /// How long a waiting rank watches for the others before it sleeps: longer than the others need when
 /// all come together, shorter than it takes to wake a sleeping thread.
@@ -81,10 +81,8 @@ pub(super) enum Missed {
 /// The meeting point of one operation. See the top of the file.
 pub(super) struct Exchange {
     ranks: usize,
-    /// Whether every rank can have a core of its own, so that watching delays nobody.
-    watch: bool,
     gathering: Mutex<Gathering>,
-    moved: Condvar,
+    moved: Signal,
     ready: OnceLock<Box<[Loan]>>,
     finished: AtomicUsize,
     broken: OnceLock<usize>,
@@ -94,22 +92,18 @@ struct Gathering {
     loans: Vec<Option<Loan>>,
     came: usize,
     closed: bool,
-    /// How many threads sleep on `moved`: waking nobody would still cost a system call.
-    asleep: usize,
 }
 
 impl Exchange {
-    pub(super) fn new(ranks: usize, watch: bool) -> Self {
+    pub(super) fn new(ranks: usize) -> Self {
         Self {
             ranks,
-            watch,
             gathering: Mutex::new(Gathering {
                 loans: vec![None; ranks],
                 came: 0,
                 closed: false,
-                asleep: 0,
             }),
-            moved: Condvar::new(),
+            moved: Signal::default(),
             ready: OnceLock::new(),
             finished: AtomicUsize::new(0),
             broken: OnceLock::new(),
@@ -183,18 +177,14 @@ impl Exchange {
             let all = gathering.loans.iter().copied().flatten().collect();
             // Only the last rank comes here, and it comes once, so nothing is set already.
             let _ = self.ready.set(all);
-            if gathering.asleep > 0 {
-                self.moved.notify_all();
-            }
+            self.moved.notify_all();
         }
         Ok(())
     }
 
     /// Waits until all have lent (then gives the loans) or the exchange is closed (then nothing).
     fn gather(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<&[Loan]> {
-        if self.watch {
-            watch_for(|| self.ready.get().is_some());
-        }
+        watch_for(|| self.ready.get().is_some());
         let mut on_deadline = Some(on_deadline);
         loop {
             if let Some(loans) = self.ready.get() {
@@ -206,13 +196,11 @@ impl Exchange {
                 if left.is_zero() && on_deadline.is_some() {
                     break;
                 }
-                gathering.asleep += 1;
                 gathering = if on_deadline.is_some() {
-                    super::wait_for(&self.moved, gathering, left)
+                    self.moved.wait_for(gathering, left)
                 } else {
-                    super::wait(&self.moved, gathering)
+                    self.moved.wait(gathering)
                 };
-                gathering.asleep -= 1;
             }
             if gathering.closed {
                 return None;
@@ -234,21 +222,18 @@ impl Exchange {
     /// input or output, and which counts as finished even if it panics.
     fn finish(&self) {
         if self.finished.fetch_add(1, Ordering::AcqRel) + 1 == self.ranks {
-            let gathering = lock(&self.gathering);
-            if gathering.asleep > 0 {
-                self.moved.notify_all();
-            }
+            // Under the lock, so that nobody who has seen one missing is still about to sleep.
+            let _gathering = lock(&self.gathering);
+            self.moved.notify_all();
             return;
         }
         let over = || self.finished.load(Ordering::Acquire) == self.ranks;
-        if self.watch && watch_for(over) {
+        if watch_for(over) {
             return;
         }
         let mut gathering = lock(&self.gathering);
         while !over() {
-            gathering.asleep += 1;
-            gathering = super::wait(&self.moved, gathering);
-            gathering.asleep -= 1;
+            gathering = self.moved.wait(gathering);
         }
     }
 
@@ -371,6 +356,8 @@ fn watch_for(done: impl Fn() -> bool) -> bool {
         if start.elapsed() > WATCH {
             return false;
         }
+        // Where ranks outnumber cores, whoever is waited for needs this one.
+        std::thread::yield_now();
     }
 }
 

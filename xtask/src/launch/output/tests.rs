@@ -51,7 +51,7 @@ fn a_long_line_is_broken_and_whole() {
 
 #[test]
 fn the_tail_keeps_the_last_lines() {
-    let tail = Tail::default();
+    let tail = Tail::new(10);
     assert!(tail.lines().is_empty());
     for line in 0..25 {
         tail.push(line.to_string().as_bytes());

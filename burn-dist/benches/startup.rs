@@ -1,0 +1,116 @@
+//! Times how long the processes of a job on this machine take to come together.
+//!
+//! Prints two lines of JSON, the medians of some rounds: `startup`, the slowest process's time from its
+//! call of the launcher to the end of the first barrier of all; and `startup-processes`, the time from
+//! before the first process was started to the same end, which is of the operating system for a part.
+//!
+//! Callers: `cargo xtask bench`.
+
+mod processes;
+mod report;
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use burn::tensor::Device;
+use burn_dist::launch::{Launcher, Worker};
+use burn_dist::{JobConfig, ReduceOp};
+use clap::Parser;
+use processes::{Layout, Result, Stop};
+use report::{Measurement, median};
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many processes there are.
+    #[arg(long, default_value_t = 8)]
+    ranks: usize,
+    /// How often they come together.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// What a process of a round is told: when it began, as the time since 1970 in nanoseconds.
+    #[arg(long, hide = true)]
+    began: Option<u64>,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    match (options.began, JobConfig::from_env()?) {
+        (Some(began), Some(job)) => take_part(job, Duration::from_nanos(began)),
+        _ => measure(&options),
+    }
+}
+
+/// Since 1970: a clock that all processes share.
+fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
+}
+
+/// One process of a round. The first one tells the slowest times.
+fn take_part(job: JobConfig, began: Duration) -> Result<()> {
+    let called = Instant::now();
+    let launcher = Launcher::new(vec![Device::flex()]).job(job);
+    launcher.run(|worker: Worker| -> Result<()> {
+        worker.group().barrier()?;
+        let mut times = [
+            called.elapsed().as_secs_f64(),
+            now()?.saturating_sub(began).as_secs_f64(),
+        ];
+        worker.group().all_reduce(&mut times, ReduceOp::Max)?;
+        if worker.rank() == 0 {
+            println!("{} {}", times[0], times[1]);
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let stop = Stop::new()?;
+    let (mut joining, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds.max(1) {
+        let times = round(options, &stop)?;
+        joining.push(times[0]);
+        all.push(times[1]);
+    }
+    let print = |bench, times: &mut [f64]| {
+        let measurement = Measurement {
+            bench,
+            layout: Layout::Processes.name(),
+            ranks: options.ranks,
+            bytes: 0,
+            seconds: median(times),
+            peer: None,
+            peer_seconds: None,
+        };
+        measurement.print()
+    };
+    print("startup", &mut joining)?;
+    print("startup-processes", &mut all)?;
+    Ok(())
+}
+
+/// Starts all processes once; gives what the first one tells.
+fn round(options: &Options, stop: &Stop) -> Result<[f64; 2]> {
+    let began = now()?.as_nanos().to_string();
+    let prepare = |command: &mut Command| {
+        command.args(["--began", &began]).stdout(Stdio::piped());
+    };
+    let mut processes = processes::start(options.ranks, None, prepare)?;
+    let first = processes.0.first_mut();
+    let output = first.and_then(|process| process.stdout.take());
+    processes.wait(stop)?;
+    let mut told = String::new();
+    // It has ended, so all that it wrote is there.
+    output
+        .ok_or("there is no process")?
+        .read_to_string(&mut told)?;
+    let (joining, all) = told
+        .trim()
+        .split_once(' ')
+        .ok_or("the process told no times")?;
+    Ok([joining.parse()?, all.parse()?])
+}

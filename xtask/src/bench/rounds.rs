@@ -1,0 +1,145 @@
+//! Runs ours and the peers in turn: ours, peer, peer, ours, peer, peer, … so that all meet the same
+//! machine, whatever else it does meanwhile.
+//!
+//! Caller: `bench`.
+
+use super::line::Line;
+use super::peers::Peer;
+use super::programs::{Programs, Setting};
+use super::rows::Samples;
+use super::run::{Halt, run};
+use std::process::Command;
+use std::time::Duration;
+
+/// Who can be timed, and for how long.
+#[derive(Debug)]
+pub(super) struct Field<'a> {
+    pub(super) programs: &'a Programs,
+    pub(super) peers: &'a [Peer],
+    /// How long one program may take for one round.
+    pub(super) limit: Duration,
+}
+
+/// One that takes its turns.
+struct Contestant<'a> {
+    /// None for ours.
+    peer: Option<&'a Peer>,
+    name: &'static str,
+    /// What its lines call the bench.
+    says: &'static str,
+}
+
+impl Contestant<'_> {
+    fn command(&self, programs: &Programs, setting: &Setting) -> Option<Command> {
+        match self.peer {
+            Some(peer) => Some(peer.command(setting)),
+            None => programs.command(setting),
+        }
+    }
+}
+
+impl Field<'_> {
+    /// Times a setting in so many rounds. Who fails takes no more turns, and is named with the reason in
+    /// `troubles`; without ours there is nothing left to compare. Gives whether ours went well.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub(super) fn time(
+        &self,
+        setting: &Setting,
+        rounds: u32,
+        samples: &mut Samples,
+        troubles: &mut Vec<String>,
+    ) -> Result<bool, Halt> {
+        let mut contestants = self.contestants(setting);
+        for round in 1..=rounds {
+            let names: Vec<_> = contestants.iter().map(|one| one.name).collect();
+            let title = setting.title();
+            eprintln!("{title}: round {round} of {rounds}: {}", names.join(", "));
+            let mut failed = Vec::new();
+            for (at, one) in contestants.iter().enumerate() {
+                let Some(command) = one.command(self.programs, setting) else {
+                    continue;
+                };
+                let mut ran = run(command, one.name, self.limit)?;
+                let read = take(&ran.lines, one, setting, samples);
+                let trouble = ran.trouble.take().or(read.err());
+                if let Some(trouble) = trouble {
+                    let trouble = format!("{title}, round {round}: {} {trouble}", one.name);
+                    eprintln!("{trouble}");
+                    troubles.push(trouble);
+                    if one.peer.is_none() {
+                        return Ok(false);
+                    }
+                    failed.push(at);
+                }
+            }
+            for at in failed.into_iter().rev() {
+                contestants.remove(at);
+            }
+        }
+        Ok(true)
+    }
+
+    fn contestants(&self, setting: &Setting) -> Vec<Contestant<'_>> {
+        let bench = setting.bench;
+        let ours = Contestant {
+            peer: None,
+            name: "burn-dist",
+            says: bench.name(),
+        };
+        let serves = |peer: &&Peer| peer.kind.serves(bench, setting.layout, setting.ranks);
+        let serving = self.peers.iter().filter(serves);
+        let peers = serving.map(|peer| Contestant {
+            peer: Some(peer),
+            name: peer.kind.name(bench),
+            says: peer.kind.says(bench),
+        });
+        std::iter::once(ours).chain(peers).collect()
+    }
+}
+
+/// Takes the measurements among the lines, which count also when the program fails after them. What is
+/// none is shown.
+///
+/// # Errors
+///
+/// When there is none, or one of something else.
+fn take(
+    lines: &[String],
+    from: &Contestant,
+    setting: &Setting,
+    samples: &mut Samples,
+) -> Result<(), String> {
+    let mut taken = 0;
+    for text in lines {
+        let text = text.trim();
+        let Some(line) = Line::parse(text).map_err(|cause| format!("printed {cause}"))? else {
+            eprintln!("[{}] {text}", from.name);
+            continue;
+        };
+        if !is_about(&line, from, setting) {
+            return Err(format!("printed a measurement of something else: {text}"));
+        }
+        match from.peer {
+            Some(_) => samples.add_peer(from.name, line),
+            None => samples.add_ours(line),
+        }
+        taken += 1;
+    }
+    if taken == 0 {
+        return Err("printed no measurement".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether it measures what was asked for. A bench may have parts: `startup-processes`.
+fn is_about(line: &Line, from: &Contestant, setting: &Setting) -> bool {
+    let part = line.bench.strip_prefix(from.says);
+    part.is_some_and(|part| part.is_empty() || part.starts_with('-'))
+        && (line.layout, line.ranks) == (setting.layout, setting.ranks.into())
+}
+
+#[cfg(test)]
+mod tests;

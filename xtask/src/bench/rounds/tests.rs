@@ -1,0 +1,57 @@
+use super::*;
+use crate::bench::line::Layout;
+use crate::bench::programs::Bench;
+
+const SETTING: Setting = Setting {
+    bench: Bench::AllReduce,
+    layout: Layout::Threads,
+    ranks: 2,
+    sizes: &[8],
+    budget: 0.1,
+};
+
+fn taken(lines: &[&str]) -> (Result<(), String>, usize) {
+    let ours = Contestant {
+        peer: None,
+        name: "burn-dist",
+        says: "all-reduce",
+    };
+    let lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
+    let mut samples = Samples::default();
+    let result = take(&lines, &ours, &SETTING, &mut samples);
+    (result, samples.rows().len())
+}
+
+const LINE: &str = r#"{"bench":"all-reduce","layout":"threads","ranks":2,"bytes":8,"seconds":1}"#;
+
+#[test]
+fn measurements_are_taken_from_among_other_lines() {
+    let other = LINE.replace("\"bytes\":8", "\"bytes\":16");
+    assert_eq!(taken(&["hello", LINE, "", &other]), (Ok(()), 2));
+}
+
+#[test]
+fn a_measurement_of_something_else_is_refused() {
+    for (part, changed) in [
+        ("all-reduce", "ddp-step"),
+        ("all-reduce", "all-reduces"),
+        ("\"threads\"", "\"processes\""),
+        ("\"ranks\":2", "\"ranks\":4"),
+    ] {
+        let (result, _) = taken(&[&LINE.replace(part, changed)]);
+        assert!(result.unwrap_err().contains("something else"), "{changed}");
+    }
+}
+
+#[test]
+fn parts_of_a_bench_are_taken() {
+    let part = LINE.replace("all-reduce", "all-reduce-of-halves");
+    assert_eq!(taken(&[LINE, &part]), (Ok(()), 2));
+}
+
+#[test]
+fn who_prints_nothing_is_in_trouble() {
+    for lines in [&[][..], &["hello"]] {
+        assert!(taken(lines).0.unwrap_err().contains("no measurement"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Runs one program to its end.
+//!
+//! Callers: `peers` and `rounds`; all of `bench` for [`Halt`].
+
+use crate::error::Error;
+use crate::launch::{self, Finish};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// Why no more is to be run.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Failed(Error),
+    /// What is wrong has been said, or the user wants it: with this exit code.
+    Ended(ExitCode),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What became of a program.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// What it wrote to stdout.
+    pub(super) lines: Vec<String>,
+    /// Why it didn't succeed, in words that go on after its name.
+    pub(super) trouble: Option<String>,
+}
+
+/// Runs a program, at most for `limit`, and ends all that it has started.
+///
+/// # Errors
+///
+/// When the system refuses what every program needs, or the user wants no more.
+pub(super) fn run(command: Command, label: &str, limit: Duration) -> Result<Ran, Halt> {
+    let finished = match launch::watch(command, label, limit) {
+        Err(Error::Start { cause, .. }) => {
+            return Ok(Ran {
+                lines: Vec::new(),
+                trouble: Some(format!("can't be started: {cause}")),
+            });
+        }
+        finished => finished?,
+    };
+    let trouble = match finished.end {
+        Finish::Succeeded => None,
+        Finish::Failed(how) => Some(format!("failed: {how}")),
+        Finish::Overdue => Some(format!(
+            "took longer than {} s and was ended",
+            limit.as_secs()
+        )),
+        Finish::Stopped(code) => return Err(Halt::Ended(code)),
+    };
+    Ok(Ran {
+        lines: finished.lines,
+        trouble,
+    })
+}
