@@ -5,8 +5,8 @@ use std::time::Duration;
 use half::f16;
 use proptest::prelude::*;
 
-use super::support::{OPS, Random, Reference, all_values, assert_same, reduced, values};
-use super::{job_on, on_job, on_ranks};
+use super::support::{OPS, Random, Reference, all_values, assert_same, on_groups, reduced, values};
+use super::{job_on, on_job};
 use crate::transport::tcp;
 use crate::{ProcessGroup, ReduceOp};
 
@@ -266,7 +266,7 @@ fn many_mixed_calls_in_one_order() {
 fn the_same_over_tcp() {
     for layout in [&[1, 1][..], &[2, 2], &[1, 2, 3]] {
         let networks = tcp::tests::job(layout.len(), Duration::from_secs(30));
-        on_ranks(job_on(networks, layout), |group| {
+        on_groups(job_on(networks, layout), |group| {
             for length in [0, 7, 1001] {
                 check_all::<f32>(&group, length, length as u64);
                 check_all::<f16>(&group, length, length as u64);
@@ -285,7 +285,7 @@ fn the_same_over_tcp() {
 #[test]
 fn groups_that_go_by_the_thousand_disturb_nobody() {
     let networks = tcp::tests::job(3, Duration::from_secs(30));
-    on_ranks(job_on(networks, &[2, 2, 2]), |group| {
+    on_groups(job_on(networks, &[2, 2, 2]), |group| {
         let twins: Vec<_> = (0..500).map(|_| group.duplicate().unwrap()).collect();
         // Every process is told of each, faster than it tells its own groups.
         drop(twins);
