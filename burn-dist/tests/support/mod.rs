@@ -1,6 +1,8 @@
 //! What the tests of the collectives share: ranks on threads, seeded values and a naive reference.
 #![allow(dead_code, reason = "each test crate uses a part of this")]
 
+pub(crate) mod collectives;
+
 use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 

@@ -156,18 +156,6 @@ fn ranks_that_all_return_are_no_error() {
 }
 
 #[test]
-fn a_work_that_is_dropped_is_done_before_its_rank_leaves() {
-    on_job(&[1, 2], |group| {
-        if group.rank() == 0 {
-            drop(group.all_reduce_async(vec![1.0_f32], ReduceOp::Sum));
-        } else {
-            let sum = group.all_reduce_async(vec![2.0_f32], ReduceOp::Sum);
-            assert_eq!(sum.wait().unwrap(), [5.0]);
-        }
-    });
-}
-
-#[test]
 fn a_panic_is_told_to_the_other_processes() {
     on_job(&[1, 2], |group| {
         let rank = group.rank();
