@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test crate uses a part of this")]
 
 pub(crate) mod collectives;
+pub(crate) mod failures;
+pub(crate) mod mismatches;
 
 use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};
