@@ -141,7 +141,7 @@ fn the_mlp() {
 }
 
 /// Compares transformers with this head, which tells so many classes apart.
-fn compare_transformers(head: EncoderHead, classes: usize) {
+fn compare_transformers(head: &EncoderHead, classes: usize) {
     compare(
         |device| EncoderConfig::new(17, 6, head.clone()).init(device),
         |model, step, samples, device| {
@@ -157,12 +157,12 @@ fn compare_transformers(head: EncoderHead, classes: usize) {
 
 #[test]
 fn the_transformer_with_tied_weights() {
-    compare_transformers(EncoderHead::TiedVocabulary, 17);
+    compare_transformers(&EncoderHead::TiedVocabulary, 17);
 }
 
 #[test]
 fn the_transformer() {
-    compare_transformers(EncoderHead::Classes(5), 5);
+    compare_transformers(&EncoderHead::Classes(5), 5);
 }
 
 /// Two uses of an embedding, and a branch that is never taken.
