@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`launch`] | which devices to train on, and one thread for each |
 //! | [`ddp`] | [`Ddp`](ddp::Ddp): attaches to a model, averages its gradients |
+//! | [`preflight`] | what a job will meet, measured before it starts |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
@@ -66,6 +67,7 @@ mod group;
 #[doc(hidden)]
 pub mod kernels;
 pub mod launch;
+pub mod preflight;
 pub mod random;
 mod record;
 mod rendezvous;

@@ -13,136 +13,11 @@ mod support;
 use burn_dist::{ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 use proptest::prelude::*;
-use support::{OPS, Reference, all_values, assert_same, on_ranks, reduced, values};
-
-/// Runs all collectives on one group with inputs of `length` elements a rank.
-fn check_all<T: Reference>(group: &ProcessGroup, length: usize, seed: u64) {
-    check_reductions::<T>(group, length, seed, &OPS);
-    check_moves::<T>(group, length, seed);
-}
-
-fn check_reductions<T: Reference>(
-    group: &ProcessGroup,
-    length: usize,
-    seed: u64,
-    ops: &[ReduceOp],
-) {
-    let (rank, ranks) = (group.rank(), group.world_size());
-    let root = seed as usize % ranks;
-    for &op in ops {
-        let what = format!("{} {op:?} of {length} on rank {rank} of {ranks}", T::NAME);
-        let inputs = all_values::<T>(seed, ranks, length);
-        let expected = reduced(&inputs, op);
-
-        let mut buffer = inputs[rank].clone();
-        group.all_reduce(&mut buffer, op).unwrap();
-        assert_same(&buffer, &expected, &format!("all_reduce {what}"));
-        let buffer = group
-            .all_reduce_async(inputs[rank].clone(), op)
-            .wait()
-            .unwrap();
-        assert_same(&buffer, &expected, &format!("all_reduce_async {what}"));
-
-        let kept = if rank == root {
-            &expected
-        } else {
-            &inputs[rank]
-        };
-        let mut buffer = inputs[rank].clone();
-        group.reduce(&mut buffer, op, root).unwrap();
-        assert_same(&buffer, kept, &format!("reduce {what}"));
-        let buffer = group
-            .reduce_async(inputs[rank].clone(), op, root)
-            .wait()
-            .unwrap();
-        assert_same(&buffer, kept, &format!("reduce_async {what}"));
-
-        let inputs = all_values::<T>(seed, ranks, length * ranks);
-        let expected = reduced(&inputs, op);
-        let part = &expected[rank * length..(rank + 1) * length];
-        let mut output = values::<T>(!seed, 0, length);
-        group
-            .reduce_scatter(&inputs[rank], &mut output, op)
-            .unwrap();
-        assert_same(&output, part, &format!("reduce_scatter {what}"));
-        let output = group
-            .reduce_scatter_async(inputs[rank].clone(), op)
-            .wait()
-            .unwrap();
-        assert_same(&output, part, &format!("reduce_scatter_async {what}"));
-    }
-}
-
-fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, seed: u64) {
-    let (rank, ranks) = (group.rank(), group.world_size());
-    let root = seed as usize % ranks;
-    let inputs = all_values::<T>(seed, ranks, length);
-    let what = format!("{} of {length} on rank {rank} of {ranks}", T::NAME);
-    let junk = |length| values::<T>(!seed, 0, length);
-
-    let mut buffer = inputs[rank].clone();
-    group.broadcast(&mut buffer, root).unwrap();
-    assert_same(&buffer, &inputs[root], &format!("broadcast {what}"));
-    let buffer = group
-        .broadcast_async(inputs[rank].clone(), root)
-        .wait()
-        .unwrap();
-    assert_same(&buffer, &inputs[root], &format!("broadcast_async {what}"));
-
-    let joined = inputs.concat();
-    let mut output = junk(length * ranks);
-    group.all_gather(&inputs[rank], &mut output).unwrap();
-    assert_same(&output, &joined, &format!("all_gather {what}"));
-    let output = group.all_gather_async(inputs[rank].clone()).wait().unwrap();
-    assert_same(&output, &joined, &format!("all_gather_async {what}"));
-
-    let mut output = (rank == root).then(|| junk(length * ranks));
-    group
-        .gather(&inputs[rank], output.as_deref_mut(), root)
-        .unwrap();
-    let again = group
-        .gather_async(inputs[rank].clone(), root)
-        .wait()
-        .unwrap();
-    assert_eq!(
-        (output.is_some(), again.is_some()),
-        (rank == root, rank == root)
-    );
-    for output in [output, again].into_iter().flatten() {
-        assert_same(&output, &joined, &format!("gather {what}"));
-    }
-
-    let whole = (rank == root).then(|| joined.clone());
-    let mut output = junk(length);
-    group.scatter(whole.as_deref(), &mut output, root).unwrap();
-    assert_same(&output, &inputs[rank], &format!("scatter {what}"));
-    let output = group.scatter_async(whole, length, root).wait().unwrap();
-    assert_same(&output, &inputs[rank], &format!("scatter_async {what}"));
-
-    let sent = all_values::<T>(seed, ranks, length * ranks);
-    let expected: Vec<T> = sent
-        .iter()
-        .flat_map(|all| all[rank * length..(rank + 1) * length].to_vec())
-        .collect();
-    let mut output = junk(length * ranks);
-    group.all_to_all(&sent[rank], &mut output).unwrap();
-    assert_same(&output, &expected, &format!("all_to_all {what}"));
-    let output = group.all_to_all_async(sent[rank].clone()).wait().unwrap();
-    assert_same(&output, &expected, &format!("all_to_all_async {what}"));
-
-    group.barrier().unwrap();
-    group.barrier_async().wait().unwrap();
-}
-
-fn check_all_types(group: &ProcessGroup, length: usize, seed: u64) {
-    check_all::<f32>(group, length, seed);
-    check_all::<f64>(group, length, seed);
-    check_all::<f16>(group, length, seed);
-    check_all::<bf16>(group, length, seed);
-    check_all::<i32>(group, length, seed);
-    check_all::<i64>(group, length, seed);
-    check_all::<u8>(group, length, seed);
-}
+use support::collectives::{
+    check_all_types, check_blocking_among_asynchronous, check_dropped_work, check_moves,
+    check_reductions,
+};
+use support::{OPS, on_ranks};
 
 #[test]
 fn all_types_operations_and_small_sizes_on_1_to_8_ranks() {
@@ -215,41 +90,12 @@ fn a_mean_keeps_the_range_and_the_precision_of_its_type() {
 
 #[test]
 fn blocking_and_asynchronous_calls_may_follow_one_another() {
-    on_ranks(3, |group| {
-        let mut works = Vec::new();
-        for step in 0..50_u64 {
-            let input = values::<f32>(step, group.rank(), 40);
-            works.push((step, group.all_reduce_async(input, ReduceOp::Sum)));
-            let mut now = values::<i32>(step, group.rank(), 9);
-            group.all_reduce(&mut now, ReduceOp::Max).unwrap();
-            assert_same(
-                &now,
-                &reduced(&all_values(step, 3, 9), ReduceOp::Max),
-                "blocking",
-            );
-        }
-        for (step, work) in works {
-            let expected = reduced(&all_values::<f32>(step, 3, 40), ReduceOp::Sum);
-            assert_same(&work.wait().unwrap(), &expected, "asynchronous");
-        }
-    });
+    on_ranks(3, |group| check_blocking_among_asynchronous(&group, 40));
 }
 
 #[test]
 fn dropping_a_work_does_not_cancel_it() {
-    on_ranks(2, |group| {
-        if group.rank() == 0 {
-            drop(group.all_reduce_async(vec![1.0_f32], ReduceOp::Sum));
-            // The last handle goes too, and takes the operation to its end.
-            drop(group);
-        } else {
-            let sum = group
-                .all_reduce_async(vec![2.0_f32], ReduceOp::Sum)
-                .wait()
-                .unwrap();
-            assert_eq!(sum, [3.0]);
-        }
-    });
+    on_ranks(2, check_dropped_work);
 }
 
 #[test]

@@ -8,7 +8,8 @@
 
 mod support;
 
-use burn_dist::{Error, ReduceOp};
+use burn_dist::ReduceOp;
+use support::mismatches::message_mismatch;
 use support::on_ranks;
 
 #[test]
@@ -61,36 +62,6 @@ fn messages_do_not_count_in_the_order_of_collectives() {
 
 #[test]
 fn a_message_of_another_type_or_length_names_both_sides() {
-    for (length, dtype) in [(3, "f32[3]"), (4, "i32[4]")] {
-        let errors = on_ranks(2, |group| {
-            if group.rank() == 0 {
-                if dtype.starts_with('f') {
-                    group.send(&vec![0.0_f32; length], 1, 5).unwrap();
-                } else {
-                    group.send(&vec![0_i32; length], 1, 5).unwrap();
-                }
-                return group.barrier().unwrap_err();
-            }
-            group.recv(&mut [0.0_f32; 4], 0, 5).unwrap_err()
-        });
-        for error in errors {
-            assert!(
-                matches!(
-                    error,
-                    Error::Mismatch {
-                        rank: 1,
-                        peer: 0,
-                        ..
-                    }
-                ),
-                "{error}"
-            );
-            let text = error.to_string();
-            let sides = format!(
-                "rank 1 called recv #0 f32[4] from rank 0 tag 5 while rank 0 called send #0 {dtype} \
-                 to rank 1 tag 5"
-            );
-            assert!(text.starts_with(&sides), "{text}");
-        }
-    }
+    on_ranks(2, |group| message_mismatch(&group, &[0.0_f32; 3]));
+    on_ranks(2, |group| message_mismatch(&group, &[0_i32; 4]));
 }

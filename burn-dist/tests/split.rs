@@ -9,22 +9,13 @@
 mod support;
 
 use burn_dist::{Error, ReduceOp};
+use support::collectives::split_by_parity;
 use support::on_ranks;
 
 #[test]
 fn ranks_of_a_colour_form_a_group_ordered_by_key() {
     on_ranks(6, |group| {
-        let rank = group.rank();
-        // Odd ranks in reverse order, even ranks (equal keys) in their old one.
-        let key = if rank % 2 == 1 { -(rank as i64) } else { 0 };
-        let half = group.split(Some(rank as u64 % 2), key).unwrap().unwrap();
-        let members: &[usize] = if rank % 2 == 1 {
-            &[5, 3, 1]
-        } else {
-            &[0, 2, 4]
-        };
-        assert_eq!(half.ranks(), members);
-        assert_eq!(half.ranks()[half.rank()], rank);
+        let (rank, half) = (group.rank(), split_by_parity(&group));
         let mut sum = [rank as i32];
         half.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
         assert_eq!(sum[0], if rank % 2 == 1 { 9 } else { 6 });

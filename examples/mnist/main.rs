@@ -2,17 +2,22 @@
 //! `cargo xtask train-mnist` runs. `--help` lists the flags.
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
-//! person sees meanwhile, [`results`] what is left on disk.
+//! person sees meanwhile, [`results`] what is left on disk; [`job_options`] and [`place`] are those of all
+//! programs.
 
+#[path = "../job/options.rs"]
+mod job_options;
 mod options;
+#[path = "../job/place.rs"]
+mod place;
 mod plot;
 mod progress;
 mod results;
 mod training;
 
 use burn::data::dataset::Dataset;
-use burn_dist::launch::{Backend, Devices, Launcher};
-use burn_dist::{JobConfig, Tls};
+use burn_dist::JobConfig;
+use burn_dist::launch::{Devices, Launcher};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use options::Options;
@@ -57,19 +62,14 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
-    let job = encrypt(job(options)?, options)?;
+    let job = place::place(&options.job)?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
         devices,
         backend,
         note,
-    } = Devices::select_for(
-        job.as_ref(),
-        backend(options),
-        options.gpus as usize,
-        options.oversubscribe,
-    )?;
+    } = place::devices(job.as_ref(), &options.job)?;
     if first {
         if let Some(note) = note {
             say(note);
@@ -93,42 +93,6 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
         Some(_) if !first => Ok(()),
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
-    }
-}
-
-/// This process's place in its job, if there is one.
-fn job(options: &Options) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
-    let job = JobConfig::from_env()?;
-    match (&options.interface, job) {
-        (None, job) => Ok(job),
-        (Some(interface), Some(job)) => Ok(Some(job.interface(interface))),
-        (Some(_), None) => Err(
-            "--interface is for a job of several processes, and nothing in the environment says that \
-             this is one of them"
-                .into(),
-        ),
-    }
-}
-
-/// Gives the job the certificates of the flags, if there are any.
-fn encrypt(
-    job: Option<JobConfig>,
-    options: &Options,
-) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
-    let Some(files) = &options.tls else {
-        return Ok(job);
-    };
-    let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
-    if let Some(name) = &files.name {
-        tls = tls.name(name)?;
-    }
-    match job {
-        Some(job) => Ok(Some(job.tls(tls))),
-        None => Err(
-            "there is nothing to encrypt: no launcher started this process as one of several \
-                     (`cargo xtask train-mnist --nodes 2` would)"
-                .into(),
-        ),
     }
 }
 
@@ -178,13 +142,4 @@ fn stop_on_ctrl_c() -> Result<Arc<Stop>, ctrlc::Error> {
         );
     })?;
     Ok(stop)
-}
-
-fn backend(options: &Options) -> Backend {
-    match options.backend {
-        options::Backend::Auto => Backend::Auto,
-        options::Backend::Cuda => Backend::Cuda,
-        options::Backend::Wgpu => Backend::Wgpu,
-        options::Backend::Cpu => Backend::Cpu,
-    }
 }

@@ -50,6 +50,31 @@ pub(crate) enum Error {
     #[error("cannot draw the plot: {0}; leave out --plot")]
     Plot(String),
 
+    /// Another program listens where the job's processes are to meet.
+    #[error(
+        "port {port} of this machine is taken by another program (`ss -ltnp` names it on Linux): end that, \
+         or choose another port with --master-port, or with MASTER_PORT for the job"
+    )]
+    PortTaken { port: u16 },
+
+    /// The system does not let anyone listen there.
+    #[error("nobody may listen on port {port} of this machine ({cause}): choose one from 1024 up")]
+    Port { port: u16, cause: io::Error },
+
+    /// A variable of the environment holds what can't be right.
+    #[error("{name} is {value:?}; expected: {expected}")]
+    Variable {
+        name: &'static str,
+        value: OsString,
+        expected: &'static str,
+    },
+
+    /// There is no such interface.
+    #[error(
+        "--interface {name}: this machine has no interface of that name or address; it has {known}"
+    )]
+    Interface { name: String, known: String },
+
     /// `launch-guard` was started by hand.
     #[error("launch-guard is a part of `cargo xtask launch`, which starts it itself")]
     Guard,

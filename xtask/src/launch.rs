@@ -3,8 +3,8 @@
 //!
 //! Imports point one way: `launch` > `job` > `group`, `outcome`, `output` > `signals`.
 //!
-//! Callers: `main`, `train_mnist` for `--nodes`, and `bench`, which runs programs one after the other
-//! under a deadline and reads what they write.
+//! Callers: `main`, `program` for `--nodes`, and `bench`, which runs programs one after the other under a
+//! deadline and reads what they write.
 
 #[cfg_attr(unix, path = "launch/group_unix.rs")]
 #[cfg_attr(not(unix), path = "launch/group_other.rs")]
@@ -25,7 +25,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
@@ -83,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Error> {
         args,
         nodes: options.nodes,
         devices: options.gpus_per_node,
+        address: Ipv4Addr::LOCALHOST.into(),
         port: options.master_port,
     }
     .run()
@@ -97,7 +98,9 @@ pub(crate) struct Launch<'a> {
     pub(crate) nodes: u32,
     /// Devices of each process.
     pub(crate) devices: u32,
-    /// Where process 0 listens; a free port if none.
+    /// Where process 0 listens: an address of this machine.
+    pub(crate) address: IpAddr,
+    /// At which port; a free one if none.
     pub(crate) port: Option<u16>,
 }
 
@@ -124,7 +127,7 @@ impl Launch<'_> {
     }
 
     fn commands(&self) -> Result<Vec<Command>, Error> {
-        let port = self.port.map_or_else(free_port, Ok)?;
+        let port = self.port.map_or_else(|| free_port(self.address), Ok)?;
         let secret = if has_secret(std::env::var_os) {
             None
         } else {
@@ -143,7 +146,7 @@ impl Launch<'_> {
                     command.env(name, value.to_string());
                 }
             }
-            command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string());
+            command.env("MASTER_ADDR", self.address.to_string());
             if let Some(secret) = &secret {
                 command.env("BURN_DIST_SECRET", secret);
             }
@@ -215,13 +218,13 @@ fn began(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|file| file.modified()).ok()
 }
 
-/// A port of the loopback interface that nobody listens on just now.
-fn free_port() -> Result<u16, Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+/// A port of an address that nobody listens on just now.
+fn free_port(address: IpAddr) -> Result<u16, Error> {
+    let listener = TcpListener::bind((address, 0));
     listener
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
-        .map_err(Error::system("find a free port on 127.0.0.1"))
+        .map_err(Error::system("find a free port"))
 }
 
 /// Whether the user has chosen a secret.

@@ -4,7 +4,7 @@
 //! kind of machine can be tested. A wrong guess costs a build and no more: the program that is built
 //! looks at the devices it really finds, and falls back to CPU replicas.
 //!
-//! Caller: `train_mnist`.
+//! Callers: `program`, `doctor`.
 
 use std::path::{Path, PathBuf};
 

@@ -3,14 +3,20 @@
 //! This crate depends on no Burn crate, so that it compiles in seconds and can start the programs that
 //! do with the features that a machine needs.
 //!
-//! Imports point one way: `main` > `train_mnist`, `bench`, `ci` > `launch`, `machine`, `cargo` > `error`.
+//! Imports point one way: `main` > `train_mnist`, `doctor`, `bench`, `ci` > `program` > `launch`, `machine`,
+//! `interface`, `cargo` > `error`.
 
 mod bench;
 mod cargo;
 mod ci;
+mod doctor;
 mod error;
+mod interface;
+#[path = "../../examples/job/options.rs"]
+mod job_options;
 mod launch;
 mod machine;
+mod program;
 mod train_mnist;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +39,8 @@ struct Cli {
 enum Command {
     /// Train a CNN on handwritten digits, data-parallel over the devices of this machine
     TrainMnist(Box<train_mnist::Arguments>),
+    /// Measure what a job will meet before it starts, and say what is wrong
+    Doctor(Box<doctor::Arguments>),
     /// Start several processes of a program on this machine, as a job over several machines would
     Launch(launch::Options),
     /// Time burn-dist, also against its peers
@@ -48,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::TrainMnist(arguments) => train_mnist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Launch(options) => launch::run(&options),
         Command::Ci => ci::run(),
         Command::LaunchGuard => launch::guard().map(|never| match never {}),
@@ -72,7 +81,7 @@ mod tests {
     fn help_lists_every_subcommand() {
         let help = Cli::command().render_help().to_string();
         assert!(
-            ["train-mnist", "launch ", "bench", "ci"]
+            ["train-mnist", "doctor", "launch ", "bench", "ci"]
                 .iter()
                 .all(|name| help.contains(name)),
             "{help}"
@@ -86,6 +95,12 @@ mod tests {
             &["xtask", "train-mnist", "--gpu", "4"][..],
             &["xtask", "train-mnist", "--backend", "tpu"],
             &["xtask", "train-mnist", "--nodes", "0"],
+            &["xtask", "doctor", "--nodes", "0"],
+            &["xtask", "doctor", "--master-port", "0"],
+            &["xtask", "doctor", "--bucket-cap-mb", "0"],
+            &["xtask", "doctor", "--timeout", "0"],
+            &["xtask", "doctor", "--epochs", "1"],
+            &["xtask", "doctor", "stray"],
             &["xtask", "train-nothing"],
             &["xtask", "launch", "--nodes", "0", "--", "true"],
             &["xtask", "launch", "--nodes", "-1", "--", "true"],

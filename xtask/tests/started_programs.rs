@@ -4,6 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -116,4 +117,42 @@ fn a_missing_cargo_is_an_error_that_says_what_to_do() {
         assert!(error.contains("cannot start `/no/such/cargo`"), "{error}");
         assert!(error.contains("PATH"), "{error}");
     }
+}
+
+#[test]
+fn the_doctor_tells_before_the_build_what_it_can_see() {
+    let folder = folder(&[("run", "echo \"$@\"; exit 7")]);
+    let doctor = |flags: &[&str], master_port: Option<String>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.arg("doctor").args(flags);
+        command.env_remove("MASTER_PORT");
+        if let Some(port) = master_port {
+            command.env("MASTER_PORT", port);
+        }
+        command.env("CARGO", "/bin/sh").current_dir(folder.path());
+        command.output().unwrap()
+    };
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (flags, variable, part) in [
+        (&["--master-port", &port][..], None, "--master-port"),
+        (&[], Some(port.clone()), "is taken by another program"),
+        (&[], Some("http".to_owned()), "MASTER_PORT is \"http\""),
+        (&["--interface", "nosuch"], None, "127.0.0.1"),
+        (&["--interface", "nosuch", "--nodes", "2"], None, "nosuch"),
+    ] {
+        let output = doctor(flags, variable);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {error}");
+        assert!(error.contains(part), "{flags:?}: {error}");
+        assert!(output.stdout.is_empty(), "nothing is built");
+    }
+
+    drop(taken);
+    let output = doctor(&["--backend", "cpu", "--interface", "127.0.0.1"], None);
+    assert_eq!(output.status.code(), Some(7), "the program's exit code");
+    let args = String::from_utf8(output.stdout).unwrap();
+    let expected =
+        "--bin doctor --no-default-features --features flex -- --backend cpu --gpus 1 --batch-size";
+    assert!(args.contains(expected), "{args}");
 }

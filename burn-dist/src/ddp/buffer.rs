@@ -1,15 +1,16 @@
 //! The memory of one bucket: gradients packed one behind the other, and the flags behind them.
 //!
-//! Invariant: as long as the bucket's length, and zero where nothing was packed.
+//! Invariant: as long as the bucket's length. Memory is used again: a step writes each place.
 //!
-//! Callers: the reducer packs and averages; `settle` unpacks.
+//! Callers: the reducer packs and averages; `pool` keeps and lends it.
 
 use super::layout::{Bucket, Precision};
 use crate::element::ReduceOp;
 use crate::error::Result;
 use crate::group::ProcessGroup;
-use burn::tensor::{DType, TensorData};
-use std::ops::Range;
+use burn::tensor::{DType, Element, TensorData, bf16, f16};
+use half::slice::HalfFloatSliceExt;
+use std::ops::{AddAssign, Range};
 
 /// A bucket's elements, in the type they are averaged in.
 #[derive(Debug)]
@@ -27,6 +28,22 @@ impl Buffer {
         }
     }
 
+    /// The type of the elements.
+    pub(super) fn dtype(&self) -> DType {
+        match self {
+            Self::Single(_) => DType::F32,
+            Self::Double(_) => DType::F64,
+        }
+    }
+
+    /// The memory of some elements.
+    pub(super) fn bytes(&self, at: Range<usize>) -> &[u8] {
+        match self {
+            Self::Single(elements) => bytemuck::cast_slice(&elements[at]),
+            Self::Double(elements) => bytemuck::cast_slice(&elements[at]),
+        }
+    }
+
     /// Copies a gradient to `at`, or adds it to what lies there.
     ///
     /// The error says how the data's length differs from the place's.
@@ -36,17 +53,41 @@ impl Buffer {
         data: &TensorData,
         add: bool,
     ) -> Result<(), String> {
+        let (came, expected) = (data.num_elements(), at.len());
+        if came != expected {
+            return Err(format!(
+                "a gradient of {came} elements came where the parameter has {expected}"
+            ));
+        }
         match self {
-            Self::Single(elements) => pack(&mut elements[at], data, add),
+            Self::Single(elements) => {
+                let place = &mut elements[at];
+                if let Ok(gradient) = data.as_slice::<f16>() {
+                    pack_half(place, gradient, add);
+                } else if let Ok(gradient) = data.as_slice::<bf16>() {
+                    pack_half(place, gradient, add);
+                } else {
+                    pack(place, data, add);
+                }
+            }
             Self::Double(elements) => pack(&mut elements[at], data, add),
+        }
+        Ok(())
+    }
+
+    /// Makes a place zero: nothing came for it.
+    pub(super) fn clear(&mut self, at: Range<usize>) {
+        match self {
+            Self::Single(elements) => elements[at].fill(0.0),
+            Self::Double(elements) => elements[at].fill(0.0),
         }
     }
 
-    /// Sets one flag.
-    pub(super) fn set_flag(&mut self, at: usize) {
+    /// Sets or clears one flag.
+    pub(super) fn set_flag(&mut self, at: usize, flag: bool) {
         match self {
-            Self::Single(elements) => elements[at] = 1.0,
-            Self::Double(elements) => elements[at] = 1.0,
+            Self::Single(elements) => elements[at] = f32::from(flag),
+            Self::Double(elements) => elements[at] = f64::from(flag),
         }
     }
 
@@ -65,51 +106,48 @@ impl Buffer {
             Self::Double(elements) => group.all_reduce(elements, ReduceOp::Mean),
         }
     }
+}
 
-    /// The gradient at a place, in its parameter's own type.
-    pub(super) fn unpack(&self, at: Range<usize>, shape: &[usize], dtype: DType) -> TensorData {
-        let data = match self {
-            Self::Single(elements) => TensorData::new(elements[at].to_vec(), shape),
-            Self::Double(elements) => TensorData::new(elements[at].to_vec(), shape),
-        };
-        data.convert_dtype(dtype)
+fn pack<E: Element + AddAssign>(place: &mut [E], data: &TensorData, add: bool) {
+    match data.as_slice::<E>() {
+        Ok(gradient) => put(place, gradient.iter().copied(), add),
+        Err(_) => put(place, data.iter::<E>(), add),
     }
 }
 
-fn pack<E>(place: &mut [E], data: &TensorData, add: bool) -> Result<(), String>
+/// Converts a block at a time, for which processors have instructions.
+fn pack_half<H>(place: &mut [f32], gradient: &[H], add: bool)
 where
-    E: burn::tensor::Element + std::ops::AddAssign,
+    [H]: HalfFloatSliceExt,
 {
-    if data.num_elements() != place.len() {
-        return Err(format!(
-            "a gradient of {} elements came where the parameter has {}",
-            data.num_elements(),
-            place.len()
-        ));
+    let mut wide = [0.0; 256];
+    for (place, half) in place
+        .chunks_mut(wide.len())
+        .zip(gradient.chunks(wide.len()))
+    {
+        let wide = &mut wide[..half.len()];
+        half.convert_to_f32_slice(wide);
+        put(place, wide.iter().copied(), add);
     }
-    match (data.as_slice::<E>(), add) {
-        (Ok(elements), false) => place.copy_from_slice(elements),
-        (_, add) => {
-            for (element, gradient) in place.iter_mut().zip(data.iter::<E>()) {
-                if add {
-                    *element += gradient;
-                } else {
-                    *element = gradient;
-                }
-            }
-        }
+}
+
+fn put<E: Copy + AddAssign>(place: &mut [E], gradient: impl Iterator<Item = E>, add: bool) {
+    let places = place.iter_mut().zip(gradient);
+    if add {
+        places.for_each(|(element, gradient)| *element += gradient);
+    } else {
+        places.for_each(|(element, gradient)| *element = gradient);
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::layout::Slot;
     use super::*;
-    use burn::tensor::{bf16, f16};
+    use proptest::prelude::*;
 
     #[test]
-    fn half_precision_is_summed_in_single_and_comes_back() {
+    fn half_precision_is_summed_in_single() {
         let bucket = Bucket {
             precision: Precision::Single,
             slots: vec![
@@ -131,12 +169,37 @@ mod tests {
         buffer.pack(0..2, &half, true).unwrap();
         let brain = TensorData::new(vec![bf16::from_f32(7.0)], [1]);
         buffer.pack(2..3, &brain, false).unwrap();
-        buffer.set_flag(4);
+        buffer.set_flag(4, true);
         assert_eq!((buffer.flag(3), buffer.flag(4)), (false, true));
-        let sum = buffer.unpack(0..2, &[2, 1], DType::F16);
-        assert_eq!(sum.shape().as_slice(), [2, 1]);
-        let sum: Vec<f16> = sum.try_to_vec().unwrap();
-        assert_eq!(sum, [f16::from_f32(1.0), f16::from_f32(-6.0)]);
+        assert_eq!(elements(&buffer), [1.0, -6.0, 7.0, 0.0, 1.0]);
+        buffer.clear(1..3);
+        buffer.set_flag(4, false);
+        assert_eq!(elements(&buffer), [1.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_element_is_converted(bits in prop::collection::vec(any::<u16>(), 0..700)) {
+            let finite = |bits: &u16| f16::from_bits(*bits).is_finite();
+            let halves: Vec<f16> =
+                bits.iter().filter(|bits| finite(bits)).map(|bits| f16::from_bits(*bits)).collect();
+            let len = halves.len();
+            let mut buffer = Buffer::Single(vec![3.0; len]);
+            let data = TensorData::new(halves.clone(), [len]);
+            buffer.pack(0..len, &data, false).unwrap();
+            let once: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+            prop_assert_eq!(elements(&buffer), &once[..]);
+            buffer.pack(0..len, &data, true).unwrap();
+            let twice: Vec<f32> = once.iter().map(|element| element * 2.0).collect();
+            prop_assert_eq!(elements(&buffer), &twice[..]);
+        }
+    }
+
+    fn elements(buffer: &Buffer) -> &[f32] {
+        match buffer {
+            Buffer::Single(elements) => elements,
+            Buffer::Double(_) => panic!("a bucket of f32"),
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! 4. `reducer`, a thread of its own, copies it there, and averages each bucket over the ranks as
 //!    soon as it is full, in the same order on every rank;
 //! 5. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
-//!    the averages to the optimizer.
+//!    the averages to the optimizer;
+//! 6. `pool` gets the memory of a bucket back when the last of its gradients is dropped.
 //!
 //! Threads: the replica's own thread runs forward, backward and every method of [`Ddp`]; the reducer
 //! thread owns the buckets and the process group's operations. They talk over one channel, and a
@@ -26,6 +27,7 @@ mod config;
 mod hook;
 mod layout;
 mod parameters;
+mod pool;
 mod reducer;
 mod replicas;
 mod settle;

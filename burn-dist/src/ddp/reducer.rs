@@ -5,7 +5,8 @@
 //! owns the buckets and the group's operations; the replica's thread sends it [`Command`]s and waits
 //! only in [`Reducer::finish`].
 //!
-//! Invariants: buckets are averaged strictly in the layout's order, which is the same on every rank,
+//! Invariants: each place of a bucket is written once a step, so that memory is used again as it is;
+//! buckets are averaged strictly in the layout's order, which is the same on every rank,
 //! whatever order they fill in; after the first error nothing is averaged any more, and every later
 //! step gets that error.
 //!
@@ -16,6 +17,7 @@ use super::config::DdpConfig;
 use super::hook::HostRead;
 use super::layout::{self, Layout};
 use super::parameters::Parameters;
+use super::pool::{Average, Pool};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -55,7 +57,7 @@ impl Reading {
 #[derive(Debug)]
 pub(super) struct Averages {
     pub(super) layout: Arc<Layout>,
-    pub(super) buffers: Vec<Buffer>,
+    pub(super) buckets: Vec<Average>,
 }
 
 /// The replica's end of its reducer.
@@ -171,6 +173,7 @@ struct Worker {
     layout: Arc<Layout>,
     /// For each parameter, its bucket and its slot there.
     places: Vec<Option<(usize, usize)>>,
+    pool: Pool,
     step: Step,
     /// Whether the layout follows the order in which gradients really come.
     ordered: bool,
@@ -180,23 +183,21 @@ struct Worker {
 
 /// The buckets of the current step.
 struct Step {
-    buffers: Vec<Buffer>,
+    /// Those that gradients have come for.
+    filling: Vec<Option<Buffer>>,
     /// How many parameters each bucket still waits for.
     missing: Vec<usize>,
-    /// The next bucket to average.
-    next: usize,
+    /// Those that are averaged: a beginning of all buckets.
+    averaged: Vec<Average>,
 }
 
 impl Step {
     fn new(layout: &Layout) -> Self {
+        let buckets = layout.buckets.iter();
         Self {
-            buffers: layout.buckets.iter().map(Buffer::new).collect(),
-            missing: layout
-                .buckets
-                .iter()
-                .map(|bucket| bucket.slots.len())
-                .collect(),
-            next: 0,
+            filling: buckets.clone().map(|_| None).collect(),
+            missing: buckets.map(|bucket| bucket.slots.len()).collect(),
+            averaged: Vec::new(),
         }
     }
 }
@@ -207,6 +208,7 @@ impl Worker {
         let layout = plan(&config, &parameters, &order);
         Self {
             places: layout.places(parameters.entries.len()),
+            pool: Pool::new(&layout),
             step: Step::new(&layout),
             layout: Arc::new(layout),
             config,
@@ -262,27 +264,41 @@ impl Worker {
         let place = self.layout.buckets[bucket].slots[slot];
         let range = place.offset..place.offset + place.len;
         let flag = self.layout.buckets[bucket].gradient_len() + slot;
+        let mut buffer = match self.step.filling[bucket].take() {
+            Some(buffer) => buffer,
+            None => self.pool.take(&self.layout, bucket),
+        };
         let mut used = false;
         for read in parts {
+            // The gradient's own memory goes as soon as it is copied.
             let packed = futures_lite::future::block_on(read)
-                .and_then(|data| self.step.buffers[bucket].pack(range.clone(), &data, used));
+                .and_then(|data| buffer.pack(range.clone(), &data, used));
             packed.map_err(|message| self.unreadable(parameter, &message))?;
             used = true;
         }
-        if used {
-            self.step.buffers[bucket].set_flag(flag);
+        if !used {
+            buffer.clear(range);
         }
+        buffer.set_flag(flag, used);
+        self.step.filling[bucket] = Some(buffer);
         self.step.missing[bucket] -= 1;
         Ok(())
     }
 
     fn average_full(&mut self) -> Result<()> {
-        while self.step.missing.get(self.step.next) == Some(&0) {
-            let next = self.step.next;
-            self.step.buffers[next].average(&self.group)?;
-            self.step.next += 1;
+        let step = &mut self.step;
+        loop {
+            let next = step.averaged.len();
+            if step.missing.get(next) != Some(&0) {
+                return Ok(());
+            }
+            let Some(mut buffer) = step.filling[next].take() else {
+                // A bucket has a parameter, and so is full only after one was packed.
+                return Ok(());
+            };
+            buffer.average(&self.group)?;
+            step.averaged.push(self.pool.lend(next, buffer));
         }
-        Ok(())
     }
 
     fn finish(&mut self, ready_order: &[usize]) -> Result<Averages> {
@@ -300,7 +316,7 @@ impl Worker {
         let done = std::mem::replace(&mut self.step, next);
         Ok(Averages {
             layout,
-            buffers: done.buffers,
+            buckets: done.averaged,
         })
     }
 
@@ -322,6 +338,7 @@ impl Worker {
             .ok_or_else(|| control("its bucket order names other parameters".into()))?;
         self.layout = Arc::new(plan(&self.config, &self.parameters, &order));
         self.places = self.layout.places(parameters);
+        self.pool = Pool::new(&self.layout);
         self.ordered = true;
         tracing::debug!(
             buckets = self.layout.buckets.len(),
@@ -346,3 +363,6 @@ fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout 
     let (first, cap) = config.caps();
     Layout::new(&parameters.entries, order, first, cap)
 }
+
+#[cfg(test)]
+mod tests;

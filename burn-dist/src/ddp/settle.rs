@@ -193,9 +193,9 @@ impl ModuleVisitor for Unpacker<'_> {
             return;
         };
         let entry = &self.parameters.entries[parameter];
-        let buffer = &self.averages.buffers[bucket];
+        let average = &self.averages.buckets[bucket];
         let bucket = &self.averages.layout.buckets[bucket];
-        if !buffer.flag(bucket.gradient_len() + slot) {
+        if !average.flag(bucket.gradient_len() + slot) {
             tracing::debug!(
                 parameter = entry.description.path,
                 "no rank used a parameter"
@@ -204,7 +204,7 @@ impl ModuleVisitor for Unpacker<'_> {
         }
         let place = bucket.slots[slot];
         let range = place.offset..place.offset + place.len;
-        let data = buffer.unpack(range, &entry.description.shape, entry.dtype);
+        let data = average.unpack(range, &entry.description.shape, entry.dtype);
         let device = param.base().device().without_autodiff();
         let gradient = Tensor::<D>::from_data(data, (&device, entry.dtype));
         self.gradients.register(param.id, gradient);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Error;
+
 /// Why a process could not join its job: the detail of [`Error::Rendezvous`](super::Error::Rendezvous).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -153,6 +155,17 @@ pub enum JoinFailure {
         /// What it said.
         detail: String,
     },
+}
+
+impl JoinFailure {
+    /// The error of a program that does not know its place in a job yet.
+    pub(crate) fn unplaced(self) -> Error {
+        Error::Rendezvous {
+            process: None,
+            address: String::new(),
+            failure: self,
+        }
+    }
 }
 
 /// Writes what a variable holds.

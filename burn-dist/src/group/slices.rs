@@ -259,16 +259,7 @@ fn too_much(total: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Runs `work` as every rank of a group of threads.
-    fn on_ranks(ranks: usize, work: impl Fn(ProcessGroup) + Sync) {
-        let groups = ProcessGroup::threads(ranks).unwrap();
-        std::thread::scope(|scope| {
-            for group in groups {
-                scope.spawn(|| work(group));
-            }
-        });
-    }
+    use crate::group::tests::support::on_ranks;
 
     #[test]
     fn bytes_of_unequal_lengths_reach_all() {

@@ -3,12 +3,14 @@
 //! Looking for GPUs must not crash where there is no driver, so each backend is only asked where the
 //! system shows signs of one, and whatever it panics with counts as "none".
 //!
-//! Callers: training programs, before [`launch`](super::launch()).
+//! Callers: training programs, before [`launch`](super::launch()); `preflight`, for [`Kind`].
 
 use crate::error::{Error, Result};
 use crate::rendezvous::JobConfig;
 use burn::tensor::Device;
 use std::fmt;
+#[cfg(feature = "cube")]
+use std::panic::AssertUnwindSafe;
 
 /// A kind of device to train on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,6 +288,73 @@ fn is_software(device: &Device) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the device is the CPU backend, which computes on the rayon pool it is called from.
+#[cfg(feature = "flex")]
+pub(super) fn on_flex(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(
+        device.clone().without_autodiff().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
+}
+
+/// Without the CPU backend there are no such devices.
+#[cfg(not(feature = "flex"))]
+pub(super) fn on_flex(_device: &Device) -> bool {
+    false
+}
+
+/// What a person would call a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Its name; that of the backend where it has none.
+    pub(crate) name: String,
+    /// Whether it is the CPU backend, which computes on the rayon pool it is called from.
+    pub(crate) on_cpu: bool,
+    /// Whether it is known to be a software renderer.
+    pub(crate) software: bool,
+}
+
+impl Kind {
+    /// Asks a device that is in use.
+    pub(crate) fn of(device: &Device) -> Self {
+        let on_cpu = on_flex(device);
+        let name = if on_cpu {
+            "CPU".to_owned()
+        } else {
+            name(device).unwrap_or_else(|| format!("{:?}", device.clone().without_autodiff()))
+        };
+        let lower = name.to_lowercase();
+        let software = [
+            "llvmpipe",
+            "lavapipe",
+            "swiftshader",
+            "softpipe",
+            "basic render",
+        ];
+        Self {
+            software: software.iter().any(|part| lower.contains(part)),
+            on_cpu,
+            name,
+        }
+    }
+}
+
+/// The name that the driver gives a GPU.
+#[cfg(feature = "cube")]
+fn name(device: &Device) -> Option<String> {
+    // It is only asked; a driver that panics leaves nothing half done here.
+    let identity = std::panic::catch_unwind(AssertUnwindSafe(|| device.identity()));
+    let name = identity.ok().flatten()?.name;
+    (!name.is_empty()).then_some(name)
+}
+
+/// Without GPUs there is none.
+#[cfg(not(feature = "cube"))]
+fn name(_device: &Device) -> Option<String> {
+    None
 }
 
 #[cfg(all(test, feature = "flex"))]

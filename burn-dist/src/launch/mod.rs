@@ -6,5 +6,6 @@ mod devices;
 mod failures;
 mod threads;
 
+pub(crate) use devices::Kind;
 pub use devices::{Backend, Devices};
 pub use threads::{Launcher, Worker, launch};

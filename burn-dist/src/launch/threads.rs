@@ -11,6 +11,7 @@
 //! Callers: users, `examples`.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
+use super::devices::on_flex;
 use super::failures::{Failures, failure_of, panic_message};
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
@@ -33,6 +35,8 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub struct Worker {
     device: Device,
     group: ProcessGroup,
+    process: usize,
+    address: Option<IpAddr>,
 }
 
 impl Worker {
@@ -54,6 +58,16 @@ impl Worker {
     /// The group of all ranks.
     pub fn group(&self) -> &ProcessGroup {
         &self.group
+    }
+
+    /// The number of this rank's process in its job; 0 in a job of this process alone.
+    pub fn process(&self) -> usize {
+        self.process
+    }
+
+    /// Where the job's other processes reach this one; none in a job of this process alone.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
@@ -180,7 +194,8 @@ impl Launcher {
             });
         }
         let threads = self.pool_size()?;
-        let groups = self.join()?;
+        let (groups, address) = self.join()?;
+        let process = self.job.as_ref().map_or(0, JobConfig::process);
         let failures = Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file));
         let results = thread::scope(|scope| {
             let mut ranks = Vec::with_capacity(groups.len());
@@ -190,7 +205,13 @@ impl Launcher {
                 let place = group.clone();
                 let body = move || {
                     let pool = on_flex(device).then_some(threads);
-                    run_rank(&group, device.clone(), pool, failures, worker)
+                    let seat = Worker {
+                        device: device.clone(),
+                        group: group.clone(),
+                        process,
+                        address,
+                    };
+                    run_rank(&group, seat, pool, failures, worker)
                 };
                 let started = thread::Builder::new()
                     .name(thread_name(rank))
@@ -213,13 +234,14 @@ impl Launcher {
         }
     }
 
-    /// The memberships of this process's ranks in the group of all ranks.
-    fn join(&self) -> Result<Vec<ProcessGroup>> {
+    /// The memberships of this process's ranks in the group of all ranks, and where the job's other
+    /// processes reach this one, if there are any.
+    fn join(&self) -> Result<(Vec<ProcessGroup>, Option<IpAddr>)> {
         let Some(job) = &self.job else {
             // The standard library's hashers are seeded at random.
             let number = RandomState::new().hash_one(std::process::id());
             let records = self.folder(number.into());
-            return ProcessGroup::launched(self.devices.len(), records);
+            return Ok((ProcessGroup::launched(self.devices.len(), records)?, None));
         };
         let deadline = Instant::now() + job.get_join_timeout();
         let Joined {
@@ -231,6 +253,8 @@ impl Launcher {
             store: _store,
             host,
         } = rendezvous::join(job, self.devices.len())?;
+        // There is one for each process.
+        let address = addresses.get(job.process()).map(SocketAddr::ip);
         let place = Place {
             process: job.process(),
             addresses,
@@ -258,7 +282,8 @@ impl Launcher {
                 "connections were turned away while the job's ports were open"
             );
         }
-        ProcessGroup::launched_world(network, &ranks_per_process, records)
+        let groups = ProcessGroup::launched_world(network, &ranks_per_process, records)?;
+        Ok((groups, address))
     }
 
     /// Where records are written, for the job with this number.
@@ -291,7 +316,7 @@ impl Launcher {
 /// The body of a rank's thread.
 fn run_rank<R, E>(
     group: &ProcessGroup,
-    device: Device,
+    seat: Worker,
     pool: Option<usize>,
     failures: &Failures,
     worker: &(impl Fn(Worker) -> Result<R, E> + Sync),
@@ -301,10 +326,6 @@ where
     E: Into<Cause>,
 {
     let rank = group.rank();
-    let seat = Worker {
-        device,
-        group: group.clone(),
-    };
     // Errors are converted on the thread they arise on, so their own type need not be sendable.
     let body = || worker(seat).map_err(Into::<Cause>::into);
     // The closure is not used again after a panic, and the group is told of it.
@@ -348,20 +369,4 @@ fn system(rank: usize, what: &'static str, error: &dyn std::fmt::Display) -> Err
         what,
         message: error.to_string(),
     }
-}
-
-/// Whether the device is the CPU backend, which computes on the rayon pool it is called from.
-#[cfg(feature = "flex")]
-fn on_flex(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(
-        device.clone().without_autodiff().as_dispatch(),
-        DispatchDevice::Flex(_)
-    )
-}
-
-/// Without the CPU backend there are no such devices.
-#[cfg(not(feature = "flex"))]
-fn on_flex(_device: &Device) -> bool {
-    false
 }

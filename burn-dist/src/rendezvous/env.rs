@@ -333,13 +333,10 @@ fn unset(name: &'static str, expected: &str) -> Error {
 }
 
 fn variable(name: &'static str, value: Option<String>, expected: String) -> Error {
-    Error::Rendezvous {
-        process: None,
-        address: String::new(),
-        failure: JoinFailure::Variable {
-            name,
-            value,
-            expected,
-        },
+    JoinFailure::Variable {
+        name,
+        value,
+        expected,
     }
+    .unplaced()
 }

@@ -10,6 +10,7 @@
 //! Callers: `launch`.
 
 mod host;
+mod records;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use host::Host;
-use register::Entry;
 #[cfg(any(test, fuzzing))]
-pub(crate) use register::check_records;
+pub(crate) use records::check_records;
 #[cfg(test)]
-pub(crate) use register::record_seeds;
+pub(crate) use records::record_seeds;
+use register::Entry;
 
 use super::address;
 use super::auth::Rejected;

@@ -143,11 +143,7 @@ impl fmt::Debug for Secret {
 }
 
 fn fault(message: String) -> Error {
-    Error::Rendezvous {
-        process: None,
-        address: String::new(),
-        failure: JoinFailure::Configuration(message),
-    }
+    JoinFailure::Configuration(message).unplaced()
 }
 
 #[cfg(test)]

@@ -105,14 +105,14 @@ impl Tls {
             return Ok(None);
         };
         let file = |name: &'static str| {
-            lookup(name).ok_or_else(|| Error::Rendezvous {
-                process: None,
-                address: String::new(),
-                failure: JoinFailure::Variable {
+            lookup(name).ok_or_else(|| {
+                let expected = format!("a file in PEM's format, because {first} is set");
+                JoinFailure::Variable {
                     name,
                     value: None,
-                    expected: format!("a file in PEM's format, because {first} is set"),
-                },
+                    expected,
+                }
+                .unplaced()
             })
         };
         let [certificate, key, ca] = FILES;
@@ -140,11 +140,7 @@ impl fmt::Debug for Tls {
 }
 
 fn fault(message: String) -> Error {
-    Error::Rendezvous {
-        process: None,
-        address: String::new(),
-        failure: JoinFailure::Configuration(message),
-    }
+    JoinFailure::Configuration(message).unplaced()
 }
 
 #[cfg(test)]

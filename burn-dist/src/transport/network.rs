@@ -184,7 +184,8 @@ pub(crate) trait Overseer {
     fn came(&self, from: usize);
 }
 
-/// How long an exchange may wait before it asks the overseer again.
+/// How long anyone waits for the network before it asks again whether to go on: an exchange its
+/// overseer, a receiver of messages its group.
 pub(crate) const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// Who is told what happens to the other processes. It must not wait for the network: the thread

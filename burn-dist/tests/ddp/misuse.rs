@@ -3,17 +3,14 @@
 use super::{Failure, run};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use burn_dist::Error;
-use burn_dist::ddp::DdpConfig;
-use burn_dist::launch::Launcher;
+use burn_dist::ddp::{Ddp, DdpConfig};
+use burn_dist::launch::{Launcher, Worker};
 use std::sync::Mutex;
 
 /// The messages that the ranks saw, and what the launcher made of them.
-fn messages(
-    ranks: usize,
-    f: impl Fn(&burn_dist::launch::Worker) -> Result<(), Failure> + Sync,
-) -> Vec<String> {
+fn messages(ranks: usize, f: impl Fn(&Worker) -> Result<(), Failure> + Sync) -> Vec<String> {
     let seen = Mutex::new(vec![String::new(); ranks]);
     let outcome = run(ranks, |worker| {
         let result = f(worker);
@@ -24,6 +21,26 @@ fn messages(
     });
     outcome.unwrap_err();
     seen.into_inner().unwrap()
+}
+
+#[track_caller]
+fn assert_all(messages: &[String], expected: &str) {
+    for message in messages {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+/// A small model, attached.
+fn attached(worker: &Worker) -> burn_dist::Result<(Ddp, Linear)> {
+    let ddp = DdpConfig::new().init(worker.group())?;
+    let model = ddp.attach(LinearConfig::new(3, 2).init(worker.device()))?;
+    Ok((ddp, model))
+}
+
+/// A backward pass of such a model.
+fn pass(model: &Linear, device: &Device) -> Gradients {
+    let batch = Tensor::<2>::ones([1, 3], device);
+    model.forward(batch).sum().backward()
 }
 
 #[test]
@@ -46,8 +63,7 @@ fn models_that_differ_are_named() {
 #[test]
 fn a_replica_that_drifted_is_named() {
     let messages = messages(4, |worker| {
-        let ddp = DdpConfig::new().init(worker.group())?;
-        let mut model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(worker.device()))?;
+        let (ddp, mut model) = attached(worker)?;
         if worker.rank() == 2 {
             model.weight = model
                 .weight
@@ -67,15 +83,8 @@ fn a_replica_that_drifted_is_named() {
 #[test]
 fn two_backward_passes_in_a_step_are_refused_on_all_ranks() {
     let messages = messages(2, |worker| {
-        let device = worker.device();
-        let ddp = DdpConfig::new().init(worker.group())?;
-        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
-        let pass = || {
-            model
-                .forward(Tensor::<2>::ones([1, 3], device))
-                .sum()
-                .backward()
-        };
+        let (ddp, model) = attached(worker)?;
+        let pass = || pass(&model, worker.device());
         if worker.rank() == 1 {
             pass();
         }
@@ -100,29 +109,18 @@ fn a_parameter_unfrozen_after_attach_is_refused_on_all_ranks() {
         let ddp = DdpConfig::new().init(worker.group())?;
         let model: Linear = LinearConfig::new(3, 2).init(device);
         let model = ddp.attach(model.no_grad())?.unfreeze();
-        let loss = model.forward(Tensor::<2>::ones([1, 3], device)).sum();
-        ddp.synchronize(loss.backward(), &model)?;
+        ddp.synchronize(pass(&model, device), &model)?;
         Ok(())
     });
-    for message in messages {
-        assert!(
-            message.contains("was frozen when the model was attached"),
-            "{message}"
-        );
-    }
+    assert_all(&messages, "was frozen when the model was attached");
 }
 
 #[test]
 fn a_rank_that_panics_in_mid_step_ends_the_others_with_its_message() {
     let seen = Mutex::new(Vec::new());
     let outcome = run(3, |worker| {
-        let device = worker.device();
-        let ddp = DdpConfig::new().init(worker.group())?;
-        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
-        let gradients = model
-            .forward(Tensor::<2>::ones([1, 3], device))
-            .sum()
-            .backward();
+        let (ddp, model) = attached(worker)?;
+        let gradients = pass(&model, worker.device());
         assert!(worker.rank() != 1, "the dog ate the batch");
         let result = ddp.synchronize(gradients, &model);
         if let Err(error) = &result {
@@ -140,12 +138,7 @@ fn a_rank_that_panics_in_mid_step_ends_the_others_with_its_message() {
     );
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen.len(), 2);
-    for message in seen {
-        assert!(
-            message.contains("rank 1 panicked: the dog ate the batch"),
-            "{message}"
-        );
-    }
+    assert_all(&seen, "rank 1 panicked: the dog ate the batch");
 }
 
 #[test]
@@ -155,8 +148,7 @@ fn calls_in_the_wrong_order_say_what_is_missing() {
             let device = worker.device();
             let ddp = DdpConfig::new().init(worker.group())?;
             let model: Linear = LinearConfig::new(3, 2).init(device);
-            let loss = model.forward(Tensor::<2>::ones([1, 3], device)).sum();
-            let early = ddp.synchronize(loss.backward(), &model).unwrap_err();
+            let early = ddp.synchronize(pass(&model, device), &model).unwrap_err();
             assert!(early.to_string().contains("call `attach`"), "{early}");
             let model = ddp.attach(model)?;
             let twice = ddp.attach(model).unwrap_err();
@@ -190,14 +182,11 @@ fn a_model_without_parameters_is_fine() {
 #[test]
 fn a_rank_that_fails_between_steps_ends_the_others_with_its_error() {
     let messages = messages(3, |worker| {
-        let device = worker.device();
-        let ddp = DdpConfig::new().init(worker.group())?;
-        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
+        let (ddp, model) = attached(worker)?;
         if worker.rank() == 1 {
             return Err("no batch is left".into());
         }
-        let loss = model.forward(Tensor::<2>::ones([1, 3], device)).sum();
-        ddp.synchronize(loss.backward(), &model)?;
+        ddp.synchronize(pass(&model, worker.device()), &model)?;
         Ok(())
     });
     for message in [&messages[0], &messages[2]] {
@@ -222,15 +211,10 @@ fn parameters_added_after_attach_are_refused_on_all_ranks() {
         assert_eq!(again.to_string(), error.to_string());
         Err(error.into())
     });
-    for message in messages {
-        assert!(
-            message.contains("was not there when the model was attached"),
-            "{message}"
-        );
-    }
+    assert_all(&messages, "was not there when the model was attached");
 }
 
-fn loss_of(device: &Device) -> burn::tensor::Gradients {
+fn loss_of(device: &Device) -> Gradients {
     Tensor::<1>::ones([1], device)
         .require_grad()
         .sum()
@@ -240,23 +224,14 @@ fn loss_of(device: &Device) -> burn::tensor::Gradients {
 #[test]
 fn a_local_pass_after_the_synchronised_one_is_refused() {
     let messages = messages(2, |worker| {
-        let device = worker.device();
-        let ddp = DdpConfig::new().init(worker.group())?;
-        let model = ddp.attach::<Linear>(LinearConfig::new(3, 2).init(device))?;
-        let pass = || {
-            model
-                .forward(Tensor::<2>::ones([1, 3], device))
-                .sum()
-                .backward()
-        };
+        let (ddp, model) = attached(worker)?;
+        let pass = || pass(&model, worker.device());
         let gradients = pass();
         ddp.no_sync(&model, pass)?;
         ddp.synchronize(gradients, &model)?;
         Ok(())
     });
-    for message in messages {
-        assert!(message.contains("`no_sync` ran after"), "{message}");
-    }
+    assert_all(&messages, "`no_sync` ran after");
 }
 
 #[test]
@@ -267,7 +242,5 @@ fn a_model_without_autodiff_is_refused() {
         ddp.attach::<Linear>(LinearConfig::new(3, 2).init(&device))?;
         Ok(())
     });
-    for message in messages {
-        assert!(message.contains("without autodiff"), "{message}");
-    }
+    assert_all(&messages, "without autodiff");
 }

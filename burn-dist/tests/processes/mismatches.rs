@@ -1,79 +1,37 @@
 //! Ranks that make different calls are told so across processes in the words that threads hear.
 
 use burn_dist::launch::Worker;
-use burn_dist::{Error, ProcessGroup, ReduceOp, Result};
+use burn_dist::{Error, ProcessGroup, Result};
 
 use crate::job::Plan;
+use crate::support::mismatches::{
+    Mismatch, another_operation, another_order, another_reduction, another_root, another_shape,
+    another_type,
+};
 use crate::support::on_ranks;
 use crate::worker::{Failure, tell};
 
-type Call = fn(&ProcessGroup) -> Result<()>;
-
-fn sum_of_eight(group: &ProcessGroup) -> Result<()> {
-    group.all_reduce(&mut [1.0_f32; 8], ReduceOp::Sum)
+fn cases() -> [Mismatch; 6] {
+    [
+        another_operation(),
+        another_shape(),
+        another_type(),
+        another_reduction(),
+        another_root(2),
+        another_order(),
+    ]
 }
-
-fn two_then_three(group: &ProcessGroup) -> Result<()> {
-    group.all_reduce(&mut [0_i64; 2], ReduceOp::Max)?;
-    group.all_reduce(&mut [0_i64; 3], ReduceOp::Max)
-}
-
-fn three_then_two(group: &ProcessGroup) -> Result<()> {
-    group.all_reduce(&mut [0_i64; 3], ReduceOp::Max)?;
-    group.all_reduce(&mut [0_i64; 2], ReduceOp::Max)
-}
-
-/// What all ranks but one call, what that one calls, and how errors name the two.
-const CASES: [(Call, Call, &str, &str); 6] = [
-    (
-        sum_of_eight,
-        |group| group.broadcast(&mut [1.0_f32; 8], 1),
-        "all_reduce #1 f32[8] sum",
-        "broadcast #1 f32[8] root 1",
-    ),
-    (
-        sum_of_eight,
-        |group| group.all_reduce(&mut [1.0_f32; 9], ReduceOp::Sum),
-        "all_reduce #1 f32[8] sum",
-        "all_reduce #1 f32[9] sum",
-    ),
-    (
-        sum_of_eight,
-        |group| group.all_reduce(&mut [1_i32; 8], ReduceOp::Sum),
-        "all_reduce #1 f32[8] sum",
-        "all_reduce #1 i32[8] sum",
-    ),
-    (
-        sum_of_eight,
-        |group| group.all_reduce(&mut [1.0_f32; 8], ReduceOp::Mean),
-        "all_reduce #1 f32[8] sum",
-        "all_reduce #1 f32[8] mean",
-    ),
-    (
-        |group| group.broadcast(&mut [0_u8; 4], 0),
-        |group| group.broadcast(&mut [0_u8; 4], 2),
-        "broadcast #1 u8[4] root 0",
-        "broadcast #1 u8[4] root 2",
-    ),
-    (
-        two_then_three,
-        three_then_two,
-        "all_reduce #1 i64[2] max",
-        "all_reduce #1 i64[3] max",
-    ),
-];
 
 const RANKS: usize = 4;
 
 /// Every case with every rank as the one that differs, each in a group of its own.
 fn script(group: &ProcessGroup) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    for (case, (usual, other, ..)) in CASES.iter().enumerate() {
+    for (case, mismatch) in cases().iter().enumerate() {
         for odd in 0..RANKS {
             let part = group.duplicate()?;
             part.barrier()?;
-            let call = if group.rank() == odd { other } else { usual };
-            let text = match call(&part) {
+            let text = match mismatch.call(&part, group.rank() == odd) {
                 Err(error @ Error::Mismatch { .. }) => error.to_string(),
                 other => format!("not a mismatch: {other:?}"),
             };
@@ -96,7 +54,8 @@ pub(crate) fn work(worker: &Worker) -> Result<(), Failure> {
 /// of more processes, every pair may find the mismatch for itself.
 #[track_caller]
 fn assert_named(told: &[String], one_story: bool) {
-    for (case, (.., usual, other)) in CASES.iter().enumerate() {
+    for (case, mismatch) in cases().iter().enumerate() {
+        let [usual, other] = &mismatch.sides;
         for odd in 0..RANKS {
             let start = format!("case {case} odd {odd} rank ");
             let texts: Vec<&str> = told

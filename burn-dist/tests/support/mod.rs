@@ -1,12 +1,23 @@
 //! What the tests of the collectives share: ranks on threads, seeded values and a naive reference.
 #![allow(dead_code, reason = "each test crate uses a part of this")]
 
+pub(crate) mod collectives;
+pub(crate) mod failures;
+pub(crate) mod mismatches;
+
 use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 
 /// Runs `work` as every rank of a group of threads, and returns the results in rank order.
 pub(crate) fn on_ranks<R: Send>(ranks: usize, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
-    let groups = ProcessGroup::threads(ranks).unwrap();
+    on_groups(ProcessGroup::threads(ranks).unwrap(), work)
+}
+
+/// Runs `work` with each group on a thread of its own, and returns the results in their order.
+pub(crate) fn on_groups<R: Send>(
+    groups: Vec<ProcessGroup>,
+    work: impl Fn(ProcessGroup) -> R + Sync,
+) -> Vec<R> {
     std::thread::scope(|scope| {
         let work = &work;
         let threads: Vec<_> = groups

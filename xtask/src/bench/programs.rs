@@ -24,8 +24,6 @@ pub(super) enum Bench {
     Loader,
     /// From the start of the processes to the first step
     Startup,
-    /// Peak memory of training
-    Memory,
 }
 
 impl Bench {
@@ -37,7 +35,6 @@ impl Bench {
             Self::Overlap => "overlap",
             Self::Loader => "loader",
             Self::Startup => "startup",
-            Self::Memory => "memory",
         }
     }
 
@@ -49,7 +46,6 @@ impl Bench {
             Self::Overlap => "overlap",
             Self::Loader => "loader",
             Self::Startup => "startup",
-            Self::Memory => "memory",
         }
     }
 

@@ -32,6 +32,7 @@ fn each_process_is_told_its_place() {
         args: &["argument".into()],
         nodes: 3,
         devices: 2,
+        address: Ipv4Addr::LOCALHOST.into(),
         port: Some(29500),
     };
     let commands = launch.commands().unwrap();
@@ -56,7 +57,7 @@ fn each_process_is_told_its_place() {
 
 #[test]
 fn a_free_port_can_be_listened_on() {
-    let port = free_port().unwrap();
+    let port = free_port(Ipv4Addr::LOCALHOST.into()).unwrap();
     assert_ne!(port, 0);
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
 }

@@ -3,41 +3,22 @@
 //! Groups have their default timeout of 5 minutes unless a test is about timeouts: a test that ends at
 //! all shows that nobody waited for it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::support::failures::{
+    abort_a_twin, check_stayed_away, go_early, panic_in_rank_2, refusals, return_together,
+    send_too_little, stay_away, wait_for_a_silent_sender,
+};
 use super::{HEARTBEAT, LAYOUTS, job, job_on, on_job};
 use crate::transport::memory::networks;
 use crate::transport::network::Network;
-use crate::{Departure, Error, ProcessGroup, ReduceOp};
+use crate::{Error, ProcessGroup};
 
 #[test]
 fn a_timeout_names_the_ranks_of_the_process_that_is_missing() {
-    let errors = on_job(&[2, 1, 2], |group| {
-        if group.rank() >= 3 {
-            // Stays a member, without a call, until the others have given up.
-            return group.recv(&mut [0_u8], 0, 9).unwrap_err();
-        }
-        let group = group.with_timeout(Duration::from_millis(200));
-        group
-            .all_reduce(&mut [0.0_f32; 3], ReduceOp::Sum)
-            .unwrap_err()
-    });
-    for error in errors {
-        let Error::Timeout {
-            missing,
-            call,
-            after,
-            ..
-        } = &error
-        else {
-            panic!("{error}");
-        };
-        assert_eq!(missing, &[3, 4]);
-        assert_eq!(call.to_string(), "all_reduce #0 f32[3] sum");
-        assert_eq!(*after, Duration::from_millis(200));
-    }
+    let errors = on_job(&[2, 1, 2], |group| stay_away(&group, &[3, 4]));
+    check_stayed_away(&errors, &[3, 4]);
 }
 
 #[test]
@@ -60,70 +41,19 @@ fn a_rank_that_is_missing_in_another_process_is_named_there() {
 
 #[test]
 fn a_receiver_times_out_on_a_silent_sender() {
-    on_job(&[1, 1], |group| {
-        if group.rank() == 0 {
-            let group = group.with_timeout(Duration::from_millis(50));
-            let text = group.recv(&mut [0_i32; 4], 1, 3).unwrap_err().to_string();
-            assert!(
-                text.contains("recv #0 i32[4] from rank 1 tag 3: rank 1 did not come"),
-                "{text}"
-            );
-        } else {
-            let error = group.barrier().unwrap_err();
-            assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
-        }
-    });
+    on_job(&[1, 1], |group| wait_for_a_silent_sender(&group));
 }
 
 #[test]
 fn a_rank_that_goes_early_is_an_error_for_those_who_need_it() {
     for layout in LAYOUTS {
-        let errors = on_job(layout, |group| {
-            group.barrier().unwrap();
-            if group.rank() == 1 {
-                return None;
-            }
-            Some(group.all_reduce(&mut [0_u8; 2], ReduceOp::Min).unwrap_err())
-        });
-        for error in errors.into_iter().flatten() {
-            let Error::PeerLeft {
-                peer: 1,
-                reason: Departure::Returned,
-                call: Some(call),
-            } = error
-            else {
-                panic!("{error}");
-            };
-            assert_eq!(call.to_string(), "all_reduce #1 u8[2] min");
-        }
+        on_job(layout, |group| go_early(&group));
     }
 }
 
 #[test]
 fn a_receiver_learns_at_once_that_its_sender_has_gone() {
-    on_job(&[1, 1, 1], |group| {
-        if group.rank() == 1 {
-            group.send(&[1_u8], 0, 0).unwrap();
-            group.send(&[2_u8], 0, 0).unwrap();
-            return;
-        }
-        if group.rank() == 2 {
-            let error = group.recv(&mut [0_u8], 0, 0).unwrap_err();
-            assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
-            return;
-        }
-        for expected in [1, 2] {
-            let mut word = [0_u8];
-            group.recv(&mut word, 1, 0).unwrap();
-            assert_eq!(
-                word,
-                [expected],
-                "what was sent before it went is still there"
-            );
-        }
-        let error = group.recv(&mut [0_u8], 1, 0).unwrap_err();
-        assert!(matches!(error, Error::PeerLeft { peer: 1, .. }), "{error}");
-    });
+    on_job(&[1, 1, 1], |group| send_too_little(&group));
 }
 
 #[test]
@@ -145,66 +75,18 @@ fn a_sender_learns_that_its_receiver_has_gone() {
 #[test]
 fn ranks_that_all_return_are_no_error() {
     for _ in 0..50 {
-        on_job(&[2, 1, 1], |group| {
-            let half = group.split(Some(group.rank() as u64 / 3), 0).unwrap();
-            let work = group.all_reduce_async(vec![1_i32], ReduceOp::Sum);
-            group.barrier().unwrap();
-            assert_eq!(work.wait().unwrap(), [4]);
-            half.unwrap().barrier().unwrap();
-        });
+        on_job(&[2, 1, 1], |group| return_together(&group));
     }
-}
-
-#[test]
-fn a_work_that_is_dropped_is_done_before_its_rank_leaves() {
-    on_job(&[1, 2], |group| {
-        if group.rank() == 0 {
-            drop(group.all_reduce_async(vec![1.0_f32], ReduceOp::Sum));
-        } else {
-            let sum = group.all_reduce_async(vec![2.0_f32], ReduceOp::Sum);
-            assert_eq!(sum.wait().unwrap(), [5.0]);
-        }
-    });
 }
 
 #[test]
 fn a_panic_is_told_to_the_other_processes() {
-    on_job(&[1, 2], |group| {
-        let rank = group.rank();
-        let outcome = catch_unwind(AssertUnwindSafe(move || {
-            assert_ne!(rank, 2, "rank 2 has a defect");
-            group.barrier().unwrap_err()
-        }));
-        let Ok(error) = outcome else {
-            assert_eq!(rank, 2);
-            return;
-        };
-        let panicked = matches!(
-            error,
-            Error::PeerLeft {
-                peer: 2,
-                reason: Departure::Panicked(_),
-                ..
-            }
-        );
-        assert!(panicked, "{error}");
-    });
+    on_job(&[1, 2], panic_in_rank_2);
 }
 
 #[test]
 fn an_abort_reaches_all_and_only_its_group() {
-    let errors = on_job(&[1, 2, 1], |group| {
-        let twin = group.duplicate().unwrap();
-        if group.rank() == 2 {
-            twin.abort("the data set is gone");
-        }
-        let error = twin.barrier().unwrap_err().to_string();
-        group.barrier().unwrap();
-        error
-    });
-    for error in errors {
-        assert_eq!(error, "rank 2 aborted the group: the data set is gone");
-    }
+    on_job(&[1, 2, 1], |group| abort_a_twin(&group));
 }
 
 #[test]
@@ -238,17 +120,8 @@ fn a_group_that_fails_before_another_process_has_made_it() {
 #[test]
 fn a_wrong_argument_of_one_rank_is_an_error_on_all() {
     for layout in LAYOUTS {
-        let errors = on_job(layout, |group| {
-            let root = if group.rank() == 1 { 9 } else { 1 };
-            group.broadcast(&mut [0_u8; 2], root).unwrap_err()
-        });
-        for (rank, error) in errors.iter().enumerate() {
-            assert!(error.to_string().contains("there is no rank 9"), "{error}");
-            match error {
-                Error::InvalidArgument { rank: 1, .. } => assert_eq!(rank, 1),
-                Error::PeerLeft { peer: 1, .. } => assert_ne!(rank, 1),
-                other => panic!("{other}"),
-            }
+        for refused in refusals(layout.iter().sum()) {
+            on_job(layout, |group| refused.run(&group));
         }
     }
 }

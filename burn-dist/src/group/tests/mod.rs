@@ -10,12 +10,12 @@ mod mismatches;
 mod records;
 mod short_writes;
 #[path = "../../../tests/support/mod.rs"]
-mod support;
+pub(super) mod support;
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
+use self::support::on_groups;
 use super::ProcessGroup;
 use crate::transport::memory::networks;
 use crate::transport::network::Network;
@@ -47,20 +47,5 @@ fn job_on<N: Network + 'static>(
 
 /// Runs `work` as every rank of a job, and returns the results in rank order.
 fn on_job<R: Send>(ranks_per_process: &[usize], work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
-    on_ranks(job(ranks_per_process), work)
-}
-
-/// Runs `work` with each group on a thread of its own.
-fn on_ranks<R: Send>(groups: Vec<ProcessGroup>, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
-    thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = groups
-            .into_iter()
-            .map(|group| scope.spawn(move || work(group)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
-    })
+    on_groups(job(ranks_per_process), work)
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{HEARTBEAT, on_ranks};
+use super::HEARTBEAT;
+use super::support::on_groups;
 use crate::transport::faults::Breakable;
 use crate::transport::memory::{MemoryNetwork, networks};
 use crate::{Error, ProcessGroup, ReduceOp};
@@ -42,7 +43,7 @@ fn run(layout: &[usize], work: impl Fn(ProcessGroup, &Barrier) + Sync) -> TempDi
     let networks = networks(layout.len(), HEARTBEAT);
     let groups = job(&networks, layout, folder.path());
     let given_up = Barrier::new(groups.len());
-    on_ranks(groups, |group| work(group, &given_up));
+    on_groups(groups, |group| work(group, &given_up));
     folder
 }
 
@@ -98,7 +99,7 @@ fn a_rank_that_does_not_come_is_named() {
 fn a_group_without_process_0_is_compared_by_it_too() {
     let folder = tempfile::tempdir().unwrap();
     let groups = job(&networks(3, HEARTBEAT), &[1, 1, 1], folder.path());
-    on_ranks(groups, |group| {
+    on_groups(groups, |group| {
         let pair = group.split((group.rank() > 0).then_some(4), 0).unwrap();
         if group.rank() == 1 {
             let error = impatient(&pair.unwrap()).barrier().unwrap_err();
@@ -120,7 +121,7 @@ fn a_group_without_process_0_is_compared_by_it_too() {
 fn a_message_that_is_never_sent_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let groups = job(&networks(2, HEARTBEAT), &[1, 1], folder.path());
-    on_ranks(groups, |group| {
+    on_groups(groups, |group| {
         if group.rank() == 0 {
             group.send(&[1_u8], 1, 7).unwrap();
             wait_until(|| comparison(&folder, 0).is_some());
@@ -161,7 +162,7 @@ fn freeze(frozen: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let networks = networks(3, HEARTBEAT);
     let groups = job(&networks, &[1, 1, 1], folder.path());
-    on_ranks(groups, |group| {
+    on_groups(groups, |group| {
         group.barrier().unwrap();
         if group.rank() == frozen {
             networks[frozen].freeze();

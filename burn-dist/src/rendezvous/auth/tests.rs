@@ -65,6 +65,21 @@ fn accept(act: impl FnOnce(&mut TcpStream)) -> Result<Vec<u8>, Rejected> {
     })
 }
 
+/// Plays a member that proves the secret, and then says `hello`.
+fn prove(peer: &mut TcpStream, hello: impl FnOnce(&Exchange) -> Vec<u8>) {
+    let nonce = [7; 32];
+    peer.write_all(&[&MAGIC[..], &Version::OURS.0, &nonce].concat())
+        .unwrap();
+    let mut answer = [0; 96];
+    peer.read_exact(&mut answer).unwrap();
+    let theirs: Nonce = answer[32..64].try_into().unwrap();
+    let secret = Secret::new(GOOD);
+    let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
+    let proof = exchange.proof(Role::Connects);
+    peer.write_all(&[&[ACCEPTED][..], &proof, &hello(&exchange)].concat())
+        .unwrap();
+}
+
 #[test]
 fn both_sides_get_the_hello_of_the_other() {
     let [connects, accepts] = both([GOOD, GOOD], [VERSION; 2], [b"store"; 2]);
@@ -221,38 +236,18 @@ fn hellos_are_bounded() {
     assert_eq!(error, Err(Rejected::HelloTooLarge(HELLO + 1)));
 
     // A member that announces more than is allowed.
-    let announced = accept(|peer| {
-        let nonce = [7; 32];
-        peer.write_all(&[&MAGIC[..], &Version::OURS.0, &nonce].concat())
-            .unwrap();
-        let mut answer = [0; 96];
-        peer.read_exact(&mut answer).unwrap();
-        let theirs: Nonce = answer[32..64].try_into().unwrap();
-        let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
-        let proof = exchange.proof(Role::Connects);
-        peer.write_all(&[&[ACCEPTED][..], &proof, &[0xff, 0xff]].concat())
-            .unwrap();
-    });
+    let announced = accept(|peer| prove(peer, |_| vec![0xff, 0xff]));
     assert_eq!(announced, Err(Rejected::HelloTooLarge(0xffff)));
 }
 
 #[test]
 fn a_hello_that_was_changed_on_its_way_is_refused() {
     let changed = accept(|peer| {
-        let nonce = [7; 32];
-        peer.write_all(&[&MAGIC[..], &Version::OURS.0, &nonce].concat())
-            .unwrap();
-        let mut answer = [0; 96];
-        peer.read_exact(&mut answer).unwrap();
-        let theirs: Nonce = answer[32..64].try_into().unwrap();
-        let secret = Secret::new(GOOD);
-        let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
-        let mut hello = exchange.hello(Role::Connects, b"process 1");
-        hello[10] ^= 3;
-        let proof = exchange.proof(Role::Connects);
-        peer.write_all(&[&[ACCEPTED][..], &proof, &hello].concat())
-            .unwrap();
+        prove(peer, |exchange| {
+            let mut hello = exchange.hello(Role::Connects, b"process 1");
+            hello[10] ^= 3;
+            hello
+        });
     });
     assert_eq!(changed, Err(Rejected::WrongSecret));
 }

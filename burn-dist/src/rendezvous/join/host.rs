@@ -106,23 +106,17 @@ impl Host {
     }
 
     /// Waits until the others have read why joining failed, and adds what only process 0 knows.
-    pub(super) fn last_words(&self, store: &mut StoreClient, failure: JoinFailure) -> JoinFailure {
+    pub(super) fn last_words(
+        &self,
+        store: &mut StoreClient,
+        mut failure: JoinFailure,
+    ) -> JoinFailure {
         // They may be gone already; then there is nobody left to wait for.
         let _ = register::wait_until_read(store, Instant::now() + LINGER);
-        match failure {
-            JoinFailure::Missing {
-                missing,
-                processes,
-                after,
-                ..
-            } => JoinFailure::Missing {
-                missing,
-                processes,
-                after,
-                turned_away: self.server.rejected().total(),
-            },
-            other => other,
+        if let JoinFailure::Missing { turned_away, .. } = &mut failure {
+            *turned_away = self.server.rejected().total();
         }
+        failure
     }
 }
 

@@ -13,61 +13,20 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
+use super::records::{Job, Member, Verdict, decode, encode, failure};
 use super::{MOST_RANKS, REMIND};
-use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
 use crate::rendezvous::store::{StoreClient, StoreError, Swap};
 
 /// How many entries a part of the list has, so that it stays a small value.
 const PART: usize = 512;
-/// The most bytes of what the store holds.
-const RECORD: usize = 64 << 10;
-
 /// The list, when all have come.
 pub(super) struct List {
     pub(super) job: [u8; 16],
     pub(super) ranks: Vec<usize>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) heartbeat: Duration,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Job {
-    number: [u8; 16],
-    processes: usize,
-}
-
-/// What a process says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Member {
-    ranks: usize,
-    address: SocketAddr,
-    /// Its number in its operating system, by which a person finds it.
-    system_id: u32,
-}
-
-/// How joining ended, for all.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Verdict {
-    Complete,
-    WorldSize {
-        process: usize,
-        told: usize,
-        processes: usize,
-    },
-    Duplicate {
-        process: usize,
-        first: String,
-        second: String,
-    },
-    Missing {
-        missing: Vec<usize>,
-        processes: usize,
-        after: Duration,
-    },
 }
 
 /// A process that enters itself.
@@ -293,44 +252,6 @@ fn publish(store: &mut StoreClient, verdict: &Verdict) -> Result<Verdict, JoinFa
     }
 }
 
-/// What a verdict means to a process; a complete list is no failure, so it never comes here.
-fn failure(verdict: Verdict) -> JoinFailure {
-    match verdict {
-        Verdict::Complete => JoinFailure::Lost("the others went on without this process".into()),
-        Verdict::WorldSize {
-            process,
-            told,
-            processes,
-        } => JoinFailure::WorldSize {
-            process,
-            told,
-            processes,
-        },
-        Verdict::Duplicate {
-            process,
-            first,
-            second,
-        } => JoinFailure::Duplicate {
-            process,
-            first,
-            second,
-        },
-        Verdict::Missing { missing, .. } if missing.is_empty() => {
-            JoinFailure::Lost("all came, but the last of them ended before it said so".into())
-        }
-        Verdict::Missing {
-            missing,
-            processes,
-            after,
-        } => JoinFailure::Missing {
-            missing,
-            processes,
-            after,
-            turned_away: 0,
-        },
-    }
-}
-
 fn key(process: usize) -> String {
     format!("process/{process}")
 }
@@ -339,70 +260,8 @@ fn part_key(part: usize) -> String {
     format!("list/{part}")
 }
 
-fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, JoinFailure> {
-    control::encode(record).map_err(|error| JoinFailure::Lost(error.into()))
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JoinFailure> {
-    control::decode_within::<RECORD, T>(bytes)
-        .map_err(|error| JoinFailure::Lost(format!("its record can't be read: {error}").into()))
-}
-
 impl From<StoreError> for JoinFailure {
     fn from(error: StoreError) -> Self {
         Self::Lost(error.to_string().into())
     }
-}
-
-impl std::fmt::Display for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (process id {})", self.address, self.system_id)
-    }
-}
-
-/// What must hold of any bytes that stand in the store; the first says as what they are read.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn check_records(bytes: &[u8]) {
-    use crate::fuzzing::check_message;
-    let Some((&kind, record)) = bytes.split_first() else {
-        return;
-    };
-    match kind % 3 {
-        0 => check_message::<Job>(record),
-        1 => check_message::<Vec<Member>>(record),
-        _ => check_message::<Verdict>(record),
-    }
-}
-
-/// Records of each kind.
-#[cfg(test)]
-pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let of_kind = |kind: u8, record: Vec<u8>| [vec![kind], record].concat();
-    let member = |address: &str| Member {
-        ranks: 2,
-        address: address.parse().unwrap(),
-        system_id: 4321,
-    };
-    let job = Job {
-        number: [5; 16],
-        processes: 300,
-    };
-    let list = [member("10.0.0.1:7000"), member("[fe80::1]:65535")];
-    let missing = Verdict::Missing {
-        missing: vec![1, 3],
-        processes: 4,
-        after: Duration::from_millis(60_001),
-    };
-    let duplicate = Verdict::Duplicate {
-        process: 1,
-        first: list[0].to_string(),
-        second: list[1].to_string(),
-    };
-    vec![
-        ("job", of_kind(0, encode(&job).unwrap())),
-        ("list", of_kind(1, encode(&list.to_vec()).unwrap())),
-        ("missing", of_kind(2, encode(&missing).unwrap())),
-        ("duplicate", of_kind(2, encode(&duplicate).unwrap())),
-        ("complete", of_kind(2, encode(&Verdict::Complete).unwrap())),
-    ]
 }

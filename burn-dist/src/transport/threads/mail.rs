@@ -16,10 +16,7 @@ use super::away::Away;
 use super::meeting::{Meeting, State};
 use crate::control;
 use crate::error::{Call, Error, Result};
-use crate::transport::network::{Cause, Lost, Tag};
-
-/// How long a receiver waits for the network before it looks whether the group has failed.
-const LOOK_UP: Duration = Duration::from_millis(10);
+use crate::transport::network::{Cause, LOOK_UP, Lost, Tag};
 
 /// A way from one rank to another; messages on one keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -28,8 +28,6 @@ use crate::transport::processes::{Notice, Reporter};
 pub(crate) struct Meeting {
     /// The global rank of each member, by group rank.
     pub(super) ranks: Arc<[usize]>,
-    /// Whether every rank can have a core of its own.
-    watch: bool,
     pub(super) state: Mutex<State>,
     /// Where rank `r` sleeps while it waits for a message.
     pub(super) inboxes: Vec<Condvar>,
@@ -172,11 +170,8 @@ impl Meeting {
         reporter: &Arc<Reporter>,
     ) -> Arc<Self> {
         let size = ranks.len();
-        let seats = away.as_ref().map_or(size, |away| away.layout.local().len());
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
             ranks,
-            watch: seats <= cores,
             state: Mutex::new(State {
                 open: Vec::new(),
                 carried: Vec::new(),
@@ -322,7 +317,7 @@ impl Meeting {
             call: call.clone(),
             came: ranks.map(|rank| !self.is_here(rank)).collect(),
             occasion: Arc::new(Occasion {
-                exchange: Exchange::new(seats, self.watch),
+                exchange: Exchange::new(seats),
                 relay: Relay::new(away.map_or(0, |away| away.layout.places().len())),
             }),
         }

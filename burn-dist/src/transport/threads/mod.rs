@@ -5,7 +5,8 @@
 //! - `meeting`: the group: which operations are under way, and who has come.
 //! - `failure`: the one error that ends it all, and the ranks that leave.
 //! - `mail`: point-to-point messages.
-//! - `across`: an operation of a group that lies in several processes; `relay`: what it carries.
+//! - `across`: an operation of a group that lies in several processes; `carrier`: what its leader does
+//!   with the network; `relay`: what it carries.
 //! - `away`: what a meeting tells the other processes, and hears from them.
 //!
 //! No threads are started here: every rank calls on its own, and a thread of the network's brings news
@@ -14,6 +15,7 @@
 
 mod across;
 mod away;
+mod carrier;
 mod failure;
 mod mail;
 mod meeting;
@@ -22,7 +24,8 @@ mod shared;
 
 use super::locks::{Signal, lock, wait_for};
 
-pub(crate) use across::{Abroad, Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
+pub(crate) use across::Abroad;
+pub(crate) use carrier::{Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use relay::Parcels;

@@ -81,8 +81,6 @@ pub(super) enum Missed {
 /// The meeting point of one operation. See the top of the file.
 pub(super) struct Exchange {
     ranks: usize,
-    /// Whether every rank can have a core of its own, so that watching delays nobody.
-    watch: bool,
     gathering: Mutex<Gathering>,
     moved: Signal,
     ready: OnceLock<Box<[Loan]>>,
@@ -97,10 +95,9 @@ struct Gathering {
 }
 
 impl Exchange {
-    pub(super) fn new(ranks: usize, watch: bool) -> Self {
+    pub(super) fn new(ranks: usize) -> Self {
         Self {
             ranks,
-            watch,
             gathering: Mutex::new(Gathering {
                 loans: vec![None; ranks],
                 came: 0,
@@ -187,9 +184,7 @@ impl Exchange {
 
     /// Waits until all have lent (then gives the loans) or the exchange is closed (then nothing).
     fn gather(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<&[Loan]> {
-        if self.watch {
-            watch_for(|| self.ready.get().is_some());
-        }
+        watch_for(|| self.ready.get().is_some());
         let mut on_deadline = Some(on_deadline);
         loop {
             if let Some(loans) = self.ready.get() {
@@ -233,7 +228,7 @@ impl Exchange {
             return;
         }
         let over = || self.finished.load(Ordering::Acquire) == self.ranks;
-        if self.watch && watch_for(over) {
+        if watch_for(over) {
             return;
         }
         let mut gathering = lock(&self.gathering);
@@ -361,6 +356,8 @@ fn watch_for(done: impl Fn() -> bool) -> bool {
         if start.elapsed() > WATCH {
             return false;
         }
+        // Where ranks outnumber cores, whoever is waited for needs this one.
+        std::thread::yield_now();
     }
 }
 

@@ -23,32 +23,30 @@ fn on_ranks<R: Send>(ranks: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
 
 #[test]
 fn every_rank_reads_what_the_others_lent() {
-    for watch in [false, true] {
-        let exchange = Exchange::new(3, watch);
-        let seen = on_ranks(3, |rank| {
-            let mine = vec![rank as u8; rank + 1];
-            exchange.attend(
-                rank,
-                Lent::Read(&mine),
-                later(),
-                || (),
-                |floor| {
-                    (0..3)
-                        .map(|peer| floor.read(peer).to_vec())
-                        .collect::<Vec<_>>()
-                },
-            )
-        });
-        for seen in seen {
-            assert_eq!(seen.unwrap(), [vec![0], vec![1, 1], vec![2, 2, 2]]);
-        }
+    let exchange = Exchange::new(3);
+    let seen = on_ranks(3, |rank| {
+        let mine = vec![rank as u8; rank + 1];
+        exchange.attend(
+            rank,
+            Lent::Read(&mine),
+            later(),
+            || (),
+            |floor| {
+                (0..3)
+                    .map(|peer| floor.read(peer).to_vec())
+                    .collect::<Vec<_>>()
+            },
+        )
+    });
+    for seen in seen {
+        assert_eq!(seen.unwrap(), [vec![0], vec![1, 1], vec![2, 2, 2]]);
     }
 }
 
 #[test]
 fn work_in_place_covers_every_byte_of_every_slice_once() {
     for length in [0, 1, 63, 64, 65, 200, 300] {
-        let exchange = Exchange::new(3, false);
+        let exchange = Exchange::new(3);
         let results = on_ranks(3, |rank| {
             let mut mine = vec![0_u8; length];
             let outcome = exchange.attend(
@@ -76,7 +74,7 @@ fn work_in_place_covers_every_byte_of_every_slice_once() {
 
 #[test]
 fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
-    let exchange = Exchange::new(2, false);
+    let exchange = Exchange::new(2);
     let outcome = exchange.attend(
         0,
         Lent::Read(&[1]),
@@ -91,7 +89,7 @@ fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
 
 #[test]
 fn an_exchange_that_is_ready_stays_ready() {
-    let exchange = Exchange::new(1, false);
+    let exchange = Exchange::new(1);
     let outcome = exchange.attend(
         0,
         Lent::Read(&[7]),
@@ -107,7 +105,7 @@ fn an_exchange_that_is_ready_stays_ready() {
 
 #[test]
 fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
-    let exchange = Exchange::new(3, false);
+    let exchange = Exchange::new(3);
     let outcomes = on_ranks(3, |rank| {
         catch_unwind(AssertUnwindSafe(|| {
             let mut mine = [0_u8; 8];
@@ -129,7 +127,7 @@ fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
 
 #[test]
 fn a_panic_while_waiting_withdraws_the_loan() {
-    let exchange = Exchange::new(2, false);
+    let exchange = Exchange::new(2);
     let first = catch_unwind(AssertUnwindSafe(|| {
         let mine = vec![1_u8; 4];
         exchange.attend(

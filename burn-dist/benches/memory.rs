@@ -1,0 +1,51 @@
+//! The most memory that a synchronised replica takes, against one that trains alone.
+//!
+//! Prints one line of JSON: `{"bench", "layout", "ranks", "bytes", "ours_bytes", "peer", "alone_bytes",
+//! "extra"}`; `bytes` are those of a replica's gradients, `extra` is what synchronisation takes beyond a
+//! replica alone, in gradients.
+//!
+//! Callers: whoever runs `cargo bench -p burn-dist --bench memory`.
+
+mod peaks;
+mod processes;
+
+use std::sync::Barrier;
+
+use burn::tensor::Device;
+use burn_dist::launch::Launcher;
+use clap::Parser;
+use processes::{Ranked, Result};
+
+#[derive(Debug, Parser)]
+struct Options {
+    #[command(flatten)]
+    ranked: Ranked,
+}
+
+fn main() -> Result<()> {
+    let Options { ranked } = Options::parse();
+    ranked.run(|here, job| {
+        let turn = Barrier::new(here);
+        let devices = vec![Device::flex().autodiff(); here];
+        let launcher = Launcher::new(devices).job(job).threads_per_replica(1);
+        launcher.run(|worker| {
+            let first = worker.rank() % here == 0;
+            let peaks = peaks::measure(&worker, &turn, here, first)?;
+            if worker.rank() == 0 {
+                println!(
+                    "{{\"bench\": \"memory\", \"layout\": \"{}\", \"ranks\": {}, \"bytes\": {}, \
+                     \"ours_bytes\": {}, \"peer\": \"a replica alone\", \"alone_bytes\": {}, \
+                     \"extra\": {:.3}}}",
+                    ranked.layout.name(),
+                    ranked.ranks,
+                    peaks.gradients,
+                    peaks.synced,
+                    peaks.alone,
+                    peaks.extra()
+                );
+            }
+            Result::Ok(())
+        })?;
+        Ok(())
+    })
+}

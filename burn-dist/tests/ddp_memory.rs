@@ -1,0 +1,72 @@
+//! What synchronised gradients cost in memory: at most 1.25 times the gradients, for each replica.
+//!
+//! One test in a binary of its own, because the allocator counts for the whole process.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../benches/peaks/mod.rs"]
+mod peaks;
+
+use std::net::TcpListener;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use burn::tensor::Device;
+use burn_dist::JobConfig;
+use burn_dist::launch::Launcher;
+use peaks::Peaks;
+
+const REPLICAS: usize = 2;
+
+fn launcher(replicas: usize) -> Launcher {
+    Launcher::new(vec![Device::flex().autodiff(); replicas])
+        .threads_per_replica(1)
+        .timeout(Duration::from_mins(1))
+}
+
+fn as_threads() -> Peaks {
+    let turn = Barrier::new(REPLICAS);
+    let peaks = launcher(REPLICAS)
+        .run(|worker| peaks::measure(&worker, &turn, REPLICAS, worker.rank() == 0));
+    peaks.unwrap()[0]
+}
+
+/// Over TCP, as one process each would, but in this one.
+fn over_tcp() -> Peaks {
+    let turn = Barrier::new(REPLICAS);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let master = listener.local_addr().unwrap().to_string();
+    let run = |process: usize, job: JobConfig| {
+        let peaks = launcher(1)
+            .job(job)
+            .run(|worker| peaks::measure(&worker, &turn, REPLICAS, process == 0));
+        peaks.unwrap()[0]
+    };
+    std::thread::scope(|scope| {
+        let second = JobConfig::new(1, REPLICAS, master.clone());
+        let second = scope.spawn(|| run(1, second));
+        let first = run(
+            0,
+            JobConfig::new(0, REPLICAS, master.clone()).listener(listener),
+        );
+        second.join().unwrap();
+        first
+    })
+}
+
+#[test]
+fn synchronisation_takes_little_more_than_one_copy_of_the_gradients() {
+    for (layout, peaks) in [("threads", as_threads()), ("tcp", over_tcp())] {
+        // The measurement measures: parameters and gradients, and little else.
+        let gradients = peaks.gradients;
+        assert!(
+            peaks.alone > 2 * gradients && peaks.alone < 4 * gradients,
+            "{layout}: {peaks:?}"
+        );
+        assert!(
+            peaks.extra() <= 1.25,
+            "{layout}: {:.3}, {peaks:?}",
+            peaks.extra()
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! From flags and environment to a place in the job and the devices for its replicas.
+//!
+//! Callers: `mnist`, `doctor`.
+
+use crate::job_options::{self, JobOptions};
+use burn_dist::launch::{Backend, Devices};
+use burn_dist::{JobConfig, Tls};
+use std::error::Error;
+
+/// This process's place in its job, if a launcher started it as one of several: it says so in the
+/// environment.
+pub(crate) fn place(
+    options: &JobOptions,
+) -> Result<Option<JobConfig>, Box<dyn Error + Send + Sync>> {
+    let Some(mut job) = JobConfig::from_env()? else {
+        return alone(options).map(|()| None);
+    };
+    if let Some(interface) = &options.interface {
+        job = job.interface(interface);
+    }
+    if let Some(files) = &options.tls {
+        let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
+        if let Some(name) = &files.name {
+            tls = tls.name(name)?;
+        }
+        job = job.tls(tls);
+    }
+    Ok(Some(job))
+}
+
+/// Refuses what only a job of several processes has.
+fn alone(options: &JobOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
+    if options.interface.is_some() {
+        return Err(
+            "--interface is for a job of several processes, and nothing in the environment says that \
+             this is one of them"
+                .into(),
+        );
+    }
+    if options.tls.is_some() {
+        return Err(
+            "there is nothing to encrypt: no launcher started this process as one of several \
+             (`cargo xtask train-mnist --nodes 2` would)"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// The devices of this process's replicas.
+pub(crate) fn devices(
+    job: Option<&JobConfig>,
+    options: &JobOptions,
+) -> Result<Devices, burn_dist::Error> {
+    let backend = match options.backend {
+        job_options::Backend::Auto => Backend::Auto,
+        job_options::Backend::Cuda => Backend::Cuda,
+        job_options::Backend::Wgpu => Backend::Wgpu,
+        job_options::Backend::Cpu => Backend::Cpu,
+    };
+    Devices::select_for(job, backend, options.gpus as usize, options.oversubscribe)
+}
