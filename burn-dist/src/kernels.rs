@@ -6,7 +6,7 @@
 use burn::tensor::{DType, TensorData};
 
 use crate::collective::reduce_slices;
-use crate::ddp::BenchedBucket;
+use crate::ddp::{BenchedAverage, BenchedBucket};
 use crate::element::{Element, ReduceOp};
 
 /// Reduces the slices of all ranks into `target`, as one rank does with its segment. All are of one length.
@@ -32,7 +32,19 @@ impl Bucket {
         self.0.pack(gradient)
     }
 
-    /// Unpacks the gradient as elements of this type.
+    /// Lends it, as a bucket that was averaged.
+    #[must_use]
+    pub fn lend(self) -> Average {
+        Average(self.0.lend())
+    }
+}
+
+/// A bucket that was averaged.
+#[derive(Debug)]
+pub struct Average(BenchedAverage);
+
+impl Average {
+    /// The gradient as elements of this type: a view where that is the bucket's type.
     pub fn unpack(&self, dtype: DType) -> TensorData {
         self.0.unpack(dtype)
     }

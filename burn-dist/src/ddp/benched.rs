@@ -3,14 +3,23 @@
 //! Callers: `kernels`.
 
 use super::buffer::Buffer;
-use super::layout::{Bucket, Precision, Slot};
+use super::layout::{Bucket, Layout, Precision, Slot};
+use super::pool::{Average, Pool};
 use burn::tensor::{DType, TensorData};
 
 /// A bucket of one gradient, which is averaged in f32.
 #[derive(Debug)]
 pub(crate) struct BenchedBucket {
     length: usize,
+    pool: Pool,
     buffer: Buffer,
+}
+
+/// The same, averaged.
+#[derive(Debug)]
+pub(crate) struct BenchedAverage {
+    length: usize,
+    average: Average,
 }
 
 impl BenchedBucket {
@@ -20,18 +29,35 @@ impl BenchedBucket {
             offset: 0,
             len: length,
         };
-        let buffer = Buffer::new(&Bucket {
-            precision: Precision::Single,
-            slots: vec![slot],
-        });
-        Self { length, buffer }
+        let layout = Layout {
+            buckets: vec![Bucket {
+                precision: Precision::Single,
+                slots: vec![slot],
+            }],
+        };
+        let mut pool = Pool::new(&layout);
+        let buffer = pool.take(&layout, 0);
+        Self {
+            length,
+            pool,
+            buffer,
+        }
     }
 
     pub(crate) fn pack(&mut self, gradient: &TensorData) -> Result<(), String> {
         self.buffer.pack(0..self.length, gradient, false)
     }
 
+    pub(crate) fn lend(self) -> BenchedAverage {
+        BenchedAverage {
+            length: self.length,
+            average: self.pool.lend(0, self.buffer),
+        }
+    }
+}
+
+impl BenchedAverage {
     pub(crate) fn unpack(&self, dtype: DType) -> TensorData {
-        self.buffer.unpack(0..self.length, &[self.length], dtype)
+        self.average.unpack(0..self.length, &[self.length], dtype)
     }
 }

@@ -34,7 +34,7 @@ mod settle;
 mod usage;
 
 #[cfg(feature = "bench")]
-pub(crate) use benched::BenchedBucket;
+pub(crate) use benched::{BenchedAverage, BenchedBucket};
 pub use config::DdpConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use parameters::check_parameters;
