@@ -12,6 +12,7 @@ mod processes;
 use std::sync::Barrier;
 
 use burn::tensor::Device;
+use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::Launcher;
 use clap::Parser;
 use processes::{Ranked, Result};
@@ -20,17 +21,24 @@ use processes::{Ranked, Result};
 struct Options {
     #[command(flatten)]
     ranked: Ranked,
+    /// The size of the first bucket: larger gradients are averaged where they lie.
+    #[arg(long, default_value_t = DdpConfig::new().first_bucket_mb)]
+    first_bucket_mb: f64,
 }
 
 fn main() -> Result<()> {
-    let Options { ranked } = Options::parse();
+    let options = Options::parse();
+    let (ranked, config) = (
+        options.ranked,
+        DdpConfig::new().with_first_bucket_mb(options.first_bucket_mb),
+    );
     ranked.run(|here, job| {
         let turn = Barrier::new(here);
         let devices = vec![Device::flex().autodiff(); here];
         let launcher = Launcher::new(devices).job(job).threads_per_replica(1);
         launcher.run(|worker| {
             let first = worker.rank() % here == 0;
-            let peaks = peaks::measure(&worker, &turn, here, first)?;
+            let peaks = peaks::measure(&worker, &config, &turn, here, first)?;
             if worker.rank() == 0 {
                 println!(
                     "{{\"bench\": \"memory\", \"layout\": \"{}\", \"ranks\": {}, \"bytes\": {}, \

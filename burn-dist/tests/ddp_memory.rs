@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use burn_dist::JobConfig;
+use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::Launcher;
 use peaks::Peaks;
 
@@ -24,22 +25,22 @@ fn launcher(replicas: usize) -> Launcher {
         .timeout(Duration::from_mins(1))
 }
 
-fn as_threads() -> Peaks {
+fn as_threads(config: &DdpConfig) -> Peaks {
     let turn = Barrier::new(REPLICAS);
     let peaks = launcher(REPLICAS)
-        .run(|worker| peaks::measure(&worker, &turn, REPLICAS, worker.rank() == 0));
+        .run(|worker| peaks::measure(&worker, config, &turn, REPLICAS, worker.rank() == 0));
     peaks.unwrap()[0]
 }
 
 /// Over TCP, as one process each would, but in this one.
-fn over_tcp() -> Peaks {
+fn over_tcp(config: &DdpConfig) -> Peaks {
     let turn = Barrier::new(REPLICAS);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let master = listener.local_addr().unwrap().to_string();
     let run = |process: usize, job: JobConfig| {
         let peaks = launcher(1)
             .job(job)
-            .run(|worker| peaks::measure(&worker, &turn, REPLICAS, process == 0));
+            .run(|worker| peaks::measure(&worker, config, &turn, REPLICAS, process == 0));
         peaks.unwrap()[0]
     };
     std::thread::scope(|scope| {
@@ -56,17 +57,17 @@ fn over_tcp() -> Peaks {
 
 #[test]
 fn synchronisation_takes_little_more_than_one_copy_of_the_gradients() {
-    for (layout, peaks) in [("threads", as_threads()), ("tcp", over_tcp())] {
-        // The measurement measures: parameters and gradients, and little else.
-        let gradients = peaks.gradients;
-        assert!(
-            peaks.alone > 2 * gradients && peaks.alone < 4 * gradients,
-            "{layout}: {peaks:?}"
-        );
-        assert!(
-            peaks.extra() <= 1.25,
-            "{layout}: {:.3}, {peaks:?}",
-            peaks.extra()
-        );
+    // Gradients are averaged where they lie, or copied to buckets.
+    for first_bucket in [1.0, 25.0] {
+        let config = DdpConfig::new().with_first_bucket_mb(first_bucket);
+        for (layout, peaks) in [("threads", as_threads(&config)), ("tcp", over_tcp(&config))] {
+            let (gradients, extra) = (peaks.gradients, peaks.extra());
+            // The measurement measures: parameters and gradients, and little else.
+            assert!(
+                peaks.alone > 2 * gradients && peaks.alone < 4 * gradients,
+                "{layout}: {peaks:?}"
+            );
+            assert!(extra <= 1.25, "{layout}: {extra:.3}, {peaks:?}");
+        }
     }
 }

@@ -37,9 +37,12 @@ impl Peaks {
     }
 }
 
-/// Measures as one of the replicas of this program, which share `turn`; one of them is `first`.
+/// Measures as one of the replicas of this program, which share `turn`; one of them is `first`. Each
+/// layer's weight is 4 MB: with a smaller first bucket it is averaged where it lies, with a larger one
+/// it is copied to its bucket.
 pub(crate) fn measure(
     worker: &Worker,
+    config: &DdpConfig,
     turn: &Barrier,
     replicas: usize,
     first: bool,
@@ -58,7 +61,7 @@ pub(crate) fn measure(
         })?;
     }
     let together = peak(turn, first, || {
-        let ddp = DdpConfig::new().init(worker.group())?;
+        let ddp = config.init(worker.group())?;
         train(ddp.attach(model(device))?, Some(&ddp), device)
     })?;
     Ok(Peaks {

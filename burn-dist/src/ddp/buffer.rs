@@ -1,46 +1,93 @@
-//! The memory of one bucket: gradients packed one behind the other, and the flags behind them.
+//! The memory of one bucket: gradients one behind the other, and the flags behind them.
 //!
-//! Invariant: as long as the bucket's length. Memory is used again: a step writes each place.
+//! Invariants: as long as the bucket's length, and aligned for its elements. Memory is used again: a
+//! step writes each place.
 //!
 //! Callers: the reducer packs and averages; `pool` keeps and lends it.
 
-use super::layout::{Bucket, Precision};
+use super::layout::Precision;
 use crate::element::ReduceOp;
 use crate::error::Result;
 use crate::group::ProcessGroup;
-use burn::tensor::{DType, Element, TensorData, bf16, f16};
+use burn::tensor::{Bytes, DType, Element, TensorData, bf16, f16};
+use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use std::ops::{AddAssign, Range};
 
 /// A bucket's elements, in the type they are averaged in.
 #[derive(Debug)]
-pub(super) enum Buffer {
-    Single(Vec<f32>),
-    Double(Vec<f64>),
+pub(super) struct Buffer {
+    precision: Precision,
+    memory: Bytes,
+}
+
+/// The elements of a buffer.
+enum Elements<'a> {
+    Single(&'a mut [f32]),
+    Double(&'a mut [f64]),
 }
 
 impl Buffer {
     /// All zero.
-    pub(super) fn new(bucket: &Bucket) -> Self {
-        match bucket.precision {
-            Precision::Single => Self::Single(vec![0.0; bucket.len()]),
-            Precision::Double => Self::Double(vec![0.0; bucket.len()]),
+    pub(super) fn new(precision: Precision, len: usize) -> Self {
+        let memory = match precision {
+            Precision::Single => Bytes::from_elems(vec![0.0_f32; len]),
+            Precision::Double => Bytes::from_elems(vec![0.0_f64; len]),
+        };
+        Self { precision, memory }
+    }
+
+    /// The memory of a gradient of so many elements, without a copy where it is of the right type and
+    /// nobody else's.
+    pub(super) fn of(
+        data: TensorData,
+        precision: Precision,
+        len: usize,
+    ) -> std::result::Result<Self, String> {
+        let usable = data.num_elements() == len
+            && match precision {
+                Precision::Single => data.as_slice::<f32>().is_ok(),
+                Precision::Double => data.as_slice::<f64>().is_ok(),
+            };
+        if !usable {
+            let mut buffer = Self::new(precision, len);
+            buffer.pack(0..len, &data, false)?;
+            return Ok(buffer);
         }
+        let mut memory = data.into_bytes();
+        // The first access for writing settles where it lies.
+        let aligned = match precision {
+            Precision::Single => bytemuck::try_cast_slice_mut::<u8, f32>(&mut memory).is_ok(),
+            Precision::Double => bytemuck::try_cast_slice_mut::<u8, f64>(&mut memory).is_ok(),
+        };
+        if !aligned {
+            let mut buffer = Self::new(precision, len);
+            buffer.memory.copy_from_slice(&memory);
+            return Ok(buffer);
+        }
+        Ok(Self { precision, memory })
     }
 
     /// The type of the elements.
     pub(super) fn dtype(&self) -> DType {
-        match self {
-            Self::Single(_) => DType::F32,
-            Self::Double(_) => DType::F64,
-        }
+        self.precision.dtype()
     }
 
     /// The memory of some elements.
     pub(super) fn bytes(&self, at: Range<usize>) -> &[u8] {
-        match self {
-            Self::Single(elements) => bytemuck::cast_slice(&elements[at]),
-            Self::Double(elements) => bytemuck::cast_slice(&elements[at]),
+        let size = self.precision.size();
+        &self.memory[at.start * size..at.end * size]
+    }
+
+    /// All its memory.
+    pub(super) fn into_memory(self) -> Bytes {
+        self.memory
+    }
+
+    fn elements(&mut self) -> Elements<'_> {
+        match self.precision {
+            Precision::Single => Elements::Single(bytemuck::cast_slice_mut(&mut self.memory)),
+            Precision::Double => Elements::Double(bytemuck::cast_slice_mut(&mut self.memory)),
         }
     }
 
@@ -52,15 +99,15 @@ impl Buffer {
         at: Range<usize>,
         data: &TensorData,
         add: bool,
-    ) -> Result<(), String> {
+    ) -> std::result::Result<(), String> {
         let (came, expected) = (data.num_elements(), at.len());
         if came != expected {
             return Err(format!(
                 "a gradient of {came} elements came where the parameter has {expected}"
             ));
         }
-        match self {
-            Self::Single(elements) => {
+        match self.elements() {
+            Elements::Single(elements) => {
                 let place = &mut elements[at];
                 if let Ok(gradient) = data.as_slice::<f16>() {
                     pack_half(place, gradient, add);
@@ -70,47 +117,57 @@ impl Buffer {
                     pack(place, data, add);
                 }
             }
-            Self::Double(elements) => pack(&mut elements[at], data, add),
+            Elements::Double(elements) => pack(&mut elements[at], data, add),
         }
         Ok(())
     }
 
     /// Makes a place zero: nothing came for it.
     pub(super) fn clear(&mut self, at: Range<usize>) {
-        match self {
-            Self::Single(elements) => elements[at].fill(0.0),
-            Self::Double(elements) => elements[at].fill(0.0),
+        match self.elements() {
+            Elements::Single(elements) => elements[at].fill(0.0),
+            Elements::Double(elements) => elements[at].fill(0.0),
         }
     }
 
     /// Sets or clears one flag.
     pub(super) fn set_flag(&mut self, at: usize, flag: bool) {
-        match self {
-            Self::Single(elements) => elements[at] = f32::from(flag),
-            Self::Double(elements) => elements[at] = f64::from(flag),
+        match self.elements() {
+            Elements::Single(elements) => elements[at] = f32::from(flag),
+            Elements::Double(elements) => elements[at] = f64::from(flag),
         }
     }
 
     /// Whether any rank had set a flag, once the bucket is averaged.
     pub(super) fn flag(&self, at: usize) -> bool {
-        match self {
-            Self::Single(elements) => elements[at] > 0.0,
-            Self::Double(elements) => elements[at] > 0.0,
+        match self.precision {
+            Precision::Single => self.read::<f32>(at..at + 1)[0] > 0.0,
+            Precision::Double => self.read::<f64>(at..at + 1)[0] > 0.0,
         }
+    }
+
+    /// Some elements, which must be of this type.
+    pub(super) fn read<E: Pod>(&self, at: Range<usize>) -> &[E] {
+        bytemuck::cast_slice(self.bytes(at))
     }
 
     /// Averages over all ranks of the group.
     pub(super) fn average(&mut self, group: &ProcessGroup) -> Result<()> {
-        match self {
-            Self::Single(elements) => group.all_reduce(elements, ReduceOp::Mean),
-            Self::Double(elements) => group.all_reduce(elements, ReduceOp::Mean),
+        match self.elements() {
+            Elements::Single(elements) => group.all_reduce(elements, ReduceOp::Mean),
+            Elements::Double(elements) => group.all_reduce(elements, ReduceOp::Mean),
         }
     }
 }
 
-fn pack<E: Element + AddAssign>(place: &mut [E], data: &TensorData, add: bool) {
+fn pack<E: Element + Pod + AddAssign>(place: &mut [E], data: &TensorData, add: bool) {
     match data.as_slice::<E>() {
         Ok(gradient) => put(place, gradient.iter().copied(), add),
+        // Of the same type, it lies where none of that type may.
+        Err(_) if data.dtype() == E::dtype() => {
+            let bytes = data.as_bytes().chunks_exact(size_of::<E>());
+            put(place, bytes.map(bytemuck::pod_read_unaligned), add);
+        }
         Err(_) => put(place, data.iter::<E>(), add),
     }
 }
@@ -142,28 +199,13 @@ fn put<E: Copy + AddAssign>(place: &mut [E], gradient: impl Iterator<Item = E>, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::Slot;
     use super::*;
+    use burn::tensor::AllocationProperty;
     use proptest::prelude::*;
 
     #[test]
     fn half_precision_is_summed_in_single() {
-        let bucket = Bucket {
-            precision: Precision::Single,
-            slots: vec![
-                Slot {
-                    parameter: 0,
-                    offset: 0,
-                    len: 2,
-                },
-                Slot {
-                    parameter: 1,
-                    offset: 2,
-                    len: 1,
-                },
-            ],
-        };
-        let mut buffer = Buffer::new(&bucket);
+        let mut buffer = Buffer::new(Precision::Single, 5);
         let half = TensorData::new(vec![f16::from_f32(0.5), f16::from_f32(-3.0)], [2]);
         buffer.pack(0..2, &half, false).unwrap();
         buffer.pack(0..2, &half, true).unwrap();
@@ -171,48 +213,59 @@ mod tests {
         buffer.pack(2..3, &brain, false).unwrap();
         buffer.set_flag(4, true);
         assert_eq!((buffer.flag(3), buffer.flag(4)), (false, true));
-        assert_eq!(elements(&buffer), [1.0, -6.0, 7.0, 0.0, 1.0]);
+        assert_eq!(buffer.read::<f32>(0..5), [1.0, -6.0, 7.0, 0.0, 1.0]);
         buffer.clear(1..3);
         buffer.set_flag(4, false);
-        assert_eq!(elements(&buffer), [1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(buffer.read::<f32>(0..5), [1.0, 0.0, 0.0, 0.0, 0.0]);
     }
 
     proptest! {
         #[test]
         fn every_element_is_converted(bits in prop::collection::vec(any::<u16>(), 0..700)) {
-            let finite = |bits: &u16| f16::from_bits(*bits).is_finite();
-            let halves: Vec<f16> =
-                bits.iter().filter(|bits| finite(bits)).map(|bits| f16::from_bits(*bits)).collect();
+            let halves = bits.iter().map(|bits| f16::from_bits(*bits));
+            let halves: Vec<f16> = halves.filter(|half| half.is_finite()).collect();
             let len = halves.len();
-            let mut buffer = Buffer::Single(vec![3.0; len]);
+            let mut buffer = Buffer::new(Precision::Single, len);
             let data = TensorData::new(halves.clone(), [len]);
             buffer.pack(0..len, &data, false).unwrap();
             let once: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
-            prop_assert_eq!(elements(&buffer), &once[..]);
+            prop_assert_eq!(buffer.read::<f32>(0..len), &once[..]);
             buffer.pack(0..len, &data, true).unwrap();
             let twice: Vec<f32> = once.iter().map(|element| element * 2.0).collect();
-            prop_assert_eq!(elements(&buffer), &twice[..]);
-        }
-    }
-
-    fn elements(buffer: &Buffer) -> &[f32] {
-        match buffer {
-            Buffer::Single(elements) => elements,
-            Buffer::Double(_) => panic!("a bucket of f32"),
+            prop_assert_eq!(buffer.read::<f32>(0..len), &twice[..]);
         }
     }
 
     #[test]
     fn a_gradient_of_another_length_is_an_error() {
-        let bucket = Bucket {
-            precision: Precision::Double,
-            slots: vec![Slot {
-                parameter: 0,
-                offset: 0,
-                len: 3,
-            }],
-        };
         let data = TensorData::new(vec![1.0_f64; 2], [2]);
-        assert!(Buffer::new(&bucket).pack(0..3, &data, false).is_err());
+        let mut buffer = Buffer::new(Precision::Double, 3);
+        assert!(buffer.pack(0..3, &data, false).is_err());
+        assert!(Buffer::of(data, Precision::Double, 3).is_err());
+    }
+
+    #[test]
+    fn a_gradients_own_memory_is_taken() {
+        let data = TensorData::new(vec![1.0_f32, 2.0], [2]);
+        let address = data.bytes().as_ptr();
+        let buffer = Buffer::of(data, Precision::Single, 2).unwrap();
+        assert_eq!(buffer.bytes(0..2).as_ptr(), address);
+        assert_eq!(buffer.read::<f32>(0..2), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_gradient_of_another_type_or_alignment_is_copied() {
+        let data = TensorData::new(vec![1.0_f64, 2.0], [2]);
+        let buffer = Buffer::of(data, Precision::Single, 2).unwrap();
+        assert_eq!(buffer.read::<f32>(0..2), [1.0, 2.0]);
+
+        // It begins where no f64 may.
+        let mut memory = vec![0; 17];
+        memory[1..].copy_from_slice(bytemuck::cast_slice(&[3.0_f64, 4.0]));
+        let shared = bytes::Bytes::from(memory).slice(1..);
+        let shared = Bytes::from_shared(shared, AllocationProperty::Native);
+        let data = TensorData::from_bytes(shared, [2], DType::F64);
+        let buffer = Buffer::of(data, Precision::Double, 2).unwrap();
+        assert_eq!(buffer.read::<f64>(0..2), [3.0, 4.0]);
     }
 }

@@ -17,7 +17,8 @@ pub struct DdpConfig {
     /// The size a bucket is filled to, in megabytes (2^20 bytes) of gradients.
     #[config(default = 25.0)]
     pub bucket_cap_mb: f64,
-    /// The size of the first bucket, smaller so that the first average starts early.
+    /// The size of the first bucket, smaller so that the first average starts early. A parameter of
+    /// this size and more does not wait for others: its gradient is averaged where it lies.
     #[config(default = 1.0)]
     pub first_bucket_mb: f64,
 }

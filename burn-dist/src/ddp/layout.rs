@@ -2,13 +2,18 @@
 //! has the same parameters, order and sizes.
 //!
 //! A bucket holds parameters of one element type, one behind the other in the given order, and behind
-//! them one element a parameter that says whether a rank used it (1) or not (0): averaged along with
+//! them one flag a parameter that says whether a rank used it (1) or not (0): averaged along with
 //! the gradients, it tells every rank what was used anywhere, at no message of its own.
+//!
+//! A parameter that is large enough to travel alone has a bucket of its own without a flag, so that its
+//! gradient is averaged in the memory that backward made it in. Its flag is in the next bucket that has
+//! any.
 //!
 //! Callers: `attach` and `reducer`.
 
 use super::parameters::Entry;
 use burn::tensor::DType;
+use std::ops::Range;
 
 /// The element type that a bucket is averaged in. Half-precision gradients travel and are added as
 /// f32: a mean in f16 could overflow, and its rounding would grow with the number of ranks.
@@ -23,6 +28,14 @@ impl Precision {
         match dtype {
             DType::F64 => Self::Double,
             _ => Self::Single,
+        }
+    }
+
+    /// The type of the elements.
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Self::Single => DType::F32,
+            Self::Double => DType::F64,
         }
     }
 
@@ -45,7 +58,10 @@ pub(super) struct Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bucket {
     pub(super) precision: Precision,
+    /// The parameters whose gradients it holds.
     pub(super) slots: Vec<Slot>,
+    /// The parameters whose flags it holds: those of its slots, and lone ones before.
+    pub(super) flags: Vec<usize>,
 }
 
 /// A parameter's place in its bucket, in elements.
@@ -56,7 +72,26 @@ pub(super) struct Slot {
     pub(super) len: usize,
 }
 
+/// Where a parameter is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The bucket of its gradient.
+    pub(super) bucket: usize,
+    /// Its elements there.
+    pub(super) range: Range<usize>,
+    /// The bucket of its flag, and the element there.
+    pub(super) flag: (usize, usize),
+}
+
 impl Bucket {
+    fn empty(precision: Precision) -> Self {
+        Self {
+            precision,
+            slots: Vec::new(),
+            flags: Vec::new(),
+        }
+    }
+
     /// The number of gradient elements; the flags lie behind them.
     pub(super) fn gradient_len(&self) -> usize {
         self.slots.last().map_or(0, |slot| slot.offset + slot.len)
@@ -64,50 +99,86 @@ impl Bucket {
 
     /// The number of elements, flags included.
     pub(super) fn len(&self) -> usize {
-        self.gradient_len() + self.slots.len()
+        self.gradient_len() + self.flags.len()
+    }
+
+    /// Whether it is one large parameter's, without a flag.
+    pub(super) fn is_lone(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// How many parameters write to it.
+    pub(super) fn writers(&self) -> usize {
+        self.slots.len().max(self.flags.len())
+    }
+
+    fn push(&mut self, parameter: usize, len: usize) {
+        let offset = self.gradient_len();
+        self.slots.push(Slot {
+            parameter,
+            offset,
+            len,
+        });
     }
 }
 
 impl Layout {
     /// Fills buckets with the trained parameters in `order`, up to `first_cap` bytes in the first and
-    /// `cap` in the others. A parameter that is larger than that has a bucket of its own.
+    /// `cap` in the others. Parameters of `first_cap` and more travel alone.
     pub(super) fn new(entries: &[Entry], order: &[usize], first_cap: usize, cap: usize) -> Self {
         let mut buckets: Vec<Bucket> = Vec::new();
+        let mut open: Option<Bucket> = None;
+        let mut open_cap = first_cap;
+        // Lone parameters whose flags lie nowhere yet.
+        let mut owed = Vec::new();
         for &parameter in order.iter().filter(|&&i| entries[i].description.trained) {
-            let len = entries[parameter].len();
-            let precision = Precision::of(entries[parameter].dtype);
-            let cap = if buckets.len() <= 1 { first_cap } else { cap };
-            match buckets.last_mut() {
-                Some(bucket)
-                    if bucket.precision == precision
-                        && (bucket.gradient_len() + len) * precision.size() <= cap =>
-                {
-                    let offset = bucket.gradient_len();
-                    bucket.slots.push(Slot {
-                        parameter,
-                        offset,
-                        len,
-                    });
-                }
-                _ => buckets.push(Bucket {
-                    precision,
-                    slots: vec![Slot {
-                        parameter,
-                        offset: 0,
-                        len,
-                    }],
-                }),
+            let (len, dtype) = (entries[parameter].len(), entries[parameter].dtype);
+            let precision = Precision::of(dtype);
+            let size = precision.size();
+            if len * size >= first_cap.max(1) && dtype == precision.dtype() {
+                let mut lone = Bucket::empty(precision);
+                lone.push(parameter, len);
+                buckets.push(lone);
+                owed.push(parameter);
+                continue;
             }
+            let fits = |bucket: &mut Bucket| {
+                bucket.precision == precision && (bucket.gradient_len() + len) * size <= open_cap
+            };
+            if let Some(mut full) = open.take_if(|bucket| !fits(bucket)) {
+                full.flags.append(&mut owed);
+                buckets.push(full);
+                open_cap = cap;
+            }
+            let bucket = open.get_or_insert_with(|| Bucket::empty(precision));
+            bucket.push(parameter, len);
+            bucket.flags.push(parameter);
+        }
+        if open.is_some() || !owed.is_empty() {
+            let mut last = open.unwrap_or_else(|| Bucket::empty(Precision::Single));
+            last.flags.append(&mut owed);
+            buckets.push(last);
         }
         Self { buckets }
     }
 
-    /// For each of `parameters` parameters, its bucket and its slot there.
-    pub(super) fn places(&self, parameters: usize) -> Vec<Option<(usize, usize)>> {
-        let mut places = vec![None; parameters];
+    /// For each of `parameters` parameters, where it is.
+    pub(super) fn places(&self, parameters: usize) -> Vec<Option<Place>> {
+        let mut flags = vec![None; parameters];
         for (b, bucket) in self.buckets.iter().enumerate() {
-            for (s, slot) in bucket.slots.iter().enumerate() {
-                places[slot.parameter] = Some((b, s));
+            for (f, &parameter) in bucket.flags.iter().enumerate() {
+                flags[parameter] = Some((b, bucket.gradient_len() + f));
+            }
+        }
+        let mut places = vec![None; parameters];
+        for (bucket, slots) in self.buckets.iter().map(|bucket| &bucket.slots).enumerate() {
+            for slot in slots {
+                // Every slot's parameter has a flag somewhere.
+                places[slot.parameter] = flags[slot.parameter].map(|flag| Place {
+                    bucket,
+                    range: slot.offset..slot.offset + slot.len,
+                    flag,
+                });
             }
         }
         places
@@ -142,6 +213,7 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use proptest::prelude::*;
+    use std::collections::HashSet;
 
     fn entry(len: usize, dtype: DType, trained: bool) -> Entry {
         Entry {
@@ -160,38 +232,58 @@ mod tests {
     proptest! {
         #[test]
         fn every_trained_parameter_has_its_own_place(
-            lens in prop::collection::vec((0_usize..200, any::<bool>(), any::<bool>()), 0..40),
+            lens in prop::collection::vec((0_usize..200, 0..3, any::<bool>()), 0..40),
             first in 1_usize..300,
             cap in 1_usize..2000,
         ) {
+            let dtypes = [DType::F32, DType::F64, DType::F16];
             let entries: Vec<Entry> = lens
                 .iter()
-                .map(|&(len, double, trained)| {
-                    entry(len, if double { DType::F64 } else { DType::F32 }, trained)
-                })
+                .map(|&(len, dtype, trained)| entry(len, dtypes[dtype as usize], trained))
                 .collect();
             let layout = Layout::new(&entries, &reversed(entries.len()), first, cap);
             let places = layout.places(entries.len());
+            let mut written: Vec<Vec<bool>> =
+                layout.buckets.iter().map(|bucket| vec![false; bucket.len()]).collect();
+            let mut writers: Vec<HashSet<usize>> = vec![HashSet::new(); layout.buckets.len()];
             for (i, entry) in entries.iter().enumerate() {
                 prop_assert_eq!(places[i].is_some(), entry.description.trained);
-            }
-            for (b, bucket) in layout.buckets.iter().enumerate() {
-                let mut end = 0;
-                for slot in &bucket.slots {
-                    prop_assert_eq!(slot.offset, end);
-                    prop_assert_eq!(slot.len, entries[slot.parameter].len());
-                    prop_assert_eq!(Precision::of(entries[slot.parameter].dtype), bucket.precision);
-                    end += slot.len;
+                let Some(place) = &places[i] else { continue };
+                let (flag_bucket, flag) = place.flag;
+                prop_assert_eq!(place.range.len(), entry.len());
+                prop_assert_eq!(
+                    layout.buckets[place.bucket].precision,
+                    Precision::of(entry.dtype)
+                );
+                // A flag is never averaged before its gradient.
+                prop_assert!(flag_bucket >= place.bucket);
+                let flag = [(flag_bucket, flag)].into_iter();
+                for (bucket, element) in place.range.clone().map(|e| (place.bucket, e)).chain(flag) {
+                    prop_assert!(!std::mem::replace(&mut written[bucket][element], true));
                 }
-                let bytes = end * bucket.precision.size();
-                let cap = if b == 0 { first } else { cap };
-                prop_assert!(bucket.slots.len() == 1 || bytes <= cap);
+                writers[place.bucket].insert(i);
+                writers[flag_bucket].insert(i);
+            }
+            prop_assert!(written.iter().flatten().all(|written| *written));
+            let mut first_packed = true;
+            for (bucket, writers) in layout.buckets.iter().zip(&writers) {
+                prop_assert_eq!(bucket.writers(), writers.len());
+                if bucket.is_lone() {
+                    prop_assert_eq!(bucket.slots.len(), 1);
+                    let entry = &entries[bucket.slots[0].parameter];
+                    prop_assert!(entry.len() * bucket.precision.size() >= first);
+                    prop_assert_eq!(entry.dtype, bucket.precision.dtype());
+                } else {
+                    let bytes = bucket.gradient_len() * bucket.precision.size();
+                    let cap = if std::mem::take(&mut first_packed) { first } else { cap };
+                    prop_assert!(bucket.slots.len() <= 1 || bytes <= cap);
+                }
             }
         }
 
         #[test]
         fn an_observed_order_is_completed(seen in prop::collection::vec(0_usize..20, 0..20)) {
-            let unique = seen.iter().collect::<std::collections::HashSet<_>>().len() == seen.len();
+            let unique = seen.iter().collect::<HashSet<_>>().len() == seen.len();
             match completed(seen.clone(), 20) {
                 Some(order) => {
                     prop_assert!(unique);

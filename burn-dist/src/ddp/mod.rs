@@ -7,11 +7,11 @@
 //! 1. `hook`: an identity on each parameter sees its gradient as soon as backward has it;
 //! 2. `usage` counts the uses of the parameter, so that a tied weight is handed over when complete;
 //! 3. `layout` says which bucket the parameter lies in;
-//! 4. `reducer`, a thread of its own, copies it there, and averages each bucket over the ranks as
-//!    soon as it is full, in the same order on every rank;
+//! 4. `reducer`, a thread of its own, copies it there (a large one lies there already), and averages
+//!    each bucket over the ranks as soon as it is full, in the same order on every rank;
 //! 5. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
 //!    the averages to the optimizer;
-//! 6. `pool` gets the memory of a bucket back when the last of its gradients is dropped.
+//! 6. `pool` gets the memory of a shared bucket back when the last of its gradients is dropped.
 //!
 //! Threads: the replica's own thread runs forward, backward and every method of [`Ddp`]; the reducer
 //! thread owns the buckets and the process group's operations. They talk over one channel, and a
@@ -201,7 +201,7 @@ impl Ddp {
             stats.during_backward += handed as u64;
             stats.at_end += at_end as u64;
         }
-        Ok(settle::unpack(parameters, &averages, model))
+        Ok(settle::unpack(parameters, averages, model))
     }
 
     /// Runs a backward pass whose gradients stay on this rank, to be added to those of the next

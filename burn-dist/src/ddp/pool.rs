@@ -4,14 +4,14 @@
 //! last of them to be dropped sends it home, on whatever thread that happens. The next step fills it
 //! again, so that a loop that drops its gradients allocates no bucket after the first steps. Where
 //! gradients are held longer, the next step's bucket is a new one, and the surplus is dropped once it
-//! comes home.
+//! comes home. A lone gradient is averaged in its own memory, which the optimizer gets.
 //!
 //! Invariants: at most one spare memory a bucket; memory never changes while it is lent.
 //!
 //! Callers: the reducer takes and lends; `settle` unpacks what is lent.
 
 use super::buffer::Buffer;
-use super::layout::Layout;
+use super::layout::{Layout, Precision};
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData, bf16, f16};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use half::vec::HalfFloatVecExt;
@@ -43,12 +43,13 @@ impl Pool {
             self.spare[bucket] = Some(buffer);
         }
         let spare = self.spare[bucket].take();
-        spare.unwrap_or_else(|| Buffer::new(&layout.buckets[bucket]))
+        let bucket = &layout.buckets[bucket];
+        spare.unwrap_or_else(|| Buffer::new(bucket.precision, bucket.len()))
     }
 
     /// Lends an averaged bucket to the gradients that will be made of it.
     pub(super) fn lend(&self, bucket: usize, buffer: Buffer) -> Average {
-        Average(Arc::new(Lent {
+        Average::Lent(Arc::new(Lent {
             bucket,
             buffer,
             home: self.home.clone(),
@@ -58,46 +59,60 @@ impl Pool {
 
 /// An averaged bucket.
 #[derive(Debug)]
-pub(super) struct Average(Arc<Lent>);
+pub(super) enum Average {
+    /// One of the pool's.
+    Lent(Arc<Lent>),
+    /// A lone gradient.
+    Lone(Buffer),
+}
 
 impl Average {
-    /// Whether any rank had set a flag.
-    pub(super) fn flag(&self, at: usize) -> bool {
-        self.0.buffer.flag(at)
+    fn buffer(&self) -> &Buffer {
+        match self {
+            Self::Lent(lent) => &lent.buffer,
+            Self::Lone(buffer) => buffer,
+        }
     }
 
-    /// The gradient at a place, in its parameter's own type: a view of the bucket, if that is the
+    /// Whether any rank had set a flag.
+    pub(super) fn flag(&self, at: usize) -> bool {
+        self.buffer().flag(at)
+    }
+
+    /// Takes the gradient at a place, in its parameter's own type: a view of the bucket, if that is the
     /// bucket's type too. (What writes to a view in place is given a copy of it.)
-    pub(super) fn unpack(&self, at: Range<usize>, shape: &[usize], dtype: DType) -> TensorData {
-        match (&self.0.buffer, dtype) {
-            (Buffer::Single(elements), DType::F16) => {
-                TensorData::new(Vec::<f16>::from_f32_slice(&elements[at]), shape)
+    pub(super) fn take(&mut self, at: Range<usize>, shape: &[usize], dtype: DType) -> TensorData {
+        let own = self.buffer().dtype();
+        match (self, own, dtype) {
+            (Self::Lent(lent), DType::F32, DType::F16) => {
+                TensorData::new(Vec::<f16>::from_f32_slice(lent.buffer.read(at)), shape)
             }
-            (Buffer::Single(elements), DType::BF16) => {
-                TensorData::new(Vec::<bf16>::from_f32_slice(&elements[at]), shape)
+            (Self::Lent(lent), DType::F32, DType::BF16) => {
+                TensorData::new(Vec::<bf16>::from_f32_slice(lent.buffer.read(at)), shape)
             }
-            (buffer, _) => {
-                let own = buffer.dtype();
-                let lent = Arc::clone(&self.0);
+            (Self::Lent(lent), ..) => {
+                let lent = Arc::clone(lent);
                 let view = bytes::Bytes::from_owner(View { lent, at });
                 let view = Bytes::from_shared(view, AllocationProperty::Native);
                 TensorData::from_bytes(view, shape, own).convert_dtype(dtype)
             }
+            (Self::Lone(buffer), ..) => {
+                let buffer = std::mem::replace(buffer, Buffer::new(Precision::Single, 0));
+                TensorData::from_bytes(buffer.into_memory(), shape, own)
+            }
         }
     }
-}
 
-#[cfg(test)]
-impl Average {
     /// Where its memory lies.
+    #[cfg(test)]
     pub(super) fn address(&self) -> *const u8 {
-        self.0.buffer.bytes(0..0).as_ptr()
+        self.buffer().bytes(0..0).as_ptr()
     }
 }
 
 /// A bucket's memory while it is lent.
 #[derive(Debug)]
-struct Lent {
+pub(super) struct Lent {
     bucket: usize,
     buffer: Buffer,
     home: Sender<(usize, Buffer)>,
@@ -105,7 +120,7 @@ struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let buffer = std::mem::replace(&mut self.buffer, Buffer::Single(Vec::new()));
+        let buffer = std::mem::replace(&mut self.buffer, Buffer::new(Precision::Single, 0));
         // Where the pool is gone, or is that of another layout, nobody needs it.
         let _ = self.home.send((self.bucket, buffer));
     }
@@ -125,7 +140,7 @@ impl AsRef<[u8]> for View {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::{Bucket, Precision, Slot};
+    use super::super::layout::{Bucket, Slot};
     use super::*;
     use burn::tensor::{Device, Tensor};
 
@@ -140,6 +155,7 @@ mod tests {
             buckets: vec![Bucket {
                 precision,
                 slots: vec![slot],
+                flags: vec![0],
             }],
         }
     }
@@ -164,8 +180,8 @@ mod tests {
             let mut pool = Pool::new(&layout);
             let buffer = filled(&mut pool, &layout, 7.0);
             let (address, own) = (buffer.bytes(0..3).as_ptr(), buffer.dtype());
-            let average = pool.lend(0, buffer);
-            let gradient = tensor(average.unpack(0..3, &[3], own));
+            let mut average = pool.lend(0, buffer);
+            let gradient = tensor(average.take(0..3, &[3], own));
             drop(average);
             // Held still: the next step's memory is another.
             let other = filled(&mut pool, &layout, 8.0);
@@ -185,8 +201,8 @@ mod tests {
         let layout = layout(Precision::Single);
         let mut pool = Pool::new(&layout);
         let buffer = filled(&mut pool, &layout, 2.0);
-        let average = pool.lend(0, buffer);
-        let gradient = || tensor(average.unpack(0..3, &[3], DType::F32));
+        let mut average = pool.lend(0, buffer);
+        let mut gradient = || tensor(average.take(0..3, &[3], DType::F32));
         // Alone with its view, the backend would write to it.
         let (scaled, other) = (gradient().mul_scalar(5.0), gradient());
         assert_eq!(
@@ -212,9 +228,9 @@ mod tests {
         drop(lent);
         let last = pool.take(&layout, 0);
         assert!(pool.spare[0].is_none() && pool.returned.is_empty());
-        let last = pool.lend(0, last);
+        let mut last = pool.lend(0, last);
         drop(pool);
-        assert_eq!(last.unpack(0..0, &[0], DType::F32).num_elements(), 0);
+        assert_eq!(last.take(0..0, &[0], DType::F32).num_elements(), 0);
     }
 
     #[test]
@@ -222,8 +238,8 @@ mod tests {
         let layout = layout(Precision::Single);
         let mut pool = Pool::new(&layout);
         let buffer = filled(&mut pool, &layout, 2.0);
-        let average = pool.lend(0, buffer);
-        let gradient = tensor(average.unpack(1..1, &[0], DType::F32)).mul_scalar(2.0);
+        let mut average = pool.lend(0, buffer);
+        let gradient = tensor(average.take(1..1, &[0], DType::F32)).mul_scalar(2.0);
         assert_eq!(gradient.into_data().num_elements(), 0);
     }
 
@@ -232,9 +248,9 @@ mod tests {
         let layout = layout(Precision::Single);
         let mut pool = Pool::new(&layout);
         let buffer = filled(&mut pool, &layout, -6.0);
-        let average = pool.lend(0, buffer);
+        let mut average = pool.lend(0, buffer);
         for dtype in [DType::F16, DType::BF16] {
-            let data = average.unpack(0..2, &[2, 1], dtype);
+            let data = average.take(0..2, &[2, 1], dtype);
             assert_eq!(
                 (data.dtype(), data.shape().as_slice()),
                 (dtype, &[2, 1][..])

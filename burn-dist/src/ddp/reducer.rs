@@ -15,11 +15,12 @@
 use super::buffer::Buffer;
 use super::config::DdpConfig;
 use super::hook::HostRead;
-use super::layout::{self, Layout};
+use super::layout::{self, Bucket, Layout, Place};
 use super::parameters::Parameters;
 use super::pool::{Average, Pool};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
+use burn::tensor::TensorData;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -64,7 +65,7 @@ pub(super) struct Averages {
 #[derive(Debug)]
 pub(super) struct Reducer {
     group: ProcessGroup,
-    /// The number of parameters, and so the most buckets there can be.
+    /// The number of parameters; there is at most one bucket more.
     parameters: usize,
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
@@ -115,7 +116,7 @@ impl Reducer {
         }
         // The thread answers after at most one timeout of the group for each bucket and the new order.
         // A device that never answers a read is the one thing that has no deadline of its own.
-        let operations = u32::try_from(self.parameters.saturating_add(2)).unwrap_or(u32::MAX);
+        let operations = u32::try_from(self.parameters.saturating_add(3)).unwrap_or(u32::MAX);
         let deadline = self.group.timeout().saturating_mul(operations);
         match averages.recv_timeout(deadline) {
             Ok(averages) => averages,
@@ -171,8 +172,8 @@ struct Worker {
     group: ProcessGroup,
     parameters: Arc<Parameters>,
     layout: Arc<Layout>,
-    /// For each parameter, its bucket and its slot there.
-    places: Vec<Option<(usize, usize)>>,
+    /// Where each parameter is in it.
+    places: Vec<Option<Place>>,
     pool: Pool,
     step: Step,
     /// Whether the layout follows the order in which gradients really come.
@@ -185,7 +186,7 @@ struct Worker {
 struct Step {
     /// Those that gradients have come for.
     filling: Vec<Option<Buffer>>,
-    /// How many parameters each bucket still waits for.
+    /// How many parameters each bucket still waits for, for their gradients or flags.
     missing: Vec<usize>,
     /// Those that are averaged: a beginning of all buckets.
     averaged: Vec<Average>,
@@ -196,7 +197,7 @@ impl Step {
         let buckets = layout.buckets.iter();
         Self {
             filling: buckets.clone().map(|_| None).collect(),
-            missing: buckets.map(|bucket| bucket.slots.len()).collect(),
+            missing: buckets.map(Bucket::writers).collect(),
             averaged: Vec::new(),
         }
     }
@@ -257,32 +258,47 @@ impl Worker {
 
     fn pack(&mut self, reading: Reading) -> Result<()> {
         let Reading { parameter, parts } = reading;
-        let Some((bucket, slot)) = self.places[parameter] else {
+        let Some(place) = self.places[parameter].clone() else {
             // `settle` collects only what has a place, and only trained parameters are hooked.
             return Err(self.unreadable(parameter, "it has no place in a bucket"));
-        };
-        let place = self.layout.buckets[bucket].slots[slot];
-        let range = place.offset..place.offset + place.len;
-        let flag = self.layout.buckets[bucket].gradient_len() + slot;
-        let mut buffer = match self.step.filling[bucket].take() {
-            Some(buffer) => buffer,
-            None => self.pool.take(&self.layout, bucket),
         };
         let mut used = false;
         for read in parts {
             // The gradient's own memory goes as soon as it is copied.
             let packed = futures_lite::future::block_on(read)
-                .and_then(|data| buffer.pack(range.clone(), &data, used));
+                .and_then(|data| self.pack_part(&place, data, used));
             packed.map_err(|message| self.unreadable(parameter, &message))?;
             used = true;
         }
         if !used {
-            buffer.clear(range);
+            let range = place.range.clone();
+            self.filling(place.bucket).clear(range);
         }
-        buffer.set_flag(flag, used);
-        self.step.filling[bucket] = Some(buffer);
-        self.step.missing[bucket] -= 1;
+        let (flag_bucket, flag) = place.flag;
+        self.filling(flag_bucket).set_flag(flag, used);
+        self.step.missing[place.bucket] -= 1;
+        if flag_bucket != place.bucket {
+            self.step.missing[flag_bucket] -= 1;
+        }
         Ok(())
+    }
+
+    /// Puts a gradient, or a further part of it, to its place.
+    fn pack_part(&mut self, place: &Place, data: TensorData, add: bool) -> Result<(), String> {
+        let bucket = &self.layout.buckets[place.bucket];
+        if bucket.is_lone() && !add {
+            let buffer = Buffer::of(data, bucket.precision, bucket.len())?;
+            self.step.filling[place.bucket] = Some(buffer);
+            return Ok(());
+        }
+        let range = place.range.clone();
+        self.filling(place.bucket).pack(range, &data, add)
+    }
+
+    /// The memory of a bucket in this step.
+    fn filling(&mut self, bucket: usize) -> &mut Buffer {
+        let memory = || self.pool.take(&self.layout, bucket);
+        self.step.filling[bucket].get_or_insert_with(memory)
     }
 
     fn average_full(&mut self) -> Result<()> {
@@ -293,11 +309,15 @@ impl Worker {
                 return Ok(());
             }
             let Some(mut buffer) = step.filling[next].take() else {
-                // A bucket has a parameter, and so is full only after one was packed.
+                // Every bucket has a writer, and so is full only after one has written.
                 return Ok(());
             };
             buffer.average(&self.group)?;
-            step.averaged.push(self.pool.lend(next, buffer));
+            step.averaged.push(if self.layout.buckets[next].is_lone() {
+                Average::Lone(buffer)
+            } else {
+                self.pool.lend(next, buffer)
+            });
         }
     }
 

@@ -6,10 +6,11 @@
 //! Callers: `Ddp`.
 
 use super::hook::read_tensor;
+use super::layout::Place;
 use super::parameters::{Parameters, Path};
 use super::reducer::{Averages, Reading};
 use super::usage::{Finished, Usage};
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
 
@@ -113,14 +114,15 @@ pub(super) fn keep<M: Module>(
 /// Makes the optimizer's gradients of the averages.
 pub(super) fn unpack<M: Module>(
     parameters: &Parameters,
-    averages: &Averages,
+    averages: Averages,
     model: &M,
 ) -> GradientsParams {
     let mut unpacker = Unpacker {
         path: Path::default(),
         parameters,
-        averages,
         places: averages.layout.places(parameters.entries.len()),
+        averages,
+        made: vec![None; parameters.entries.len()],
         gradients: GradientsParams::new(),
     };
     model.visit(&mut unpacker);
@@ -171,8 +173,10 @@ impl<F: FnMut(&str, Option<usize>, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
 struct Unpacker<'a> {
     path: Path,
     parameters: &'a Parameters,
-    averages: &'a Averages,
-    places: Vec<Option<(usize, usize)>>,
+    averages: Averages,
+    places: Vec<Option<Place>>,
+    /// Under which id each parameter has its gradient already.
+    made: Vec<Option<ParamId>>,
     gradients: GradientsParams,
 }
 
@@ -189,24 +193,31 @@ impl ModuleVisitor for Unpacker<'_> {
         let Some(parameter) = self.parameters.index(&self.path.joined()) else {
             return;
         };
-        let Some((bucket, slot)) = self.places[parameter] else {
+        let Some(place) = &self.places[parameter] else {
             return;
         };
+        if let Some(id) = self.made[parameter] {
+            // One tensor in two places, which have ids of their own once a record was loaded.
+            if let Some(gradient) = self.gradients.get::<D>(id) {
+                self.gradients.register(param.id, gradient);
+            }
+            return;
+        }
         let entry = &self.parameters.entries[parameter];
-        let average = &self.averages.buckets[bucket];
-        let bucket = &self.averages.layout.buckets[bucket];
-        if !average.flag(bucket.gradient_len() + slot) {
+        let buckets = &mut self.averages.buckets;
+        let (flag_bucket, flag) = place.flag;
+        if !buckets[flag_bucket].flag(flag) {
             tracing::debug!(
                 parameter = entry.description.path,
                 "no rank used a parameter"
             );
             return;
         }
-        let place = bucket.slots[slot];
-        let range = place.offset..place.offset + place.len;
-        let data = average.unpack(range, &entry.description.shape, entry.dtype);
+        let range = place.range.clone();
+        let data = buckets[place.bucket].take(range, &entry.description.shape, entry.dtype);
         let device = param.base().device().without_autodiff();
         let gradient = Tensor::<D>::from_data(data, (&device, entry.dtype));
         self.gradients.register(param.id, gradient);
+        self.made[parameter] = Some(param.id);
     }
 }

@@ -7,8 +7,13 @@ use std::collections::HashSet;
 
 const ELEMENTS: usize = 64;
 
-/// One rank's reducer, for so many parameters with a bucket each.
-fn reducer(group: ProcessGroup, parameters: usize) -> Reducer {
+/// Sizes of the first bucket in bytes with which each parameter has a bucket of its own: packed, or
+/// alone.
+const PACKED: f64 = 4.0 * ELEMENTS as f64 + 4.0;
+const ALONE: f64 = 1.0;
+
+/// One rank's reducer.
+fn reducer(group: ProcessGroup, parameters: usize, bucket: f64) -> Reducer {
     let device = Device::flex().autodiff();
     let layer = || -> Linear {
         LinearConfig::new(8, ELEMENTS / 8)
@@ -17,9 +22,10 @@ fn reducer(group: ProcessGroup, parameters: usize) -> Reducer {
     };
     let model: Vec<Linear> = (0..parameters).map(|_| layer()).collect();
     let parameters = Arc::new(Parameters::of(&model));
+    let megabytes = bucket / f64::from(1 << 20);
     let config = DdpConfig::new()
-        .with_bucket_cap_mb(1e-6)
-        .with_first_bucket_mb(1e-6);
+        .with_bucket_cap_mb(megabytes)
+        .with_first_bucket_mb(megabytes);
     let channel = Reducer::channel();
     Reducer::start(config, group, parameters, channel).unwrap()
 }
@@ -41,26 +47,36 @@ fn on_two(work: impl Fn(ProcessGroup) + Sync) {
 
 /// The parameters in the order of the buckets.
 fn order(averages: &Averages) -> Vec<usize> {
-    let buckets = averages.layout.buckets.iter();
-    buckets.map(|bucket| bucket.slots[0].parameter).collect()
+    let slots = averages
+        .layout
+        .buckets
+        .iter()
+        .flat_map(|bucket| &bucket.slots);
+    slots.map(|slot| slot.parameter).collect()
 }
 
 /// What a parameter's gradient is, where any rank had one.
-fn average(averages: &Averages, parameter: usize) -> Option<Vec<f32>> {
-    let bucket = order(averages)
-        .iter()
-        .position(|&p| p == parameter)
-        .unwrap();
-    let bucket = &averages.buckets[bucket];
-    let data = bucket.unpack(0..ELEMENTS, &[ELEMENTS], DType::F32);
-    bucket.flag(ELEMENTS).then(|| data.iter::<f32>().collect())
+fn average(averages: &mut Averages, parameter: usize) -> Option<Vec<f32>> {
+    let place = averages.layout.places(3).swap_remove(parameter).unwrap();
+    let buckets = &mut averages.buckets;
+    let data = buckets[place.bucket].take(place.range, &[ELEMENTS], DType::F32);
+    let (bucket, flag) = place.flag;
+    buckets[bucket]
+        .flag(flag)
+        .then(|| data.iter::<f32>().collect())
 }
 
 #[test]
 fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
+    for bucket in [PACKED, ALONE] {
+        follow(bucket);
+    }
+}
+
+fn follow(bucket: f64) {
     on_two(|group| {
         let rank = group.rank();
-        let mut reducer = reducer(group, 3);
+        let mut reducer = reducer(group, 3, bucket);
         let all = || {
             (0..3)
                 .map(|parameter| gradient(parameter, rank as f32))
@@ -72,9 +88,9 @@ fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
         assert_eq!(order(&first), [2, 1, 0]);
         // The order of the first step stays.
         for seen in [vec![2, 0, 1], vec![0, 1, 2]] {
-            let later = reducer.finish(all(), seen).unwrap();
+            let mut later = reducer.finish(all(), seen).unwrap();
             assert_eq!(order(&later), [1, 0, 2]);
-            assert_eq!(average(&later, 0), Some(vec![0.5; ELEMENTS]));
+            assert_eq!(average(&mut later, 0), Some(vec![0.5; ELEMENTS]));
         }
         reducer.stop(false);
     });
@@ -82,9 +98,15 @@ fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
 
 #[test]
 fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
+    for bucket in [PACKED, ALONE] {
+        use_again(bucket);
+    }
+}
+
+fn use_again(bucket: f64) {
     on_two(|group| {
         let rank = group.rank();
-        let mut reducer = reducer(group, 2);
+        let mut reducer = reducer(group, 2, bucket);
         for step in 0..6_u8 {
             // The second parameter in every other step, and then on rank 1 alone.
             let value = f32::from(step) + 1.0;
@@ -95,10 +117,10 @@ fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
                 Reading::new(1, Vec::new())
             };
             let rest = vec![gradient(0, value), second];
-            let averages = reducer.finish(rest, Vec::new()).unwrap();
-            assert_eq!(average(&averages, 0), Some(vec![value; ELEMENTS]));
+            let mut averages = reducer.finish(rest, Vec::new()).unwrap();
+            assert_eq!(average(&mut averages, 0), Some(vec![value; ELEMENTS]));
             let half = vec![value / 2.0; ELEMENTS];
-            assert_eq!(average(&averages, 1), (step % 2 == 1).then_some(half));
+            assert_eq!(average(&mut averages, 1), (step % 2 == 1).then_some(half));
         }
         reducer.stop(false);
     });
@@ -107,7 +129,7 @@ fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
 #[test]
 fn no_bucket_is_allocated_after_the_first_steps() {
     on_two(|group| {
-        let mut reducer = reducer(group, 3);
+        let mut reducer = reducer(group, 3, PACKED);
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
             let all = (0..3).map(|parameter| gradient(parameter, 1.0)).collect();
