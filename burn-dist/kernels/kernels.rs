@@ -6,7 +6,9 @@ use burn::tensor::{DType, TensorData};
 use burn_dist::kernels::{Bucket, reduce};
 use burn_dist::{Element, ReduceOp};
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use half::{bf16, f16};
 
 /// How many elements: with f32 and two ranks these are 32 KiB, 512 KiB and 64 MiB.
@@ -53,7 +55,8 @@ fn buckets(criterion: &mut Criterion) {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let name = format!("{dtype:?}").to_lowercase();
         for length in LENGTHS {
-            let gradient = TensorData::new(numbers(length).collect(), [length]).convert_dtype(dtype);
+            let gradient =
+                TensorData::new(numbers(length).collect(), [length]).convert_dtype(dtype);
             let bytes = length * dtype.size();
             let mut bucket = Bucket::new(length);
             let mut group = criterion.benchmark_group("pack");
