@@ -16,7 +16,7 @@ fn parse(flags: &str) -> Result<Arguments, clap::Error> {
 fn without_arguments_everything_is_timed() {
     let all = parse("").unwrap();
     all.check().unwrap();
-    assert_eq!(all.benches().len(), 6);
+    assert_eq!(all.benches().len(), 5);
     assert_eq!(all.places(Bench::AllReduce).len(), 6);
     assert_eq!(all.places(Bench::Loader), [(Layout::Threads, 2)]);
     assert_eq!(all.places(Bench::Startup).len(), 3);
