@@ -80,9 +80,9 @@ impl Kind {
 pub(super) struct Peer {
     pub(super) kind: Kind,
     /// What is started.
-    program: PathBuf,
+    pub(super) program: PathBuf,
     /// Its first arguments; what it runs, where it is a launcher or an interpreter.
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Peer {

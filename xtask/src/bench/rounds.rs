@@ -115,13 +115,15 @@ fn take(
     let mut taken = 0;
     for text in lines {
         let text = text.trim();
-        let Some(line) = Line::parse(text).map_err(|cause| format!("printed {cause}"))? else {
+        let Some(mut line) = Line::parse(text).map_err(|cause| format!("printed {cause}"))? else {
             eprintln!("[{}] {text}", from.name);
             continue;
         };
         if !is_about(&line, from, setting) {
             return Err(format!("printed a measurement of something else: {text}"));
         }
+        // What it calls by a name of its own is what ours is compared with.
+        line.bench = line.bench.replacen(from.says, setting.bench.name(), 1);
         match from.peer {
             Some(_) => samples.add_peer(from.name, line),
             None => samples.add_ours(line),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::bench::line::Layout;
+use crate::bench::peers::Kind;
 use crate::bench::programs::Bench;
 
 const SETTING: Setting = Setting {
@@ -54,4 +55,30 @@ fn who_prints_nothing_is_in_trouble() {
     for lines in [&[][..], &["hello"]] {
         assert!(taken(lines).0.unwrap_err().contains("no measurement"));
     }
+}
+
+#[test]
+fn a_peer_with_a_name_of_its_own_for_the_bench_is_compared() {
+    let peer = Peer {
+        kind: Kind::RawTcp,
+        program: "raw_tcp".into(),
+        file: None,
+    };
+    let raw = Contestant {
+        peer: Some(&peer),
+        name: "raw",
+        says: "raw-tcp",
+    };
+    let ours = Contestant {
+        peer: None,
+        name: "burn-dist",
+        says: "all-reduce",
+    };
+    let mut samples = Samples::default();
+    let theirs = LINE.replace("all-reduce", "raw-tcp");
+    take(&[LINE.to_owned()], &ours, &SETTING, &mut samples).unwrap();
+    take(&[theirs], &raw, &SETTING, &mut samples).unwrap();
+    let rows = samples.rows();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].ratio(), Some(1.0));
 }
