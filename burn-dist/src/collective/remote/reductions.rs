@@ -145,7 +145,8 @@ pub(in crate::collective) fn all_reduce<T: Element>(
 ) -> Result<()> {
     let layout = abroad.layout();
     let partials = Partials::new::<T>(layout, abroad.ranks(), op);
-    if size_of_val(buffer) > SMALL {
+    let others = layout.places().len() - 1;
+    if size_of_val(buffer).saturating_mul(others) > SMALL {
         return stream::all_reduce(abroad, buffer, &partials);
     }
     let count = buffer.len();
