@@ -65,11 +65,11 @@ fn buckets(criterion: &mut Criterion) {
                 bencher.iter(|| bucket.pack(black_box(&gradient)));
             });
             group.finish();
-            let average = bucket.lend();
+            let mut average = bucket.lend();
             let mut group = criterion.benchmark_group("unpack");
             group.throughput(Throughput::Bytes((length * size_of::<f32>()) as u64));
             group.bench_function(BenchmarkId::new(&name, bytes), |bencher| {
-                bencher.iter(|| black_box(&average).unpack(dtype));
+                bencher.iter(|| black_box(&mut average).unpack(dtype));
             });
             group.finish();
         }

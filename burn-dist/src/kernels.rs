@@ -45,7 +45,7 @@ pub struct Average(BenchedAverage);
 
 impl Average {
     /// The gradient as elements of this type: a view where that is the bucket's type.
-    pub fn unpack(&self, dtype: DType) -> TensorData {
+    pub fn unpack(&mut self, dtype: DType) -> TensorData {
         self.0.unpack(dtype)
     }
 }

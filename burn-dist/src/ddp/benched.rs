@@ -33,6 +33,7 @@ impl BenchedBucket {
             buckets: vec![Bucket {
                 precision: Precision::Single,
                 slots: vec![slot],
+                flags: vec![0],
             }],
         };
         let mut pool = Pool::new(&layout);
@@ -57,7 +58,7 @@ impl BenchedBucket {
 }
 
 impl BenchedAverage {
-    pub(crate) fn unpack(&self, dtype: DType) -> TensorData {
-        self.average.unpack(0..self.length, &[self.length], dtype)
+    pub(crate) fn unpack(&mut self, dtype: DType) -> TensorData {
+        self.average.take(0..self.length, &[self.length], dtype)
     }
 }
