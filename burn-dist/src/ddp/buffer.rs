@@ -9,7 +9,7 @@ use super::layout::Precision;
 use crate::element::ReduceOp;
 use crate::error::Result;
 use crate::group::ProcessGroup;
-use burn::tensor::{Bytes, DType, Element, TensorData, bf16, f16};
+use burn::tensor::{Bytes, DType, DataError, Element, TensorData, bf16, f16};
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use std::ops::{AddAssign, Range};
@@ -40,32 +40,23 @@ impl Buffer {
     /// The memory of a gradient of so many elements, without a copy where it is of the right type and
     /// nobody else's.
     pub(super) fn of(
-        data: TensorData,
+        mut data: TensorData,
         precision: Precision,
         len: usize,
     ) -> std::result::Result<Self, String> {
-        let usable = data.num_elements() == len
+        // This also moves memory that can't be written to, such as a device's, to where it can.
+        let writable = data.num_elements() == len
             && match precision {
-                Precision::Single => data.as_slice::<f32>().is_ok(),
-                Precision::Double => data.as_slice::<f64>().is_ok(),
+                Precision::Single => data.as_mut_slice::<f32>().is_ok(),
+                Precision::Double => data.as_mut_slice::<f64>().is_ok(),
             };
-        if !usable {
-            let mut buffer = Self::new(precision, len);
-            buffer.pack(0..len, &data, false)?;
-            return Ok(buffer);
+        if writable {
+            let memory = data.into_bytes();
+            return Ok(Self { precision, memory });
         }
-        let mut memory = data.into_bytes();
-        // The first access for writing settles where it lies.
-        let aligned = match precision {
-            Precision::Single => bytemuck::try_cast_slice_mut::<u8, f32>(&mut memory).is_ok(),
-            Precision::Double => bytemuck::try_cast_slice_mut::<u8, f64>(&mut memory).is_ok(),
-        };
-        if !aligned {
-            let mut buffer = Self::new(precision, len);
-            buffer.memory.copy_from_slice(&memory);
-            return Ok(buffer);
-        }
-        Ok(Self { precision, memory })
+        let mut buffer = Self::new(precision, len);
+        buffer.pack(0..len, &data, false)?;
+        Ok(buffer)
     }
 
     /// The type of the elements.
@@ -106,20 +97,17 @@ impl Buffer {
                 "a gradient of {came} elements came where the parameter has {expected}"
             ));
         }
-        match self.elements() {
-            Elements::Single(elements) => {
-                let place = &mut elements[at];
-                if let Ok(gradient) = data.as_slice::<f16>() {
-                    pack_half(place, gradient, add);
-                } else if let Ok(gradient) = data.as_slice::<bf16>() {
-                    pack_half(place, gradient, add);
-                } else {
-                    pack(place, data, add);
-                }
-            }
-            Elements::Double(elements) => pack(&mut elements[at], data, add),
-        }
-        Ok(())
+        let packed = match (self.elements(), data.dtype()) {
+            (Elements::Single(elements), DType::F16) => data
+                .as_slice::<f16>()
+                .map(|gradient| pack_half(&mut elements[at], gradient, add)),
+            (Elements::Single(elements), DType::BF16) => data
+                .as_slice::<bf16>()
+                .map(|gradient| pack_half(&mut elements[at], gradient, add)),
+            (Elements::Single(elements), _) => pack(&mut elements[at], data, add),
+            (Elements::Double(elements), _) => pack(&mut elements[at], data, add),
+        };
+        packed.map_err(|error| error.to_string())
     }
 
     /// Makes a place zero: nothing came for it.
@@ -160,16 +148,23 @@ impl Buffer {
     }
 }
 
-fn pack<E: Element + Pod + AddAssign>(place: &mut [E], data: &TensorData, add: bool) {
+fn pack<E: Element + Pod + AddAssign>(
+    place: &mut [E],
+    data: &TensorData,
+    add: bool,
+) -> std::result::Result<(), DataError> {
     match data.as_slice::<E>() {
         Ok(gradient) => put(place, gradient.iter().copied(), add),
-        // Of the same type, it lies where none of that type may.
-        Err(_) if data.dtype() == E::dtype() => {
+        // It lies where none of its type may.
+        Err(DataError::InvalidRepresentation(_)) => {
             let bytes = data.as_bytes().chunks_exact(size_of::<E>());
             put(place, bytes.map(bytemuck::pod_read_unaligned), add);
         }
-        Err(_) => put(place, data.iter::<E>(), add),
+        Err(DataError::DTypeMismatch { .. }) => put(place, data.iter::<E>(), add),
+        // The device gave nothing.
+        Err(error) => return Err(error),
     }
+    Ok(())
 }
 
 /// Converts a block at a time, for which processors have instructions.
