@@ -1,4 +1,5 @@
-//! Times all_reduce of f32 over threads or over processes on this machine.
+//! Times all_reduce of f32 over threads or over processes on this machine: of slices, in place; over threads
+//! also of tensors that somebody else holds too, whose results the ranks share.
 //!
 //! Prints one line of JSON for each size: the median of many repetitions as rank 0 sees them, every rank
 //! beginning a repetition when all are there. There is no peer in this program.
@@ -10,11 +11,11 @@ mod report;
 
 use std::time::Instant;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use burn_dist::launch::{Launcher, Worker};
 use burn_dist::{ProcessGroup, ReduceOp};
 use clap::Parser;
-use processes::{Ranked, Result};
+use processes::{Layout, Ranked, Result};
 use report::{Measurement, median};
 
 #[derive(Debug, Parser)]
@@ -43,33 +44,52 @@ fn main() -> Result<()> {
 }
 
 fn measure(options: &Options, worker: &Worker) -> Result<()> {
-    for &bytes in &options.sizes {
-        let seconds = time(worker.group(), bytes, options.budget)?;
+    let (group, layout) = (worker.group(), options.ranked.layout);
+    let print = |bench, bytes, seconds| -> Result<()> {
+        let measurement = Measurement {
+            bench,
+            layout: layout.name(),
+            ranks: worker.world_size(),
+            bytes,
+            seconds,
+            peer: None,
+            peer_seconds: None,
+        };
         if worker.rank() == 0 {
-            let measurement = Measurement {
-                bench: "all-reduce",
-                layout: options.ranked.layout.name(),
-                ranks: worker.world_size(),
-                bytes,
-                seconds,
-                peer: None,
-                peer_seconds: None,
-            };
             measurement.print()?;
+        }
+        Ok(())
+    };
+    for &bytes in &options.sizes {
+        let length = bytes / size_of::<f32>();
+        let mut buffer = vec![0.0_f32; length];
+        let seconds = time(group, options.budget, || {
+            group.barrier()?;
+            let start = Instant::now();
+            group.all_reduce(&mut buffer, ReduceOp::Sum)?;
+            Ok(start.elapsed().as_secs_f64())
+        })?;
+        print("all-reduce", bytes, seconds)?;
+        if layout == Layout::Threads {
+            // Memory that was never written to is one page of zeros again and again.
+            let tensor = Tensor::<1>::ones([length], worker.device());
+            let seconds = time(group, options.budget, || {
+                let input = tensor.clone();
+                group.barrier()?;
+                let start = Instant::now();
+                let sum = group.all_reduce_tensor(input, ReduceOp::Sum)?;
+                let time = start.elapsed().as_secs_f64();
+                drop(sum);
+                Ok(time)
+            })?;
+            print("all-reduce-tensors", bytes, seconds)?;
         }
     }
     Ok(())
 }
 
-/// The median time of one all_reduce.
-fn time(group: &ProcessGroup, bytes: usize, budget: f64) -> Result<f64> {
-    let mut buffer = vec![0.0_f32; bytes / size_of::<f32>()];
-    let mut once = || -> Result<f64> {
-        group.barrier()?;
-        let start = Instant::now();
-        group.all_reduce(&mut buffer, ReduceOp::Sum)?;
-        Ok(start.elapsed().as_secs_f64())
-    };
+/// The median time of what `once` times.
+fn time(group: &ProcessGroup, budget: f64, mut once: impl FnMut() -> Result<f64>) -> Result<f64> {
     once()?;
     // All ranks repeat as often as rank 0 finds right.
     let mut often = [budget / once()?.max(1e-5)];

@@ -1,8 +1,11 @@
-//! Times training steps of the MNIST CNN with synchronised gradients, against the same replicas without.
+//! Times training steps of the MNIST CNN with synchronised gradients, against the same replicas without, and
+//! against the same with a bare barrier after backward: what that costs is waiting for the slower replica,
+//! which is no matter of gradients.
 //!
-//! Blocks of steps with and without alternate in one run, so that both meet the same machine. Prints one
-//! line of JSON: the median time of a step with synchronisation and, as the peer, without, the slowest
-//! rank's; `bytes` are those of the gradients.
+//! Blocks of steps of the three kinds alternate in one run, so that all meet the same machine. Prints a line
+//! of JSON for each comparison: how long a step takes with synchronisation and, as the peer, otherwise, the
+//! slowest rank's, medians of the blocks; `bytes` are those of the gradients. On standard error, how long a
+//! step waits for averages.
 //!
 //! Callers: `cargo xtask bench`.
 
@@ -12,13 +15,12 @@ mod report;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use burn_dist::ReduceOp;
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Launcher, Worker};
 use clap::Parser;
 use processes::{Ranked, Result};
-use replica::Replica;
-use report::{Measurement, median};
+use replica::{Compared, Replica};
+use report::Measurement;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -50,26 +52,24 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
     let ddp = DdpConfig::new().init(group)?;
     let mut alone = Replica::new(options.batch, worker.device());
     let mut synced = alone.attached(&ddp)?;
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    // The first steps learn the order and warm the caches.
-    synced.train(Some(&ddp), group, 2)?;
-    alone.train(None, group, 2)?;
-    for _ in 0..options.blocks {
-        with.extend(synced.train(Some(&ddp), group, options.steps)?);
-        without.extend(alone.train(None, group, options.steps)?);
+    let often = (options.blocks, options.steps);
+    let compared = Compared::time(group, &ddp, &mut synced, &mut alone, often, || Ok(()))?;
+    if worker.rank() > 0 {
+        return Ok(());
     }
-    let mut medians = [median(&mut with), median(&mut without)];
-    group.all_reduce(&mut medians, ReduceOp::Max)?;
-    if worker.rank() == 0 {
-        let [seconds, alone] = medians;
+    eprintln!("a step waits {:.2} ms for averages", compared.waited * 1e3);
+    for (peer, seconds) in [
+        ("without synchronisation", compared.alone),
+        ("a bare barrier a step", compared.barrier),
+    ] {
         let measurement = Measurement {
             bench: "ddp-step",
             layout: options.ranked.layout.name(),
             ranks: worker.world_size(),
             bytes: synced.model.num_params() * size_of::<f32>(),
-            seconds,
-            peer: Some("without synchronisation"),
-            peer_seconds: Some(alone),
+            seconds: compared.averaged,
+            peer: Some(peer),
+            peer_seconds: Some(seconds),
         };
         measurement.print()?;
     }

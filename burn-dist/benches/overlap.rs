@@ -1,10 +1,10 @@
 //! Times how much of the synchronisation of gradients is not hidden behind backward.
 //!
-//! Three kinds of block alternate in one run: training steps of the MNIST CNN with synchronised gradients,
-//! the same without, and all_reduces of the same buckets with nothing else running. Prints one line of
-//! JSON: `seconds` is the exposed communication, that is, how much longer the median step takes with
-//! synchronisation than without, for the slowest rank; `peer_seconds` is the median time of the
-//! all_reduces of a step. On standard error, what it was computed from.
+//! Blocks alternate in one run: training steps of the MNIST CNN with synchronised gradients, the same with
+//! a bare barrier after backward, the same with nothing, and all_reduces of the same buckets with nothing else
+//! running. Prints one line of JSON: `seconds` is the exposed communication, that is, how much longer a
+//! step takes with synchronisation than with a barrier, for the slowest rank; `peer_seconds` is the median
+//! time of the all_reduces of a step. On standard error, what it was computed from.
 //!
 //! Callers: `cargo xtask bench`.
 
@@ -21,7 +21,7 @@ use burn_dist::launch::{Launcher, Worker};
 use burn_dist::{ProcessGroup, ReduceOp};
 use clap::Parser;
 use processes::{Ranked, Result};
-use replica::Replica;
+use replica::{Compared, Replica};
 use report::{Measurement, median};
 
 #[derive(Debug, Parser)]
@@ -71,27 +71,29 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
     let mut alone = Replica::new(options.batch, worker.device());
     let mut synced = alone.attached(&ddp)?;
     let mut buckets = buckets(&synced, &config);
-    // The first steps learn the order and warm the caches.
-    synced.train(Some(&ddp), group, 3)?;
-    alone.train(None, group, 2)?;
-    let (mut with, mut without, mut reducing) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.blocks {
-        with.extend(synced.train(Some(&ddp), group, options.steps)?);
-        without.extend(alone.train(None, group, options.steps)?);
+    let mut reducing = Vec::new();
+    let often = (options.blocks, options.steps);
+    let compared = Compared::time(group, &ddp, &mut synced, &mut alone, often, || {
         reducing.extend(reduce(&mut buckets, group, options.steps)?);
-    }
-    let mut medians = [&mut with, &mut without, &mut reducing].map(|times| median(times));
-    group.all_reduce(&mut medians, ReduceOp::Max)?;
+        Ok(())
+    })?;
+    let mut reducing = [median(&mut reducing)];
+    group.all_reduce(&mut reducing, ReduceOp::Max)?;
     if worker.rank() == 0 {
-        let [with, without, reducing] = medians;
-        let exposed = with - without;
-        let share = 100.0 * exposed / reducing;
+        let [reducing] = reducing;
+        let exposed = compared.averaged - compared.barrier;
+        let share = |seconds: f64| 100.0 * seconds / reducing;
         eprintln!(
-            "a step takes {:.2} ms, and {:.2} ms without synchronisation; its all_reduces take {:.2} ms \
-             alone, of which {share:.0} % are exposed",
-            with * 1e3,
-            without * 1e3,
-            reducing * 1e3
+            "a step takes {:.2} ms, {:.2} ms with a bare barrier, and {:.2} ms with nothing; it waits {:.2} ms \
+             for averages; its all_reduces take {:.2} ms alone, of which {:.0} % are exposed ({:.0} % of them \
+             against steps with nothing)",
+            compared.averaged * 1e3,
+            compared.barrier * 1e3,
+            compared.alone * 1e3,
+            compared.waited * 1e3,
+            reducing * 1e3,
+            share(exposed),
+            share(compared.averaged - compared.alone)
         );
         let measurement = Measurement {
             bench: "overlap",
@@ -108,8 +110,12 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
 }
 
 /// Reduces all buckets, one after the other, some times; gives how long each time took.
-fn reduce(buckets: &mut [Vec<f32>], group: &ProcessGroup, times: usize) -> Result<Vec<f64>> {
-    let mut once = || -> Result<f64> {
+fn reduce(
+    buckets: &mut [Vec<f32>],
+    group: &ProcessGroup,
+    times: usize,
+) -> burn_dist::Result<Vec<f64>> {
+    let mut once = || -> burn_dist::Result<f64> {
         group.barrier()?;
         let start = Instant::now();
         for bucket in &mut *buckets {

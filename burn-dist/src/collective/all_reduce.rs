@@ -4,13 +4,15 @@
 //! block, adds them in the canonical tree, and writes the result into all buffers.
 //! Bytes: of S bytes and N ranks, each rank reads S and writes S (S/N of each buffer), the least that
 //! shared memory allows, in one step whatever N is.
+//! Where ranks share the result, there is one buffer to write to: each rank reads S and writes S/N.
 //! Source: the direct exchange of Rabenseifner (2004), with shared memory in the place of messages.
 
 use super::remote;
 use super::tree::Reducer;
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
-use crate::transport::threads::{Entry, Floor, Lent, Piece};
+use crate::transport::threads::{Entry, Floor, Given, Lent, Piece};
+use bytes::Bytes;
 
 /// Reduces the buffers of all ranks, which are of equal length, into each of them.
 pub(crate) fn all_reduce<T: Element>(
@@ -30,6 +32,34 @@ pub(crate) fn all_reduce<T: Element>(
     entry.attend(Lent::InPlace(bytes), |floor| reduce_segment::<T>(floor, op))
 }
 
+/// What a rank gets of an all_reduce that may be shared.
+pub(crate) enum Reduced<T> {
+    /// Memory of this rank's own.
+    Own(Vec<T>),
+    /// The elements, as bytes that other ranks of this process see too.
+    Shared(Bytes),
+}
+
+/// Reduces the inputs of all ranks, which are of equal length, into memory that the ranks of a process
+/// share where that saves work.
+pub(crate) fn all_reduce_shared<T: Element>(
+    entry: Entry<'_>,
+    given: Given<'_, T>,
+    op: ReduceOp,
+) -> Result<Reduced<T>> {
+    if entry.ranks() == 1 {
+        entry.attend(Lent::Read(&[]), |_| ())?;
+        return Ok(Reduced::Own(given.into_own()));
+    }
+    match entry.abroad() {
+        Ok(abroad) => remote::all_reduce_shared(abroad, given, op),
+        Err(entry) => {
+            let reduced = entry.attend_together(given, |floor| reduce_segment::<T>(floor, op));
+            reduced.map(Reduced::Shared)
+        }
+    }
+}
+
 /// Reduces this rank's segment of all slices into the segments that are lent for work in place.
 pub(super) fn reduce_segment<T: Element>(floor: Floor<'_>, op: ReduceOp) {
     let mut pieces = floor.pieces();
@@ -40,7 +70,7 @@ pub(super) fn reduce_segment<T: Element>(floor: Floor<'_>, op: ReduceOp) {
         reducer.reduce(block.len(), &|rank| &elements(&pieces[rank])[block.clone()]);
         let mut done: Option<&[T]> = None;
         for piece in &mut pieces {
-            if let Piece::InPlace(bytes) = piece {
+            if let Some(bytes) = piece.output() {
                 // Aligned, as in `elements`.
                 let target = &mut bytemuck::cast_slice_mut(bytes)[block.clone()];
                 match done {
@@ -57,5 +87,5 @@ pub(super) fn reduce_segment<T: Element>(floor: Floor<'_>, op: ReduceOp) {
 /// A segment as elements. It is aligned: its slice was lent as `T`s (the ranks' types have been
 /// compared), and segments start at multiples of a cache line, which every element's size divides.
 fn elements<'p, T: Element>(piece: &'p Piece<'_>) -> &'p [T] {
-    bytemuck::cast_slice(piece.bytes())
+    bytemuck::cast_slice(piece.input())
 }

@@ -22,7 +22,7 @@ mod scatter;
 mod tree;
 
 pub(crate) use all_gather::{all_gather, all_gather_bytes};
-pub(crate) use all_reduce::all_reduce;
+pub(crate) use all_reduce::{Reduced, all_reduce, all_reduce_shared};
 pub(crate) use all_to_all::all_to_all;
 pub(crate) use broadcast::{broadcast, broadcast_bytes};
 pub(crate) use gather::gather;

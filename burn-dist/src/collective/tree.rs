@@ -106,7 +106,16 @@ impl<T: Element> Reducer<T> {
         length: usize,
         part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
     ) {
-        let ranks = 0..self.ranks;
+        self.merge_part(0..self.ranks, length, part);
+    }
+
+    /// As [`Self::merge`], for the ranks of one node of the tree.
+    pub(super) fn merge_part<'s>(
+        &mut self,
+        ranks: Range<usize>,
+        length: usize,
+        part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
+    ) {
         let narrow = &mut self.narrow;
         let keep = |value: T| value;
         match self.op {
@@ -124,6 +133,16 @@ impl<T: Element> Reducer<T> {
     /// Appends the block of `length` elements that was reduced last, without dividing a mean.
     pub(super) fn append_part(&self, length: usize, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(match self.op {
+            ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
+            _ => bytemuck::cast_slice(&self.narrow[..length]),
+        });
+    }
+
+    /// As [`Self::append_part`], to memory of the elements' type, which must be that of partial results.
+    pub(super) fn write_part(&self, target: &mut [T]) {
+        let length = target.len();
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(target);
+        bytes.copy_from_slice(match self.op {
             ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
             _ => bytemuck::cast_slice(&self.narrow[..length]),
         });

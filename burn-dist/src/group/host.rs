@@ -7,11 +7,13 @@
 //! Callers: `tensor`.
 
 use burn::tensor::kind::Numeric;
-use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
 
 use super::ProcessGroup;
+use crate::collective::Reduced;
 use crate::element::Element;
 use crate::error::{Departure, Error, Result};
+use crate::transport::threads::Given;
 
 /// Runs `$body` with `$element` as the element type that travels for a dtype; `$other` if none does.
 macro_rules! for_elements {
@@ -35,11 +37,23 @@ macro_rules! for_elements {
 }
 pub(super) use for_elements;
 
-/// A tensor's contents, read into host memory.
+/// A tensor's contents in host memory.
 pub(super) struct Contents<const D: usize> {
-    bytes: Bytes,
+    held: Held,
     pub(super) origin: Origin<D>,
 }
+
+/// Who else may have the memory.
+enum Held {
+    /// Nobody.
+    Own(Bytes),
+    /// Other tensors of the CPU backend: it can be read without a copy.
+    #[cfg(feature = "flex")]
+    Shared(FlexTensor),
+}
+
+#[cfg(feature = "flex")]
+type FlexTensor = burn::backend::tensor::FloatTensor<burn::backend::Flex>;
 
 /// Where a tensor came from, and so where its like belongs.
 #[derive(Clone)]
@@ -55,11 +69,39 @@ pub(super) struct Origin<const D: usize> {
 impl<const D: usize> Contents<D> {
     /// The elements, of the type that goes with the dtype.
     pub(super) fn elements<T: Element>(self) -> Vec<T> {
-        // Memory that was allocated for another alignment has to be copied.
-        self.bytes
-            .try_into_vec()
-            .unwrap_or_else(|bytes| bytemuck::pod_collect_to_vec(&bytes))
+        self.lend(|given| given.into_own())
     }
+
+    /// As [`Self::elements`], copied only if `work` needs them for its own.
+    pub(super) fn lend<T: Element, R>(self, work: impl FnOnce(Given<'_, T>) -> R) -> R {
+        match self.held {
+            Held::Own(bytes) => {
+                let elements = bytes.try_into_vec();
+                // Memory that was allocated for another alignment has to be copied.
+                work(Given::Own(elements.unwrap_or_else(|bytes| {
+                    bytemuck::pod_collect_to_vec(&bytes)
+                })))
+            }
+            #[cfg(feature = "flex")]
+            Held::Shared(tensor) => {
+                let bytes = contiguous(&tensor);
+                match bytes.map(bytemuck::try_cast_slice) {
+                    Some(Ok(elements)) => work(Given::Borrowed(elements)),
+                    _ => work(Given::Own(bytemuck::pod_collect_to_vec(
+                        &tensor.into_data().into_bytes(),
+                    ))),
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of a tensor's elements, if they lie one after the other.
+#[cfg(feature = "flex")]
+fn contiguous(tensor: &FlexTensor) -> Option<&[u8]> {
+    let (start, end) = tensor.layout().contiguous_offsets()?;
+    let size = tensor.dtype().size();
+    tensor.bytes().get(start * size..end * size)
 }
 
 impl<const D: usize> Origin<D> {
@@ -74,8 +116,25 @@ impl<const D: usize> Origin<D> {
         elements: Vec<T>,
         shape: [usize; D],
     ) -> Result<Tensor<D, K>> {
+        self.tensor_of(Bytes::from_elems(elements), shape)
+    }
+
+    /// A tensor of this shape, device and dtype. (What writes to one of shared memory in place is given
+    /// a copy of it.)
+    pub(super) fn reduced<K: Numeric, T: Element>(
+        &self,
+        reduced: Reduced<T>,
+    ) -> Result<Tensor<D, K>> {
+        let bytes = match reduced {
+            Reduced::Own(elements) => Bytes::from_elems(elements),
+            Reduced::Shared(bytes) => Bytes::from_shared(bytes, AllocationProperty::Native),
+        };
+        self.tensor_of(bytes, self.shape)
+    }
+
+    fn tensor_of<K: Numeric>(&self, bytes: Bytes, shape: [usize; D]) -> Result<Tensor<D, K>> {
         let dtype = self.dtype;
-        let data = TensorData::try_from_bytes(Bytes::from_elems(elements), shape, dtype);
+        let data = TensorData::try_from_bytes(bytes, shape, dtype);
         let data = data.map_err(|error| self.failed(error.to_string()))?;
         Ok(Tensor::from_data(data, (&self.device, dtype)))
     }
@@ -129,6 +188,14 @@ impl ProcessGroup {
         tensor: Tensor<D, K>,
     ) -> Result<Contents<D>> {
         let origin = self.origin(operation, &tensor);
+        #[cfg(feature = "flex")]
+        let tensor = match shared(tensor) {
+            Ok(tensor) => {
+                let held = Held::Shared(tensor);
+                return Ok(Contents { held, origin });
+            }
+            Err(tensor) => tensor,
+        };
         let data = tensor.try_into_data().map_err(|error| {
             self.unusable(operation, format!("reading the tensor failed: {error}"))
         })?;
@@ -138,7 +205,7 @@ impl ProcessGroup {
             ..origin
         };
         Ok(Contents {
-            bytes: data.into_bytes(),
+            held: Held::Own(data.into_bytes()),
             origin,
         })
     }
@@ -193,5 +260,22 @@ impl ProcessGroup {
             call: None,
         });
         error
+    }
+}
+
+/// A tensor of the CPU backend whose memory other tensors have too; else itself again.
+#[cfg(feature = "flex")]
+fn shared<const D: usize, K: Numeric>(
+    tensor: Tensor<D, K>,
+) -> std::result::Result<FlexTensor, Tensor<D, K>> {
+    use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+    let DispatchTensor { kind, autodiff } = tensor.into_dispatch();
+    match kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor) | BackendTensor::Int(tensor))
+            if !tensor.is_unique() =>
+        {
+            Ok(tensor)
+        }
+        kind => Err(Tensor::from_dispatch(DispatchTensor { kind, autodiff })),
     }
 }

@@ -70,7 +70,8 @@ impl ProcessGroup {
         self.reduce_tensor_on(tensor, op, root, On::Communication)
     }
 
-    /// [`Self::all_reduce`] on tensors of one shape.
+    /// [`Self::all_reduce`] on tensors of one shape. On the CPU, the ranks of a process get tensors that
+    /// share their memory, as clones of one do.
     ///
     /// # Errors
     /// See [above](#errors-of-all-calls).

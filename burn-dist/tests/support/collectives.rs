@@ -1,6 +1,7 @@
 //! What every collective must give on any group, in one process or in several. Results are compared
 //! bit by bit, because the order of a reduction is part of its definition.
 
+use burn::tensor::{Device, Tensor, TensorData};
 use burn_dist::{ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 
@@ -133,6 +134,38 @@ pub(crate) fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, see
 
     group.barrier().unwrap();
     group.barrier_async().wait().unwrap();
+}
+
+/// Reduces tensors, whose results the ranks of a process share, and whose memory is used again.
+pub(crate) fn check_shared_results(group: &ProcessGroup, length: usize, seed: u64) {
+    let (rank, ranks) = (group.rank(), group.world_size());
+    let device = Device::flex();
+    let read = |tensor: Tensor<1>| tensor.into_data().try_into_vec_as::<f32>().unwrap();
+    for (round, op) in OPS.iter().cycle().take(2 * OPS.len()).enumerate() {
+        let what = format!("all_reduce_tensor {op:?} of {length} on rank {rank} of {ranks}");
+        let inputs = all_values::<f32>(seed + round as u64, ranks, length);
+        let expected = reduced(&inputs, *op);
+        let data = TensorData::new(inputs[rank].clone(), [length]);
+        let input = Tensor::<1>::from_data(data, &device);
+        // Held also by somebody else, on some of the ranks and in some rounds.
+        let held = ((rank + round) % 3 > 0).then(|| input.clone());
+        let sum = if round % 2 == 0 {
+            group.all_reduce_tensor(input, *op).unwrap()
+        } else {
+            group.all_reduce_tensor_async(input, *op).wait().unwrap()
+        };
+        // One rank changes its result in place, if it could; the others' stay.
+        let sum = if rank + 1 == ranks {
+            sum.mul_scalar(2.0).div_scalar(2.0)
+        } else {
+            sum
+        };
+        group.barrier().unwrap();
+        assert_same(&read(sum), &expected, &what);
+        if let Some(held) = held {
+            assert_same(&read(held), &inputs[rank], &format!("input of {what}"));
+        }
+    }
 }
 
 /// Many asynchronous calls of `length` elements a rank, with a blocking one behind each.

@@ -111,7 +111,7 @@ fn from_root(
     lent: &[u8],
     root: usize,
     check: Check<'_>,
-) -> Result<std::sync::Arc<Vec<u8>>> {
+) -> Result<bytes::Bytes> {
     let layout = abroad.layout();
     let plan = Plan {
         audience: Audience::All,

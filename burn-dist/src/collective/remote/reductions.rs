@@ -7,12 +7,14 @@
 
 use std::ops::Range;
 
+use super::super::all_reduce::Reduced;
 use super::super::tree::{Part, Reducer, nodes};
-use super::{SMALL, check_length, stream};
+use super::{MIDDLING, SMALL, check_length, doubling, stream};
+
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 use crate::transport::processes::Layout;
-use crate::transport::threads::{Abroad, Audience, Floor, Lent, Parcels, Plan};
+use crate::transport::threads::{Abroad, Audience, Floor, Given, Lent, Parcels, Plan};
 
 /// The partial results of one reduction, and where they are in the parcels.
 pub(super) struct Partials<'l> {
@@ -63,6 +65,11 @@ impl<'l> Partials<'l> {
             sizes: (narrow, wide),
             nodes,
         }
+    }
+
+    /// Whether they are of the elements' own type.
+    pub(super) fn are_narrow(&self) -> bool {
+        self.sizes.0 == self.sizes.1
     }
 
     /// The length of a place's parcel for `owned` elements.
@@ -145,9 +152,17 @@ pub(in crate::collective) fn all_reduce<T: Element>(
 ) -> Result<()> {
     let layout = abroad.layout();
     let partials = Partials::new::<T>(layout, abroad.ranks(), op);
-    let others = layout.places().len() - 1;
-    if size_of_val(buffer).saturating_mul(others) > SMALL {
-        return stream::all_reduce(abroad, buffer, &partials);
+    if MIDDLING.contains(&size_of_val(buffer)) && doubling::suits(layout, abroad.ranks(), &partials)
+    {
+        return doubling::all_reduce(abroad, buffer, &partials);
+    }
+    if is_large(layout, buffer) && is_alone(layout) {
+        return stream::all_reduce_alone(abroad, buffer, &partials);
+    }
+    if is_large(layout, buffer) {
+        let done = stream::all_reduce_together(abroad, buffer, &partials)?;
+        bytemuck::cast_slice_mut(buffer).copy_from_slice(&done);
+        return Ok(());
     }
     let count = buffer.len();
     let plan = Plan {
@@ -158,6 +173,33 @@ pub(in crate::collective) fn all_reduce<T: Element>(
     let come = abroad.trade(Lent::Read(bytemuck::cast_slice(buffer)), &plan)?;
     partials.merge(&come, count, 0, buffer);
     Ok(())
+}
+
+/// As [`all_reduce`]; what is large and comes to several ranks of a process, they share.
+pub(in crate::collective) fn all_reduce_shared<T: Element>(
+    abroad: Abroad<'_>,
+    given: Given<'_, T>,
+    op: ReduceOp,
+) -> Result<Reduced<T>> {
+    let layout = abroad.layout();
+    if is_large(layout, given.elements()) && !is_alone(layout) {
+        let partials = Partials::new::<T>(layout, abroad.ranks(), op);
+        let done = stream::all_reduce_together(abroad, given.elements(), &partials);
+        return done.map(Reduced::Shared);
+    }
+    let mut buffer = given.into_own();
+    all_reduce(abroad, &mut buffer, op)?;
+    Ok(Reduced::Own(buffer))
+}
+
+/// Whether two rounds, in a stream, take less time than one of so many more bytes.
+fn is_large<T>(layout: &Layout, buffer: &[T]) -> bool {
+    size_of_val(buffer).saturating_mul(layout.places().len() - 1) > SMALL
+}
+
+/// Whether this process has one rank of the group.
+fn is_alone(layout: &Layout) -> bool {
+    layout.local().len() == 1
 }
 
 pub(in crate::collective) fn reduce<T: Element>(

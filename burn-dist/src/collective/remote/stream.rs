@@ -20,6 +20,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::tree::Reducer;
 use super::reductions::Partials;
 use crate::element::Element;
@@ -87,21 +89,30 @@ impl Cuts {
     }
 }
 
-pub(super) fn all_reduce<T: Element>(
+/// Reduces the buffer of this process's only rank in its place.
+pub(super) fn all_reduce_alone<T: Element>(
     abroad: Abroad<'_>,
     buffer: &mut [T],
     partials: &Partials<'_>,
 ) -> Result<()> {
+    let cuts = Cuts::new::<T>(partials.layout.places().len(), buffer.len());
+    let done = abroad.lead(Lent::Read(&[]), (0..0, &|_, _| Vec::new()), |carrier| {
+        let cells = cells(&cuts, buffer, &|_| None);
+        Stream::<T>::new(partials, cells).run(carrier)?;
+        Ok(Arc::default())
+    });
+    done.map(drop)
+}
+
+/// Reduces the buffers of this process's ranks into memory that they share: the result's elements, as
+/// bytes that are aligned for them.
+pub(super) fn all_reduce_together<T: Element>(
+    abroad: Abroad<'_>,
+    buffer: &[T],
+    partials: &Partials<'_>,
+) -> Result<Bytes> {
     let layout = partials.layout;
     let cuts = Cuts::new::<T>(layout.places().len(), buffer.len());
-    if layout.local().len() == 1 {
-        let done = abroad.lead(Lent::Read(&[]), (0..0, &|_, _| Vec::new()), |carrier| {
-            let cells = cells(&cuts, buffer, &|_| None);
-            Stream::<T>::new(partials, cells).run(carrier)?;
-            Ok(Arc::default())
-        });
-        return done.map(drop);
-    }
     let pack = |floor: &Floor<'_>, place| {
         let chunks = cuts.chunks(place);
         let packed = chunks.map(|chunk| partials.pack::<T>(floor, &[chunk]));
@@ -109,9 +120,10 @@ pub(super) fn all_reduce<T: Element>(
     };
     let lent = Lent::Read(bytemuck::cast_slice(buffer));
     let done = abroad.lead(lent, (0..cuts.places, &pack), |carrier| {
-        let mut result = bytemuck::zeroed_vec::<T>(cuts.count);
+        let mut memory = carrier.memory(size_of_val(buffer));
+        let result = bytemuck::cast_slice_mut::<u8, T>(memory.as_mut());
         let parcel = |place| Some(carrier.packed(place));
-        let mut cells = cells(&cuts, &mut result, &parcel);
+        let mut cells = cells(&cuts, result, &parcel);
         for row in &mut cells {
             let mut start = 0;
             for cell in row {
@@ -122,11 +134,10 @@ pub(super) fn all_reduce<T: Element>(
             }
         }
         Stream::<T>::new(partials, cells).run(carrier)?;
-        let bytes = bytemuck::allocation::pod_collect_to_vec(&result);
-        Ok([Arc::new(bytes)].into())
+        Ok(Arc::new([Bytes::from_owner(memory)]))
     });
-    bytemuck::cast_slice_mut(buffer).copy_from_slice(&done?[0]);
-    Ok(())
+    // A leader delivers one.
+    done.map(|done| done[0].clone())
 }
 
 /// The chunks of each place's segment, with the whole of what was packed for the place.
@@ -155,8 +166,8 @@ struct Stream<'s, 'l, 'b, T: Element> {
     here: usize,
     /// By place and chunk.
     cells: Vec<Vec<Cell<'b>>>,
-    /// The partial results of the chunk to be merged, by place; in units that suit every element.
-    come: Vec<Vec<u64>>,
+    /// How much memory the partial results of a chunk of this place's segment take, by place.
+    rooms: Vec<usize>,
     reducer: Reducer<T>,
     /// How many chunks the longest segment has.
     chunks: usize,
@@ -179,14 +190,14 @@ impl<'s, 'l, 'b, T: Element> Stream<'s, 'l, 'b, T> {
         let here = partials.layout.here();
         let chunks = cells.iter().map(Vec::len).max().unwrap_or(0);
         let longest = cells[here].first().map_or(0, Cell::elements::<T>);
-        let room = |place| partials.length(place, longest).div_ceil(size_of::<u64>());
-        let come = (0..cells.len()).map(|place| match place {
-            own if own == here => Vec::new(),
-            other => vec![0; room(other)],
+        let rooms = (0..cells.len()).map(|place| match place {
+            own if own == here => 0,
+            // So that each begins where any element may.
+            other => partials.length(other, longest).next_multiple_of(16),
         });
         Self {
             here,
-            come: come.collect(),
+            rooms: rooms.collect(),
             cells,
             reducer: partials.reducer(longest),
             partials,
@@ -196,15 +207,29 @@ impl<'s, 'l, 'b, T: Element> Stream<'s, 'l, 'b, T> {
     }
 
     fn run(mut self, carrier: &Carrier<'_, '_>) -> Result<()> {
+        let mut memory = carrier.memory(self.rooms.iter().sum());
+        let mut rest = memory.as_mut();
+        // What comes of the chunk to be merged, by place.
+        let cut = self.rooms.iter().map(|room| {
+            let (room, others) = std::mem::take(&mut rest).split_at_mut(*room);
+            rest = others;
+            room
+        });
+        let mut come: Vec<_> = cut.collect();
         for step in 0..=self.chunks + self.ahead {
-            self.pass(carrier, step)?;
-            self.merge(step);
+            self.pass(carrier, step, &mut come)?;
+            self.merge(step, &come);
         }
         Ok(())
     }
 
     /// Sends and receives what is due in a step.
-    fn pass(&mut self, carrier: &Carrier<'_, '_>, step: usize) -> Result<()> {
+    fn pass(
+        &mut self,
+        carrier: &Carrier<'_, '_>,
+        step: usize,
+        come: &mut [&mut [u8]],
+    ) -> Result<()> {
         let (here, ahead) = (self.here, self.ahead);
         let first = if step == 0 { 0 } else { step + ahead };
         let to_send = first..=step + ahead;
@@ -249,13 +274,13 @@ impl<'s, 'l, 'b, T: Element> Stream<'s, 'l, 'b, T> {
             }
         }
         if let Some(owned) = own.get(step).map(Cell::elements::<T>) {
-            for (place, memory) in self.come.iter_mut().enumerate() {
+            for (place, memory) in come.iter_mut().enumerate() {
                 if place != here {
                     let length = self.partials.length(place, owned);
                     receives.push(Inward {
                         place,
                         part: raw(step),
-                        bytes: &mut bytemuck::cast_slice_mut(memory)[..length],
+                        bytes: &mut memory[..length],
                     });
                 }
             }
@@ -264,8 +289,8 @@ impl<'s, 'l, 'b, T: Element> Stream<'s, 'l, 'b, T> {
     }
 
     /// Merges a chunk of this place's segment.
-    fn merge(&mut self, chunk: usize) {
-        let (here, come) = (self.here, &self.come);
+    fn merge(&mut self, chunk: usize, come: &[&mut [u8]]) {
+        let here = self.here;
         let Some(cell) = self.cells[here].get_mut(chunk) else {
             return;
         };
@@ -273,7 +298,7 @@ impl<'s, 'l, 'b, T: Element> Stream<'s, 'l, 'b, T> {
         for block in self.reducer.blocks(owned) {
             let sent = |place: usize| match place {
                 own if own == here => cell.parts(),
-                other => bytemuck::cast_slice(&come[other]),
+                other => &*come[other],
             };
             let reducer = &mut self.reducer;
             self.partials

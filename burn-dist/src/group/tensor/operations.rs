@@ -78,11 +78,12 @@ impl ProcessGroup {
         };
         let origin = contents.origin.clone();
         for_elements!(origin.dtype, T => {
-            let mut buffer = contents.elements::<T>();
             let ticket = self.all_reduce_ticket::<T>(&origin.shape, op);
             self.carry_out(on, Ok(ticket), move |entry| {
-                collective::all_reduce(entry, &mut buffer, op)?;
-                origin.tensor(buffer, origin.shape)
+                let reduced = contents.lend::<T, _>(|given| {
+                    collective::all_reduce_shared(entry, given, op)
+                });
+                origin.reduced(reduced?)
             })
         }, self.done(Err(self.no_elements("all_reduce", origin.dtype))))
     }

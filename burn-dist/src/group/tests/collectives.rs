@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::support::collectives::{
     check_all, check_all_types, check_blocking_among_asynchronous, check_dropped_work, check_moves,
-    check_reductions, split_by_parity,
+    check_reductions, check_shared_results, split_by_parity,
 };
 use super::support::{OPS, Random, on_groups};
 use super::{job_on, on_job};
@@ -55,6 +55,7 @@ fn small_sizes_of_several_types_in_every_layout() {
                 let seed = 31 * layout.len() as u64 + length as u64;
                 check_all_types(&group, length, seed);
                 check_bytes(&group, length, seed);
+                check_shared_results(&group, length, seed);
             }
         });
     }
@@ -69,6 +70,7 @@ fn large_buffers_in_every_layout() {
             check_reductions::<u8>(&group, 50_003, 3, &[ReduceOp::Mean, ReduceOp::Max]);
             check_moves::<f32>(&group, 50_003, 4);
             check_bytes(&group, 50_003, 4);
+            check_shared_results(&group, 50_003, 5);
         });
     }
 }
@@ -216,5 +218,36 @@ proptest! {
             check_moves::<f16>(&group, length, seed);
             check_bytes(&group, length, seed);
         });
+    }
+}
+
+/// Where a tensor of the CPU backend lies.
+fn address(tensor: burn::tensor::Tensor<1>) -> usize {
+    use burn::backend::Flex;
+    let primitive = tensor.try_into_primitive::<Flex>().unwrap();
+    primitive.bytes().as_ptr() as usize
+}
+
+#[test]
+fn the_ranks_of_a_process_get_one_memory_which_is_used_again() {
+    use burn::tensor::{Device, Tensor};
+    for layout in [&[3][..], &[2, 2]] {
+        let found = on_job(layout, |group| {
+            let input = Tensor::<1>::ones([20_000], &Device::flex());
+            let reduce = || group.all_reduce_tensor(input.clone(), ReduceOp::Sum);
+            let first = reduce().unwrap();
+            let second = reduce().unwrap();
+            let free = [address(first), address(second)];
+            // Both are, once all have dropped them.
+            group.barrier().unwrap();
+            (free, address(reduce().unwrap()))
+        });
+        let mut ranks = found.into_iter();
+        for &here in layout {
+            let all: Vec<_> = ranks.by_ref().take(here).collect();
+            assert!(all.iter().all(|one| *one == all[0]), "{layout:?}: {all:?}");
+            let (free, third) = all[0];
+            assert!(free.contains(&third) && free[0] != free[1], "{all:?}");
+        }
     }
 }

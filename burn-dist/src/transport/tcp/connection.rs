@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(super) struct Connection {
     pub(super) arrived: Signal,
     /// There is something for the network's reader to do.
     stirred: Signal,
+    /// Whether the last that was waited for came only after a long sleep.
+    pub(super) is_slow: AtomicBool,
     pub(super) heard: Moment,
     pub(super) written: Moment,
     /// Wakes the thread that sends what waits in `outbox`.
@@ -158,6 +160,7 @@ impl Connection {
                 write_error: None,
             }),
             arrived: Signal::default(),
+            is_slow: AtomicBool::new(false),
             stirred: Signal::default(),
             heard: Moment::now(),
             written: Moment::now(),

@@ -2,7 +2,8 @@
 //! connections that it needs at once.
 //!
 //! It writes what the sockets take and reads what has come, in turn, and sleeps only when none of them
-//! goes on. So two processes that send to each other never wait for each other, no byte is copied but
+//! goes on: after some tries where the other side has lately answered fast, at once where it has not (its
+//! way is slow, or it computes, and this core is better used for that). So two processes that send to each other never wait for each other, no byte is copied but
 //! by the system, and no other thread is woken. A connection may be in use by several exchanges: one
 //! of them reads it, and keeps what is the others'; each frame has one writer.
 //!
@@ -11,6 +12,7 @@
 //!
 //! Callers: the network.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +28,8 @@ use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, 
 /// a millisecond. With a tenth of it, two processes that exchange 64 KiB can fall into step asleep, each
 /// waking the other, and take twice as long.
 const TRIES: u32 = 200;
+/// A sleep of this time or longer would not have been saved by as many tries.
+const LONG_SLEEP: Duration = Duration::from_micros(500);
 /// How long to sleep while another thread reads or writes a connection that this one needs too.
 const ELSEWHERE: Duration = Duration::from_millis(1);
 /// How long to leave the network's reader to tell of notices, before looking again.
@@ -154,14 +158,36 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
                 return Err(self.late(start.elapsed()));
             }
             tries += 1;
-            if tries > TRIES {
+            if tries > self.tries() {
+                let asleep = Instant::now();
                 self.sleep(left.min(LOOK_UP));
+                self.note_sleep(asleep.elapsed());
                 tries = 0;
             } else {
                 // Whoever is waited for may need this core.
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// How often to try before a sleep.
+    fn tries(&self) -> u32 {
+        let mut waiting = self.waiting();
+        let is_fast = waiting.any(|connection| !connection.is_slow.load(Relaxed));
+        if is_fast { TRIES } else { 1 }
+    }
+
+    /// Lets the next waits for the same processes learn from this one.
+    fn note_sleep(&self, time: Duration) {
+        for connection in self.waiting() {
+            connection.is_slow.store(time >= LONG_SLEEP, Relaxed);
+        }
+    }
+
+    /// The connections that are not done.
+    fn waiting(&self) -> impl Iterator<Item = &'c Connection> {
+        let lanes = self.lanes.iter().filter(|lane| !lane.is_done());
+        lanes.map(|lane| lane.connection)
     }
 
     /// Sleeps until a socket goes on, or for this time.

@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::away::Away;
 use super::carrier::{Carrier, Pack, Plan};
 use super::meeting::{Entry, Occasion};
-use super::relay::{Parcels, Stage};
+use super::relay::{End, Parcels};
 use super::shared::Lent;
 use crate::error::Result;
 use crate::transport::processes::Layout;
@@ -85,7 +85,7 @@ impl<'m> Abroad<'m> {
             // The ranks share the parcels out among them.
             for number in parcels.skip(seat).step_by(layout.local().len()) {
                 // Nobody else packs this one.
-                let _ = relay.parcels[number].set(Arc::new(pack(&floor, number)));
+                let _ = relay.parcels[number].set(pack(&floor, number).into());
             }
         })?;
         let carrier = Carrier {
@@ -120,8 +120,8 @@ struct Settling<'c, 'o, 'm> {
 impl Drop for Settling<'_, '_, '_> {
     fn drop(&mut self) {
         let (meeting, rank) = (self.carrier.entry.meeting, self.carrier.entry.rank);
-        let next = self.come.take().map_or(Stage::Closed, Stage::Delivered);
-        if matches!(next, Stage::Closed) {
+        let end = self.come.take().map_or(End::Closed, End::Delivered);
+        if matches!(end, End::Closed) {
             // Whatever failed has said so already, unless the leader panicked.
             meeting.fail(meeting.left(rank, "panicked while it reduced", None));
         }
@@ -129,6 +129,6 @@ impl Drop for Settling<'_, '_, '_> {
         let carried = &mut state.carried;
         carried.retain(|(_, other)| !Arc::ptr_eq(self.occasion, other));
         drop(state);
-        self.carrier.relay.step(next);
+        self.carrier.relay.end(end);
     }
 }

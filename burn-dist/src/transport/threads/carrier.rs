@@ -4,12 +4,15 @@
 //! Callers: `across` makes the carrier of an operation; `collective::remote` says what it carries.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::away::Away;
 use super::meeting::Entry;
 use super::relay::{Parcels, Relay};
 use super::shared::Floor;
+use super::sharing::Loaned;
 use crate::control;
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cause, Come, Incoming, Lost, Outgoing, Overseer, Tag};
@@ -84,7 +87,7 @@ impl Carrier<'_, '_> {
     /// Sends every place its parcel and receives one from each.
     pub(super) fn carry(&self, plan: &Plan<'_>) -> Result<Parcels> {
         let (places, tag, head) = (self.away.layout.places(), self.tag(0), self.head()?);
-        let empty = Arc::new(Vec::new());
+        let empty = Bytes::new();
         let parcel = |place| {
             let packed = plan.audience.parcel(place);
             let packed = packed.and_then(|number| self.relay.parcels[number].get());
@@ -109,10 +112,16 @@ impl Carrier<'_, '_> {
             // An exchange that is done has all it was to receive.
             if let Some(Come::Whole { body, .. }) = receive.come {
                 (plan.check)(place, &body).map_err(|message| self.malformed(place, message))?;
-                come[place] = Arc::new(body);
+                come[place] = body.into();
             }
         }
         Ok(come.into())
+    }
+
+    /// The same, with a later deadline.
+    pub(crate) fn with_patience(&self, more: Duration) -> Self {
+        let deadline = self.deadline + more;
+        Self { deadline, ..*self }
     }
 
     /// The encoded call, which goes with the first message to each place.
@@ -126,6 +135,11 @@ impl Carrier<'_, '_> {
         self.relay.parcels[number]
             .get()
             .map_or(&[], |parcel| parcel)
+    }
+
+    /// Memory for a result of so many bytes, with anything in it.
+    pub(crate) fn memory(&self, bytes: usize) -> Loaned {
+        self.entry.meeting.spare.take(bytes)
     }
 
     /// Sends and receives bytes, each of which a place knows by a part of its own; those with part 0
@@ -201,8 +215,7 @@ impl Carrier<'_, '_> {
 
     /// The group's failure; a closed relay has one.
     pub(super) fn failure(&self) -> Error {
-        let (meeting, rank) = (self.entry.meeting, self.entry.rank);
-        meeting.fail(meeting.left(rank, "withdrew", None))
+        self.entry.withdrawn()
     }
 
     /// Ends the group if places are missing still.

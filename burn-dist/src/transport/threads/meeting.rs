@@ -20,6 +20,7 @@ use super::lock;
 use super::mail::{Mail, Streams};
 use super::relay::Relay;
 use super::shared::{Exchange, Floor, Lent, Missed};
+use super::sharing::Spare;
 use crate::error::{Call, Departure, Error, Result};
 use crate::record::{Group, Recorder};
 use crate::transport::processes::{Notice, Reporter};
@@ -31,6 +32,8 @@ pub(crate) struct Meeting {
     pub(super) state: Mutex<State>,
     /// Where rank `r` sleeps while it waits for a message.
     pub(super) inboxes: Vec<Condvar>,
+    /// Memory for results that the ranks here share.
+    pub(super) spare: Spare,
     /// How it reaches the ranks in other processes, if there are any.
     pub(super) away: Option<Away>,
     /// The group as records name it, and who keeps them.
@@ -145,13 +148,19 @@ impl Entry<'_> {
             reporter.recorder().exchanged(meeting.ranks[rank], call);
         }
         outcome.map_err(|missed| match missed {
-            Missed::Closed => meeting.fail(meeting.left(rank, "withdrew", None)),
+            Missed::Closed => self.withdrawn(),
             Missed::Broken(seat) => {
                 let call = Some(Arc::clone(call));
                 let peer = meeting.at_seat(seat);
                 meeting.fail(meeting.left(peer, "panicked while it reduced", call))
             }
         })
+    }
+
+    /// The group's failure, which has ended a wait.
+    pub(super) fn withdrawn(&self) -> Error {
+        let left = self.meeting.left(self.rank, "withdrew", None);
+        self.meeting.fail(left)
     }
 
     /// How many ranks take part.
@@ -184,6 +193,7 @@ impl Meeting {
                 births: Vec::new(),
             }),
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
+            spare: Spare::default(),
             away,
             group,
             reporter: reporter.clone(),

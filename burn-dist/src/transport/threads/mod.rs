@@ -3,6 +3,7 @@
 //!
 //! - `shared`: one operation's exchange of memory; all of the crate's `unsafe` code, with its proof.
 //! - `meeting`: the group: which operations are under way, and who has come.
+//! - `sharing`: a result that the ranks of a process share.
 //! - `failure`: the one error that ends it all, and the ranks that leave.
 //! - `mail`: point-to-point messages.
 //! - `across`: an operation of a group that lies in several processes; `carrier`: what its leader does
@@ -21,6 +22,7 @@ mod mail;
 mod meeting;
 mod relay;
 mod shared;
+mod sharing;
 
 use super::locks::{Signal, lock, wait_for};
 
@@ -30,3 +32,4 @@ pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use relay::Parcels;
 pub(crate) use shared::{Floor, Lent, Piece};
+pub(crate) use sharing::Given;

@@ -1,32 +1,37 @@
-//! What goes from the ranks of one process to other processes in one operation, and what comes back.
+//! What the leader of a process, its lowest rank, gets ready for the other ranks there in one operation:
+//! what came from other processes for what went to them, or a result that they share.
 //!
-//! A relay's parcels are packed while the ranks are in the exchange, and read after it. Its stage goes
+//! A relay's parcels are packed while the ranks are in the exchange, and read after it. Then it ends:
 //!
 //! ```text
-//! Carried ── the leader has all ──> Delivered
+//! carried ── the leader has all ──> Delivered
 //!    └────── the group failed ────> Closed
 //! ```
 //!
-//! Callers: `across`; `meeting` makes and closes them.
+//! Callers: `across` and `sharing`; `meeting` makes and closes them.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use super::shared::watch_for;
 use super::{Signal, lock};
 
 /// What came from each place, with this one's own parcel at its own.
-pub(crate) type Parcels = Arc<[Arc<Vec<u8>>]>;
+pub(crate) type Parcels = Arc<[Bytes]>;
 
 /// What goes to other processes, and comes from them, in one operation.
 pub(super) struct Relay {
-    pub(super) parcels: Box<[OnceLock<Arc<Vec<u8>>>]>,
-    stage: Mutex<Stage>,
+    pub(super) parcels: Box<[OnceLock<Bytes>]>,
+    /// The places that have not been heard from in this round.
+    awaited: Mutex<Vec<usize>>,
+    /// Set once, under the lock of `awaited`.
+    end: OnceLock<End>,
     moved: Signal,
 }
 
-pub(super) enum Stage {
-    /// The places that have not been heard from in this round.
-    Carried(Vec<usize>),
+pub(super) enum End {
     Delivered(Parcels),
     Closed,
 }
@@ -36,68 +41,67 @@ impl Relay {
     pub(super) fn new(places: usize) -> Self {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),
-            stage: Mutex::new(Stage::Carried((0..places).collect())),
+            awaited: Mutex::new((0..places).collect()),
+            end: OnceLock::new(),
             moved: Signal::default(),
         }
     }
 
     /// Ends the wait of those who are in it, unless the parcels have been delivered.
     pub(super) fn close(&self) {
-        self.step(Stage::Closed);
+        self.end(End::Closed);
     }
 
-    pub(super) fn step(&self, next: Stage) {
-        let mut stage = lock(&self.stage);
-        if matches!(*stage, Stage::Carried(_)) {
-            *stage = next;
+    /// The first end is the one that counts.
+    pub(super) fn end(&self, end: End) {
+        let mut awaited = lock(&self.awaited);
+        if self.end.set(end).is_ok() {
+            awaited.clear();
             self.moved.notify_all();
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(*lock(&self.stage), Stage::Closed)
+        matches!(self.end.get(), Some(End::Closed))
     }
 
     /// Begins a round in which these places are to be heard from.
     pub(super) fn await_all(&self, places: Vec<usize>) {
-        if let Stage::Carried(awaited) = &mut *lock(&self.stage) {
+        let mut awaited = lock(&self.awaited);
+        if self.end.get().is_none() {
             *awaited = places;
         }
     }
 
     pub(super) fn heard_from(&self, place: usize) {
-        if let Stage::Carried(awaited) = &mut *lock(&self.stage) {
-            awaited.retain(|&other| other != place);
-        }
+        lock(&self.awaited).retain(|&other| other != place);
     }
 
     pub(super) fn awaited(&self) -> Vec<usize> {
-        match &*lock(&self.stage) {
-            Stage::Carried(awaited) => awaited.clone(),
-            Stage::Delivered(_) | Stage::Closed => Vec::new(),
-        }
+        lock(&self.awaited).clone()
     }
 
     /// Waits for the leader; nothing if the group failed. At the deadline, `on_deadline` is called once.
     pub(super) fn wait(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<Parcels> {
+        watch_for(|| self.end.get().is_some());
         let mut on_deadline = Some(on_deadline);
-        let mut stage = lock(&self.stage);
+        let mut awaited = lock(&self.awaited);
         loop {
-            match &*stage {
-                Stage::Delivered(parcels) => return Some(parcels.clone()),
-                Stage::Closed => return None,
-                Stage::Carried(_) => {}
+            match self.end.get() {
+                Some(End::Delivered(parcels)) => return Some(parcels.clone()),
+                Some(End::Closed) => return None,
+                None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                stage = self.moved.wait_for(stage, left);
+                awaited = self.moved.wait_for(awaited, left);
             } else if let Some(act) = on_deadline.take() {
-                drop(stage);
+                drop(awaited);
                 act();
-                stage = lock(&self.stage);
+                awaited = lock(&self.awaited);
             } else {
                 // The leader has heard from all, so it has its own deadline and little to do.
-                stage = self.moved.wait(stage);
+                awaited = self.moved.wait(awaited);
             }
         }
     }

@@ -23,7 +23,8 @@
 //!    which gives rank `r` the segment `r` of it. Segments of one slice are disjoint, because they
 //!    are cut by the same function of (length, ranks, rank) for all; one rank has one floor, because
 //!    a second loan under the same rank is refused; and a floor is consumed by `pieces`. The lender
-//!    doesn't touch its slice meanwhile: its borrow is inside `attend`.
+//!    doesn't touch its slice meanwhile: its borrow is inside `attend`. The two slices of a
+//!    [`Lent::Beside`] can't overlap, for one is borrowed mutably, and each follows its rule.
 //! 3. *Writes are seen.* A rank's earlier writes reach the others through the lock under which it
 //!    lends (and `ready`, which is released and acquired); a share's writes reach the others through
 //!    `finished`, an atomic that all ranks increment with release and read with acquire ordering.
@@ -54,13 +55,52 @@ pub(crate) enum Lent<'a> {
     Read(&'a [u8]),
     /// Rank `r` may read and write segment `r` of it.
     InPlace(&'a mut [u8]),
+    /// All ranks may read one slice, and rank `r` read and write segment `r` of another.
+    Beside {
+        input: &'a [u8],
+        output: &'a mut [u8],
+    },
 }
 
-/// A lent slice without its lifetime.
+/// What a rank has lent, without its lifetime.
 #[derive(Clone, Copy)]
-enum Loan {
-    Read { start: *const u8, length: usize },
-    InPlace { start: *mut u8, length: usize },
+struct Loan {
+    /// Lent for reading.
+    input: Option<Address<*const u8>>,
+    /// Lent for work in place.
+    output: Option<Address<*mut u8>>,
+}
+
+/// Where a slice lies.
+#[derive(Clone, Copy)]
+struct Address<P> {
+    start: P,
+    length: usize,
+}
+
+impl Loan {
+    fn new(lent: Lent<'_>) -> Self {
+        let input = |slice: &[u8]| Address {
+            start: slice.as_ptr(),
+            length: slice.len(),
+        };
+        let output = |slice: &mut [u8]| Address {
+            start: slice.as_mut_ptr(),
+            length: slice.len(),
+        };
+        let (read, written) = match lent {
+            Lent::Read(slice) => (Some(input(slice)), None),
+            Lent::InPlace(slice) => (None, Some(output(slice))),
+            Lent::Beside {
+                input: read,
+                output: written,
+            } => (Some(input(read)), Some(output(written))),
+        };
+        Self {
+            input: read,
+            output: written,
+        }
+    }
 }
 
 // SAFETY: a loan is only an address. It is turned back into a slice by `Floor` alone, under the rules
@@ -123,17 +163,7 @@ impl Exchange {
         on_deadline: impl FnOnce(),
         share: impl FnOnce(Floor<'_>) -> R,
     ) -> Result<R, Missed> {
-        let loan = match lent {
-            Lent::Read(slice) => Loan::Read {
-                start: slice.as_ptr(),
-                length: slice.len(),
-            },
-            Lent::InPlace(slice) => Loan::InPlace {
-                start: slice.as_mut_ptr(),
-                length: slice.len(),
-            },
-        };
-        self.lend(rank, loan)?;
+        self.lend(rank, Loan::new(lent))?;
         let mut stay = Stay {
             exchange: self,
             rank,
@@ -279,35 +309,48 @@ pub(crate) struct Floor<'f> {
     lifetime: PhantomData<&'f mut [u8]>,
 }
 
-/// This rank's segment of one rank's slice.
+/// This rank's segment of what one rank has lent.
 pub(crate) enum Piece<'f> {
     /// Of a slice that is lent for reading.
     Read(&'f [u8]),
     /// Of a slice that is lent for work in place.
     InPlace(&'f mut [u8]),
+    /// Of each of both.
+    Beside {
+        input: &'f [u8],
+        output: &'f mut [u8],
+    },
 }
 
 impl Piece<'_> {
     /// The segment, to read.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn input(&self) -> &[u8] {
         match self {
             Self::Read(bytes) => bytes,
             Self::InPlace(bytes) => bytes,
+            Self::Beside { input, .. } => input,
+        }
+    }
+
+    /// The segment, to write, if there is one.
+    pub(crate) fn output(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Read(_) => None,
+            Self::InPlace(bytes) => Some(bytes),
+            Self::Beside { output, .. } => Some(output),
         }
     }
 }
 
 impl<'f> Floor<'f> {
-    /// The whole slice that `rank` lent for reading; empty if it lent one for work in place.
+    /// The whole slice that `rank` lent for reading; empty if it lent none.
     pub(crate) fn read(&self, rank: usize) -> &'f [u8] {
-        match self.loans.get(rank) {
-            // SAFETY: the loan came from a live `&[u8]` of this length, whose lender stays in
-            // `attend` for longer than `'f` (rule 1) and which is only read (rule 2).
-            Some(&Loan::Read { start, length }) => unsafe {
-                std::slice::from_raw_parts(start, length)
-            },
-            Some(Loan::InPlace { .. }) | None => &[],
-        }
+        let input = self.loans.get(rank).and_then(|loan| loan.input);
+        input.map_or(&[], |Address { start, length }| {
+            // SAFETY: the loan came from a live `&[u8]` of this length, whose lender stays in `attend`
+            // for longer than `'f` (rule 1) and which is only read (rule 2).
+            unsafe { std::slice::from_raw_parts(start, length) }
+        })
     }
 
     /// The part of a slice of `length` bytes that is this rank's: nearly equal parts, cut at
@@ -318,25 +361,26 @@ impl<'f> Floor<'f> {
         cut(self.rank)..cut(self.rank + 1)
     }
 
-    /// This rank's segment of every rank's slice, in rank order.
+    /// This rank's segment of what every rank has lent, in rank order.
     pub(crate) fn pieces(self) -> Vec<Piece<'f>> {
-        let cut = |loan: &Loan| match *loan {
-            // SAFETY: as in `read`; the segment lies within the slice.
-            Loan::Read { start, length } => Piece::Read(unsafe {
-                &std::slice::from_raw_parts(start, length)[self.segment(length)]
-            }),
-            Loan::InPlace { start, length } => {
-                let segment = self.segment(length);
-                // SAFETY: the loan came from a live `&mut [u8]` of `length` bytes, whose lender stays
-                // in `attend` for longer than `'f` (rule 1); the segment lies within it, is disjoint
-                // from every other rank's and is given out once, as `pieces` consumes the floor
-                // (rule 2).
-                Piece::InPlace(unsafe {
-                    std::slice::from_raw_parts_mut(start.add(segment.start), segment.len())
-                })
+        let cut = |rank: usize| {
+            let whole = self.read(rank);
+            let input = &whole[self.segment(whole.len())];
+            let Some(Address { start, length }) = self.loans[rank].output else {
+                return Piece::Read(input);
+            };
+            let segment = self.segment(length);
+            // SAFETY: the loan came from a live `&mut [u8]` of `length` bytes, whose lender stays in
+            // `attend` for longer than `'f` (rule 1); the segment lies within it, is disjoint from
+            // every other rank's and is given out once, as `pieces` consumes the floor (rule 2).
+            let output =
+                unsafe { std::slice::from_raw_parts_mut(start.add(segment.start), segment.len()) };
+            match self.loans[rank].input {
+                Some(_) => Piece::Beside { input, output },
+                None => Piece::InPlace(output),
             }
         };
-        self.loans.iter().map(cut).collect()
+        (0..self.loans.len()).map(cut).collect()
     }
 }
 
@@ -344,7 +388,7 @@ impl<'f> Floor<'f> {
 const CACHE_LINE: usize = 64;
 
 /// Watches for `done` for a few microseconds, and tells whether it came.
-fn watch_for(done: impl Fn() -> bool) -> bool {
+pub(super) fn watch_for(done: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     loop {
         for _ in 0..32 {

@@ -73,6 +73,42 @@ fn work_in_place_covers_every_byte_of_every_slice_once() {
 }
 
 #[test]
+fn a_slice_to_write_may_be_lent_beside_one_to_read() {
+    for length in [0, 1, 64, 200] {
+        let exchange = Exchange::new(3);
+        let results = on_ranks(3, |rank| {
+            let mine = vec![rank as u8 + 1; length];
+            let mut output = vec![0_u8; if rank == 1 { length } else { 0 }];
+            let lent = match rank {
+                1 => Lent::Beside {
+                    input: &mine,
+                    output: &mut output,
+                },
+                _ => Lent::Read(&mine),
+            };
+            let outcome = exchange.attend(
+                rank,
+                lent,
+                later(),
+                || (),
+                |floor| {
+                    assert_eq!(floor.read(1), vec![2; length]);
+                    let mut pieces = floor.pieces();
+                    for byte in 0..pieces[0].input().len() {
+                        let sum = pieces.iter().map(|piece| piece.input()[byte]).sum::<u8>();
+                        let outputs = pieces.iter_mut().filter_map(Piece::output);
+                        outputs.for_each(|output| output[byte] += sum);
+                    }
+                },
+            );
+            outcome.map(|()| output)
+        });
+        let results: Vec<_> = results.into_iter().map(Result::unwrap).collect();
+        assert_eq!(results, [vec![], vec![6; length], vec![]]);
+    }
+}
+
+#[test]
 fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
     let exchange = Exchange::new(2);
     let outcome = exchange.attend(
