@@ -84,8 +84,8 @@ fn a_mismatch_of_asynchronous_calls_reaches_every_work() {
 
 #[test]
 fn a_timeout_names_who_is_missing_on_every_rank_that_waits() {
-    let errors = on_ranks(4, |group| stay_away(&group, &[1, 3]));
-    check_stayed_away(&errors, &[1, 3]);
+    let errors = on_ranks(4, |group| stay_away(&group, &[1, 3], 3));
+    check_stayed_away(&errors, &[1, 3], 3);
     check_one_story(&errors);
 }
 

@@ -106,7 +106,8 @@ impl Compared {
         for _ in 0..blocks {
             let before = ddp.stats().wait;
             let averaged = synced.train(Meeting::Average(ddp), group, steps)?;
-            let waited = (ddp.stats().wait - before).as_secs_f64() / steps as f64;
+            let waited = ddp.stats().wait.saturating_sub(before);
+            let waited = waited.as_secs_f64() / steps as f64;
             let without = alone.train(Meeting::Never, group, steps)?;
             let barrier = alone.train(Meeting::Barrier, group, steps)?;
             between()?;

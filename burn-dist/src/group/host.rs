@@ -6,6 +6,9 @@
 //!
 //! Callers: `tensor`.
 
+#[cfg(feature = "flex")]
+use std::ops::ControlFlow;
+
 use burn::tensor::kind::Numeric;
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
 
@@ -69,7 +72,10 @@ pub(super) struct Origin<const D: usize> {
 impl<const D: usize> Contents<D> {
     /// The elements, of the type that goes with the dtype.
     pub(super) fn elements<T: Element>(self) -> Vec<T> {
-        self.lend(|given| given.into_own())
+        self.lend(|given: Given<'_, T>| match given {
+            Given::Own(elements) => elements,
+            Given::Borrowed(elements) => elements.to_vec(),
+        })
     }
 
     /// As [`Self::elements`], copied only if `work` needs them for its own.
@@ -190,11 +196,11 @@ impl ProcessGroup {
         let origin = self.origin(operation, &tensor);
         #[cfg(feature = "flex")]
         let tensor = match shared(tensor) {
-            Ok(tensor) => {
+            ControlFlow::Break(tensor) => {
                 let held = Held::Shared(tensor);
                 return Ok(Contents { held, origin });
             }
-            Err(tensor) => tensor,
+            ControlFlow::Continue(tensor) => tensor,
         };
         let data = tensor.try_into_data().map_err(|error| {
             self.unusable(operation, format!("reading the tensor failed: {error}"))
@@ -263,19 +269,19 @@ impl ProcessGroup {
     }
 }
 
-/// A tensor of the CPU backend whose memory other tensors have too; else itself again.
+/// A tensor of the CPU backend whose memory other tensors have too; any other goes on as it is.
 #[cfg(feature = "flex")]
 fn shared<const D: usize, K: Numeric>(
     tensor: Tensor<D, K>,
-) -> std::result::Result<FlexTensor, Tensor<D, K>> {
+) -> ControlFlow<FlexTensor, Tensor<D, K>> {
     use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
     let DispatchTensor { kind, autodiff } = tensor.into_dispatch();
     match kind {
         DispatchTensorKind::Flex(BackendTensor::Float(tensor) | BackendTensor::Int(tensor))
             if !tensor.is_unique() =>
         {
-            Ok(tensor)
+            ControlFlow::Break(tensor)
         }
-        kind => Err(Tensor::from_dispatch(DispatchTensor { kind, autodiff })),
+        kind => ControlFlow::Continue(Tensor::from_dispatch(DispatchTensor { kind, autodiff })),
     }
 }

@@ -10,20 +10,20 @@ use burn_dist::{Departure, Error, ProcessGroup, ReduceOp, Result};
 
 use super::mismatches::Calls;
 
-/// These ranks don't come to an all-reduce, for which the others wait 0.2 s.
-pub(crate) fn stay_away(group: &ProcessGroup, missing: &[usize]) -> Error {
+/// These ranks don't come to an all-reduce of so many elements, for which the others wait 0.2 s.
+pub(crate) fn stay_away(group: &ProcessGroup, missing: &[usize], length: usize) -> Error {
     if missing.contains(&group.rank()) {
         // Stays a member, without a call, until the others have given up.
         return group.recv(&mut [0_u8], 0, 9).unwrap_err();
     }
     let group = group.with_timeout(Duration::from_millis(200));
-    let reduced = group.all_reduce(&mut [0.0_f32; 3], ReduceOp::Sum);
+    let reduced = group.all_reduce(&mut vec![0.0_f32; length], ReduceOp::Sum);
     reduced.unwrap_err()
 }
 
 /// Every rank's error of [`stay_away`] must name those that did.
 #[track_caller]
-pub(crate) fn check_stayed_away(errors: &[Error], expected: &[usize]) {
+pub(crate) fn check_stayed_away(errors: &[Error], expected: &[usize], length: usize) {
     for error in errors {
         let Error::Timeout {
             missing,
@@ -35,7 +35,8 @@ pub(crate) fn check_stayed_away(errors: &[Error], expected: &[usize]) {
             panic!("{error}");
         };
         assert_eq!(missing, expected);
-        assert_eq!(call.to_string(), "all_reduce #0 f32[3] sum");
+        let due = format!("all_reduce #0 f32[{length}] sum");
+        assert_eq!(call.to_string(), due);
         assert_eq!(*after, Duration::from_millis(200));
     }
 }

@@ -17,8 +17,19 @@ use crate::{Error, ProcessGroup};
 
 #[test]
 fn a_timeout_names_the_ranks_of_the_process_that_is_missing() {
-    let errors = on_job(&[2, 1, 2], |group| stay_away(&group, &[3, 4]));
-    check_stayed_away(&errors, &[3, 4]);
+    let errors = on_job(&[2, 1, 2], |group| stay_away(&group, &[3, 4], 3));
+    check_stayed_away(&errors, &[3, 4], 3);
+}
+
+#[test]
+fn a_timeout_names_the_missing_rank_also_where_ranks_wait_for_ranks_that_wait_for_it() {
+    // Of these, each exchanges what it has with one other at a time.
+    for (processes, missing) in [(4, 3), (4, 0), (8, 5)] {
+        let errors = on_job(&vec![1; processes], |group| {
+            stay_away(&group, &[missing], 500)
+        });
+        check_stayed_away(&errors, &[missing], 500);
+    }
 }
 
 #[test]
