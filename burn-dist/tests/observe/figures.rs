@@ -66,9 +66,9 @@ fn prometheus_and_tensorboard_get_the_figures_of_all_ranks() {
     for line in [
         "burn_dist_steps_total 12",
         "burn_dist_samples_total 288",
-        "burn_dist_gradients_bytes_total 24000",
+        "burn_dist_gradient_bytes_total 24000",
         "burn_dist_sent_bytes_total 0",
-        "burn_dist_step_time_seconds_count 12",
+        "burn_dist_step_seconds_count 12",
         "burn_dist_straggler{rank=\"1\"} 0",
     ] {
         assert!(after.lines().any(|found| found == line), "{line}\n{after}");

@@ -3,136 +3,174 @@
 //!
 //! - `server`: a thread that answers `GET /metrics`.
 //!
+//! The format: Prometheus' text format, version 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). Written out, a dozen series take less
+//! code than they take to be registered with the client libraries, whose dependencies have Burn built with
+//! other features.
+//!
 //! Callers: `outputs`.
 
 mod server;
 
-use super::summary::StepSummary;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
-use std::sync::atomic::AtomicU64;
+use super::summary::{RankFigures, StepSummary};
+use std::fmt::{Display, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use server::Endpoint;
 
-type Float = Gauge<f64, AtomicU64>;
+/// All that is served: written by rank 0's thread, read by the endpoint's.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(Mutex<State>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Rank {
-    rank: u64,
-}
-
-/// All series.
-#[derive(Debug)]
-pub(super) struct Metrics {
-    registry: Registry,
-    steps: Counter,
-    samples: Counter,
-    step_time: Histogram,
-    last_step: Float,
-    speed: Float,
-    wait: Float,
-    gradients: Counter,
-    sent: Counter,
-    slowest: Gauge,
-    rank_busy: Family<Rank, Float>,
-    rank_wait: Family<Rank, Float>,
-    straggler: Family<Rank, Gauge>,
+#[derive(Clone, Debug, Default)]
+struct State {
+    steps: u64,
+    samples: f64,
+    seconds: f64,
+    gradients: f64,
+    sent: f64,
+    /// By rank.
+    stragglers: Vec<bool>,
+    last: Option<StepSummary>,
 }
 
 impl Metrics {
-    fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("burn_dist"),
-            steps: Counter::default(),
-            samples: Counter::default(),
-            // From a millisecond to two minutes and more.
-            step_time: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
-            last_step: Float::default(),
-            speed: Float::default(),
-            wait: Float::default(),
-            gradients: Counter::default(),
-            sent: Counter::default(),
-            slowest: Gauge::default(),
-            rank_busy: Family::default(),
-            rank_wait: Family::default(),
-            straggler: Family::default(),
-        };
-        metrics.register();
-        metrics
-    }
-
-    fn register(&mut self) {
-        let registry = &mut self.registry;
-        registry.register("steps", "Steps of the optimizer", self.steps.clone());
-        let help = "Samples trained on, over all ranks";
-        registry.register("samples", help, self.samples.clone());
-        let help = "How long steps took, on the rank that took longest";
-        let unit = Unit::Seconds;
-        registry.register_with_unit("step_time", help, unit, self.step_time.clone());
-        let help = "How long the last step took";
-        let unit = Unit::Seconds;
-        registry.register_with_unit("last_step", help, unit, self.last_step.clone());
-        let help = "Samples a second over all ranks, in the last step";
-        registry.register("samples_per_second", help, self.speed.clone());
-        let help = "How long ranks waited for averages in the last step, on the average";
-        registry.register_with_unit("wait", help, Unit::Seconds, self.wait.clone());
-        let help = "Gradients given to be averaged, over all ranks";
-        let unit = Unit::Bytes;
-        registry.register_with_unit("gradients", help, unit, self.gradients.clone());
-        let help = "What the processes of the job sent to one another";
-        registry.register_with_unit("sent", help, Unit::Bytes, self.sent.clone());
-        let help = "The rank that was busy longest in the last step";
-        registry.register("slowest_rank", help, self.slowest.clone());
-        let help = "How long a rank was busy in the last step, waiting for averages left out";
-        let unit = Unit::Seconds;
-        registry.register_with_unit("rank_busy", help, unit, self.rank_busy.clone());
-        let help = "How long a rank waited for averages in the last step";
-        let unit = Unit::Seconds;
-        registry.register_with_unit("rank_wait", help, unit, self.rank_wait.clone());
-        let help = "1 for a rank that has held the others up for many steps";
-        registry.register("straggler", help, self.straggler.clone());
-    }
-
     /// Takes in one step.
     pub(super) fn step(&self, summary: &StepSummary, stragglers: impl Iterator<Item = bool>) {
-        let seconds = summary.seconds();
-        self.steps.inc();
-        self.samples.inc_by(summary.samples() as u64);
-        self.step_time.observe(seconds);
-        self.last_step.set(seconds);
-        self.speed.set(summary.samples_per_second());
-        self.wait.set(summary.wait());
-        self.gradients.inc_by(summary.bytes() as u64);
-        // Only this method counts, for one monitor at a time.
-        let more = (summary.sent() as u64).saturating_sub(self.sent.get());
-        self.sent.inc_by(more);
-        self.slowest.set(summary.slowest_rank() as i64);
-        for ((rank, figures), straggler) in summary.ranks.iter().enumerate().zip(stragglers) {
-            let label = Rank { rank: rank as u64 };
-            self.rank_busy.get_or_create(&label).set(figures.busy);
-            self.rank_wait.get_or_create(&label).set(figures.wait);
-            self.straggler.get_or_create(&label).set(straggler.into());
-        }
+        let stragglers = stragglers.collect();
+        let last = Some(summary.clone());
+        let mut state = self.lock();
+        state.steps += 1;
+        state.samples += summary.samples();
+        state.seconds += summary.seconds();
+        state.gradients += summary.bytes();
+        // A count since the job began; it never falls, whatever a later training says.
+        state.sent = state.sent.max(summary.sent());
+        (state.stragglers, state.last) = (stragglers, last);
     }
 
-    /// All series in OpenMetrics' text format.
+    /// All series.
     fn text(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string can't fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let state = self.lock().clone();
+        state.text()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in between leaves sums of one step more or less.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn text(&self) -> String {
+        let mut text = Text::default();
+        let counters = [
+            ("steps", "Steps of the optimizer.", self.steps as f64),
+            (
+                "samples",
+                "Samples trained on, over all ranks.",
+                self.samples,
+            ),
+            (
+                "gradient_bytes",
+                "Bytes of gradients given to be averaged, over all ranks.",
+                self.gradients,
+            ),
+            (
+                "sent_bytes",
+                "Bytes that the processes of the job have sent to one another.",
+                self.sent,
+            ),
+        ];
+        for (name, help, value) in counters {
+            text.series(&format!("{name}_total"), "counter", help);
+            text.value(&format!("{name}_total"), None, value);
+        }
+        let help = "How long steps took, on the rank that took longest.";
+        text.series("step_seconds", "summary", help);
+        text.value("step_seconds_sum", None, self.seconds);
+        text.value("step_seconds_count", None, self.steps);
+        if let Some(last) = &self.last {
+            self.last_step(&mut text, last);
+        }
+        text.0
+    }
+
+    fn last_step(&self, text: &mut Text, last: &StepSummary) {
+        let gauges = [
+            (
+                "last_step_seconds",
+                "How long the last step took.",
+                last.seconds(),
+            ),
+            (
+                "samples_per_second",
+                "Samples a second over all ranks, in the last step.",
+                last.samples_per_second(),
+            ),
+            (
+                "wait_seconds",
+                "How long ranks waited for averages in the last step, on the average.",
+                last.wait(),
+            ),
+            (
+                "slowest_rank",
+                "The rank that was busy longest in the last step.",
+                last.slowest_rank() as f64,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            text.series(name, "gauge", help);
+            text.value(name, None, value);
+        }
+        let of_ranks: [(_, _, fn(&RankFigures) -> f64); 2] = [
+            (
+                "rank_busy_seconds",
+                "How long a rank was busy in the last step, waiting for averages left out.",
+                |rank| rank.busy,
+            ),
+            (
+                "rank_wait_seconds",
+                "How long a rank waited for averages in the last step.",
+                |rank| rank.wait,
+            ),
+        ];
+        for (name, help, figure) in of_ranks {
+            text.series(name, "gauge", help);
+            for (rank, figures) in last.ranks.iter().enumerate() {
+                text.value(name, Some(rank), figure(figures));
+            }
+        }
+        let help = "1 for a rank that has held the others up for many steps.";
+        text.series("straggler", "gauge", help);
+        for (rank, straggler) in self.stragglers.iter().enumerate() {
+            text.value("straggler", Some(rank), u8::from(*straggler));
+        }
+    }
+}
+
+/// The lines of the format. Nothing that is put in needs to be escaped. Writing to a string can't fail.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn series(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP burn_dist_{name} {help}");
+        let _ = writeln!(self.0, "# TYPE burn_dist_{name} {kind}");
+    }
+
+    fn value(&mut self, name: &str, rank: Option<usize>, value: impl Display) {
+        let _ = match rank {
+            Some(rank) => writeln!(self.0, "burn_dist_{name}{{rank=\"{rank}\"}} {value}"),
+            None => writeln!(self.0, "burn_dist_{name} {value}"),
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::RankFigures;
+    use std::collections::HashSet;
 
     #[test]
     fn a_step_is_counted_and_shown() {
@@ -145,7 +183,7 @@ mod tests {
             process: 0,
             sent: 7.0,
         };
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         for number in 0..3 {
             let ranks = vec![figures(0.125), figures(0.375)];
             let summary = StepSummary { number, ranks };
@@ -155,19 +193,40 @@ mod tests {
         for line in [
             "burn_dist_steps_total 3",
             "burn_dist_samples_total 192",
-            "burn_dist_step_time_seconds_count 3",
+            "burn_dist_step_seconds_sum 1.5",
+            "burn_dist_step_seconds_count 3",
             "burn_dist_last_step_seconds 0.5",
-            "burn_dist_samples_per_second 128.0",
+            "burn_dist_samples_per_second 128",
             "burn_dist_wait_seconds 0.25",
-            "burn_dist_gradients_bytes_total 6000",
+            "burn_dist_gradient_bytes_total 6000",
             "burn_dist_sent_bytes_total 7",
             "burn_dist_slowest_rank 1",
             "burn_dist_rank_busy_seconds{rank=\"1\"} 0.375",
+            "burn_dist_rank_wait_seconds{rank=\"0\"} 0.25",
             "burn_dist_straggler{rank=\"0\"} 0",
             "burn_dist_straggler{rank=\"1\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_value_follows_its_series_and_every_series_is_there_once() {
+        let ranks = vec![RankFigures::decode(&[f64::NAN; 7]); 3];
+        let metrics = Metrics::default();
+        let summary = StepSummary { number: 0, ranks };
+        metrics.step(&summary, [false; 3].into_iter());
+        let text = metrics.text();
+        let (mut seen, mut series) = (HashSet::new(), "");
+        for line in text.lines() {
+            if let Some(typed) = line.strip_prefix("# TYPE ") {
+                series = typed.split(' ').next().unwrap();
+                assert!(seen.insert(series), "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(name.starts_with(series), "{line}");
+                value.parse::<f64>().unwrap();
+            }
+        }
     }
 }

@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// When to look again after the system refused to accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The text format of prometheus-client.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The type of Prometheus' text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The port, its thread, and what is served there.
 pub(in crate::observe) struct Endpoint {
@@ -58,7 +58,7 @@ impl Endpoint {
         let registered = registry.register(&mut listener, Token(0), Interest::READABLE);
         registered.map_err(system)?;
         let waker = Waker::new(registry, Token(1)).map_err(system)?;
-        let (metrics, stopping) = (Arc::new(Metrics::new()), Arc::<AtomicBool>::default());
+        let (metrics, stopping) = (Arc::<Metrics>::default(), Arc::<AtomicBool>::default());
         let reception = Reception {
             listener,
             poll,
@@ -166,7 +166,7 @@ impl Reception {
         stream.set_nonblocking(false)?;
         let deadline = Instant::now() + PATIENCE;
         let reply = match read_request(stream, deadline)? {
-            Request::Metrics => reply("200 OK", OPEN_METRICS, &self.metrics.text()),
+            Request::Metrics => reply("200 OK", EXPOSITION, &self.metrics.text()),
             Request::Elsewhere => refusal("404 Not Found", "there is only /metrics"),
             Request::OtherMethod => refusal("405 Method Not Allowed", "only GET is answered"),
             Request::Malformed => refusal("400 Bad Request", "that is no HTTP request"),
