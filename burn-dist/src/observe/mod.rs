@@ -3,8 +3,8 @@
 //! - `phases`: spans around what only the training loop sees: forward, backward, the optimizer;
 //! - [`StepMonitor`]: called once a step; gathers every rank's figures on rank 0, and names stragglers
 //!   (`summary`: the figures; `straggler`: who is one);
-//! - with the feature `observe`, [`Outputs`]: TensorBoard's event files (`tensorboard`) and an endpoint for
-//!   Prometheus (`metrics`); and [`ChromeTrace`]: the spans as a file for Perfetto (`chrome`).
+//! - with the feature `observe`, `Outputs`: TensorBoard's event files (`tensorboard`) and an endpoint for
+//!   Prometheus (`metrics`); and `ChromeTrace`: the spans as a file for Perfetto (`chrome`).
 //!
 //! The library itself opens spans of the crate `tracing`, each with its rank or inside one that has it:
 //!

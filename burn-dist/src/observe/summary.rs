@@ -140,12 +140,10 @@ mod tests {
             number: 3,
             ranks: vec![rank(1.0, 0, 50.0), rank(1.5, 0, 60.0), rank(0.5, 1, 7.0)],
         };
-        assert_eq!(step.seconds(), 2.0);
-        assert_eq!(step.samples_per_second(), 12.0);
-        assert_eq!(step.wait(), 1.0);
-        assert_eq!(step.bytes(), 300.0);
-        // Not once for each rank.
-        assert_eq!(step.sent(), 67.0);
+        let figures = (step.seconds(), step.samples_per_second(), step.wait());
+        assert_eq!(figures, (2.0, 12.0, 1.0));
+        // What a process has sent is not counted once for each of its ranks.
+        assert_eq!((step.bytes(), step.sent()), (300.0, 67.0));
         assert_eq!(step.slowest_rank(), 1);
     }
 

@@ -142,17 +142,24 @@ impl Span {
     }
 }
 
-/// The spans of a trace in the order of their beginnings, and the names of processes and threads.
-fn read(
-    text: &str,
-) -> (
-    Vec<Span>,
-    BTreeMap<(u64, u64), String>,
-    BTreeMap<u64, String>,
-) {
+/// A trace, read back.
+#[derive(Default)]
+struct Trace {
+    /// In the order of their beginnings.
+    spans: Vec<Span>,
+    /// Names, by process and thread.
+    threads: BTreeMap<(u64, u64), String>,
+    processes: BTreeMap<u64, String>,
+}
+
+fn read(text: &str) -> Trace {
     let events: Vec<Value> = serde_json::from_str(text).unwrap();
-    let (mut spans, mut open) = (Vec::<Span>::new(), BTreeMap::<_, Vec<usize>>::new());
-    let (mut threads, mut processes) = (BTreeMap::new(), BTreeMap::new());
+    let mut open = BTreeMap::<_, Vec<usize>>::new();
+    let Trace {
+        mut spans,
+        mut threads,
+        mut processes,
+    } = Trace::default();
     for event in &events {
         let number = |key: &str| event[key].as_u64().unwrap();
         let (process, thread) = (number("pid"), number("tid"));
@@ -183,10 +190,14 @@ fn read(
                 processes.insert(process, name.unwrap());
             }
             ("M", Some("thread_sort_index" | "process_sort_index")) => {}
-            other => panic!("{other:?}"),
+            other => unreachable!("{other:?}"),
         }
     }
-    (spans, threads, processes)
+    Trace {
+        spans,
+        threads,
+        processes,
+    }
 }
 
 #[test]
@@ -205,7 +216,11 @@ fn communication_is_seen_inside_backward_on_a_track_of_its_own() {
         .unwrap();
     trace.finish().unwrap();
 
-    let (spans, threads, processes) = read(&std::fs::read_to_string(path).unwrap());
+    let Trace {
+        spans,
+        threads,
+        processes,
+    } = read(&std::fs::read_to_string(path).unwrap());
     for rank in 0..RANKS {
         let process = rank as u64 + 1;
         assert_eq!(processes[&process], format!("rank {rank}"));

@@ -12,7 +12,7 @@
 
 mod server;
 
-use super::summary::{RankFigures, StepSummary};
+use super::summary::StepSummary;
 use std::fmt::{Display, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -123,29 +123,18 @@ impl State {
             text.series(name, "gauge", help);
             text.value(name, None, value);
         }
-        let of_ranks: [(_, _, fn(&RankFigures) -> f64); 2] = [
-            (
-                "rank_busy_seconds",
-                "How long a rank was busy in the last step, waiting for averages left out.",
-                |rank| rank.busy,
-            ),
-            (
-                "rank_wait_seconds",
-                "How long a rank waited for averages in the last step.",
-                |rank| rank.wait,
-            ),
-        ];
-        for (name, help, figure) in of_ranks {
-            text.series(name, "gauge", help);
-            for (rank, figures) in last.ranks.iter().enumerate() {
-                text.value(name, Some(rank), figure(figures));
-            }
-        }
+        let name = "rank_busy_seconds";
+        let help = "How long a rank was busy in the last step, waiting for averages left out.";
+        text.of_ranks(name, help, last.ranks.iter().map(|rank| rank.busy));
+        let name = "rank_wait_seconds";
+        let help = "How long a rank waited for averages in the last step.";
+        text.of_ranks(name, help, last.ranks.iter().map(|rank| rank.wait));
         let help = "1 for a rank that has held the others up for many steps.";
-        text.series("straggler", "gauge", help);
-        for (rank, straggler) in self.stragglers.iter().enumerate() {
-            text.value("straggler", Some(rank), u8::from(*straggler));
-        }
+        text.of_ranks(
+            "straggler",
+            help,
+            self.stragglers.iter().map(|is| u8::from(*is)),
+        );
     }
 }
 
@@ -159,6 +148,14 @@ impl Text {
         let _ = writeln!(self.0, "# TYPE burn_dist_{name} {kind}");
     }
 
+    /// A gauge of each rank.
+    fn of_ranks(&mut self, name: &str, help: &str, values: impl Iterator<Item = impl Display>) {
+        self.series(name, "gauge", help);
+        for (rank, value) in values.enumerate() {
+            self.value(name, Some(rank), value);
+        }
+    }
+
     fn value(&mut self, name: &str, rank: Option<usize>, value: impl Display) {
         let _ = match rank {
             Some(rank) => writeln!(self.0, "burn_dist_{name}{{rank=\"{rank}\"}} {value}"),
@@ -170,6 +167,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::RankFigures;
     use std::collections::HashSet;
 
     #[test]
