@@ -193,6 +193,17 @@ pub enum Error {
         message: String,
     },
 
+    /// What is observed of a run can't be written or served.
+    #[error("{what} {place}: {message}")]
+    Observe {
+        /// What can't be done.
+        what: &'static str,
+        /// The file, folder or address.
+        place: String,
+        /// What the system said, and what to do.
+        message: String,
+    },
+
     /// A rank's own code failed: the error its worker returned, or the message it panicked with.
     #[error("rank {rank} {reason}")]
     Worker {

@@ -9,6 +9,7 @@
 //! | [`launch`] | which devices to train on, and one thread for each |
 //! | [`ddp`] | [`Ddp`](ddp::Ddp): attaches to a model, averages its gradients |
 //! | [`preflight`] | what a job will meet, measured before it starts |
+//! | [`observe`] | spans, stragglers; traces, TensorBoard and Prometheus (feature `observe`) |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
@@ -67,6 +68,7 @@ mod group;
 #[doc(hidden)]
 pub mod kernels;
 pub mod launch;
+pub mod observe;
 pub mod preflight;
 pub mod random;
 mod record;

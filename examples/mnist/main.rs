@@ -2,11 +2,15 @@
 //! `cargo xtask train-mnist` runs. `--help` lists the flags.
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
-//! person sees meanwhile, [`results`] what is left on disk; [`job_options`] and [`place`] are those of all
-//! programs.
+//! person sees meanwhile, [`results`] what is left on disk; [`job_options`], [`place`], [`observe_options`]
+//! and [`observe`] are those of all programs.
 
 #[path = "../job/options.rs"]
 mod job_options;
+#[path = "../job/observe.rs"]
+mod observe;
+#[path = "../job/observe_options.rs"]
+mod observe_options;
 mod options;
 #[path = "../job/place.rs"]
 mod place;
@@ -20,6 +24,7 @@ use burn_dist::JobConfig;
 use burn_dist::launch::{Devices, Launcher};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
+use observe::Observation;
 use options::Options;
 use progress::say;
 use std::error::Error;
@@ -27,8 +32,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 use training::{Digits, Stop};
 
 /// Train a CNN on handwritten digits, data-parallel.
@@ -41,13 +44,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let options = Cli::parse().options;
-    // Warnings are for everybody: whom a job waits for, whom it turned away.
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.from_env_lossy())
-        .with_writer(std::io::stderr)
-        .init();
-    match run(&options) {
+    let mut observation = Observation::begin(&options.observe);
+    let outcome = run(&options, &mut observation);
+    // What happened is on disk before the program says how it ended.
+    match outcome.and(observation.finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -56,13 +56,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn run(
+    options: &Options,
+    observation: &mut Observation,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     // What can fail without training fails first.
     let digits = load(options)?;
     results::prepare(options)?;
     let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
     let job = place::place(&options.job)?;
+    observation.open(&options.observe, job.as_ref())?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let Devices {
@@ -73,6 +77,9 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     if first {
         if let Some(note) = note {
             say(note);
+        }
+        if let Some(address) = observation.outputs.metrics_address() {
+            say(format_args!("metrics at http://{address}/metrics"));
         }
         say(format_args!(
             "{} training and {} test digits, {processes} process(es) with {} replica(s) on {backend}, global batch {}",
@@ -87,7 +94,9 @@ fn run(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     if let Some(folder) = &options.records {
         launcher = launcher.records(folder);
     }
-    let outcomes = launcher.run(|worker| training::train(&worker, options, &digits, &stop))?;
+    let outputs = &observation.outputs;
+    let train = |worker| training::train(&worker, options, &digits, outputs, &stop);
+    let outcomes = launcher.run(train)?;
     // All ranks end with the same figures.
     match outcomes.first() {
         Some(_) if !first => Ok(()),

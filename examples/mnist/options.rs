@@ -2,6 +2,7 @@
 //! alone, and the flags of all programs.
 
 use crate::job_options::JobOptions;
+use crate::observe_options::ObserveOptions;
 use clap::{Args, value_parser};
 use std::path::PathBuf;
 
@@ -48,6 +49,9 @@ pub(crate) struct Options {
     /// system's temporary files, which is told then]
     #[arg(long, value_name = "DIR")]
     pub(crate) records: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) observe: ObserveOptions,
 }
 
 fn learning_rate(text: &str) -> Result<f64, String> {

@@ -12,6 +12,7 @@ use burn_dist::ReduceOp;
 use burn_dist::data::{ShardedLoader, ShardedLoaderBuilder};
 use burn_dist::ddp::{Ddp, DdpConfig};
 use burn_dist::launch::Worker;
+use burn_dist::observe::{self, Outputs, StepMonitor};
 use burn_dist::random;
 use datasets::{MnistBatch, MnistBatcher, MnistDataset};
 use models::{MnistCnn, MnistCnnConfig};
@@ -67,6 +68,7 @@ pub(crate) fn train(
     worker: &Worker,
     options: &Options,
     digits: &Digits,
+    outputs: &Outputs,
     stop: &Stop,
 ) -> Result<Outcome, Failure> {
     let (group, device) = (worker.group(), worker.device());
@@ -85,6 +87,7 @@ pub(crate) fn train(
     let total = steps_per_epoch * options.epochs as usize;
     let progress = Progress::new(worker.rank() == 0, total as u64);
     let mut epochs = Vec::new();
+    let mut monitor = StepMonitor::new(group)?.outputs(outputs);
     let mut interrupted = false;
     stop.training.store(true, Ordering::Relaxed);
     let start = Instant::now();
@@ -97,7 +100,7 @@ pub(crate) fn train(
             let asked = group.all_reduce_async(vec![asked], ReduceOp::Max);
 
             let MnistBatch { images, targets } = batch.batch;
-            let output = model.forward(images);
+            let output = observe::forward(|| model.forward(images));
             // Padding, at the end of a last batch, counts for nothing; and where ranks have unequal
             // numbers of real samples, the mean over ranks must be that over samples.
             let rows = batch.real.max(1);
@@ -107,11 +110,13 @@ pub(crate) fn train(
             tally.add(output.detach(), loss.clone().detach(), targets, batch.real);
             let share = batch.real * worker.world_size();
             let loss = loss.mul_scalar(share as f64 / batch.total_real as f64);
-            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            let gradients = observe::backward(|| loss.backward());
+            let gradients = ddp.synchronize(gradients, &model)?;
             let done = (epoch * steps_per_epoch + step) as f64 / total as f64;
             let rate = options.lr * 0.5 * (1.0 + (PI * done).cos());
-            model = optimizer.step(rate, model, gradients);
+            model = observe::optimizer(|| optimizer.step(rate, model, gradients));
 
+            monitor.step(batch.real, ddp.stats())?;
             progress.step();
             if asked.wait()?[0] > 0 {
                 interrupted = true;
@@ -119,6 +124,8 @@ pub(crate) fn train(
             }
         }
         let figures = tally.finish(group, &ddp)?;
+        monitor.scalar("train/loss", figures.loss);
+        monitor.scalar("train/accuracy", figures.accuracy);
         progress.epoch(epoch, options.epochs as usize, &figures);
         epochs.push(figures);
         if interrupted {
@@ -126,6 +133,7 @@ pub(crate) fn train(
         }
     }
     progress.finish();
+    monitor.finish()?;
 
     let train_seconds = start.elapsed().as_secs_f64();
     let samples: f64 = epochs.iter().map(|epoch| epoch.samples).sum();

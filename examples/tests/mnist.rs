@@ -58,6 +58,12 @@ fn two_replicas_train_and_leave_everything_and_the_same_twice() {
             output.to_str().unwrap(),
             "--report",
             report.to_str().unwrap(),
+            "--trace",
+            output.with_extension("json").to_str().unwrap(),
+            "--log-dir",
+            output.join("logs").to_str().unwrap(),
+            "--metrics",
+            "0",
         ]);
         assert!(
             run.status.success(),
@@ -66,6 +72,11 @@ fn two_replicas_train_and_leave_everything_and_the_same_twice() {
         );
         let text = String::from_utf8(run.stdout).unwrap();
         assert_eq!(text.matches("epoch ").count(), 2, "{text}");
+        assert!(text.contains("metrics at http://127.0.0.1:"), "{text}");
+        let trace = std::fs::read(output.with_extension("json")).unwrap();
+        let trace: Vec<serde_json::Value> = serde_json::from_slice(&trace).unwrap();
+        assert!(trace.iter().any(|event| event["name"] == "optimizer"));
+        assert_eq!(std::fs::read_dir(output.join("logs")).unwrap().count(), 1);
         let metrics = std::fs::read_to_string(output.join("metrics.csv")).unwrap();
         // Padding is left out: 45 samples, although two ranks share 46.
         assert!(
@@ -114,6 +125,21 @@ fn each_mistake_is_named_and_ends_with_a_failure() {
             "can't write to",
         ),
         (&["--report", empty, "--output", empty], 1, "is a folder"),
+        (
+            &["--trace", empty, "--output", empty],
+            1,
+            "the trace can't be written to",
+        ),
+        (
+            &["--log-dir", in_file.to_str().unwrap(), "--output", empty],
+            1,
+            "TensorBoard's events can't be written to",
+        ),
+        (
+            &["--metrics", "nowhere", "--output", empty],
+            1,
+            "metrics can't be served at nowhere",
+        ),
         #[cfg(not(feature = "cuda"))]
         (
             &["--backend", "cuda", "--output", empty],

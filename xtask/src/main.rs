@@ -16,6 +16,8 @@ mod interface;
 mod job_options;
 mod launch;
 mod machine;
+#[path = "../../examples/job/observe_options.rs"]
+mod observe_options;
 mod program;
 mod train_mnist;
 

@@ -58,6 +58,7 @@ fn flags(options: &Options) -> Vec<OsString> {
     if let Some(folder) = &options.records {
         pair("--records", folder.into());
     }
+    flags.extend(options.observe.flags());
     if options.download {
         flags.push("--download".into());
     }

@@ -155,6 +155,9 @@ impl<O: Send + 'static> Stream<O> {
     }
 
     fn next(&mut self) -> Option<Result<Loaded<O>>> {
+        let _span = self.job.as_ref().map(|job| {
+            tracing::debug_span!("next batch", rank = job.rank, batch = self.taken).entered()
+        });
         let loaded = match &mut self.feed {
             Feed::Here(job) => job.load(self.taken),
             Feed::Workers(workers) => workers.take(self.taken),

@@ -58,6 +58,8 @@ impl<O> Job<O> {
 
     /// Loads the batch at `step`. A panic of the dataset or the batcher is an error as well.
     pub(super) fn load(&self, step: usize) -> Result<Loaded<O>> {
+        let rank = self.rank;
+        let _span = tracing::debug_span!("make batch", rank, batch = step).entered();
         let start = self.items.start + step * self.batch_size;
         let end = start.saturating_add(self.batch_size).min(self.items.end);
         let (indices, real) = self.plan.indices(start..end);

@@ -102,6 +102,11 @@ impl Bucket {
         self.gradient_len() + self.flags.len()
     }
 
+    /// The number of bytes, flags included.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.len() * self.precision.size()) as u64
+    }
+
     /// Whether it is one large parameter's, without a flag.
     pub(super) fn is_lone(&self) -> bool {
         self.flags.is_empty()

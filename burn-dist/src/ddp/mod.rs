@@ -112,6 +112,11 @@ pub struct SyncStats {
     pub steps: u64,
     /// How long the replica's thread stood still in it, waiting for averages.
     pub wait: Duration,
+    /// The part of `wait` in which a bucket was averaged: other ranks were waited for, and bytes moved.
+    /// The rest of it, this rank's device had not computed its gradients yet.
+    pub averaging: Duration,
+    /// How many bytes of gradients this rank gave to be averaged.
+    pub bytes: u64,
     /// How many gradients were handed over while backward ran.
     pub during_backward: u64,
     /// How many parameters were settled only in `synchronize`: all of the first step, and later unused
@@ -158,6 +163,7 @@ impl Ddp {
     /// or unfrozen since `attach`; otherwise the group's errors. After an error the ranks' steps no
     /// longer match: all ranks fail, and every later call returns the error again.
     pub fn synchronize<M: Module>(&self, grads: Gradients, model: &M) -> Result<GradientsParams> {
+        let _span = tracing::debug_span!("synchronize", rank = self.group.global_rank()).entered();
         let attached = self.attached()?;
         if let Some(error) = self.failed.get() {
             return Err(error.clone());
@@ -191,16 +197,22 @@ impl Ddp {
         let at_end = rest.readings.len();
 
         let waiting = Instant::now();
-        let averages = reducer.finish(rest.readings, ready_order)?;
+        let averages = {
+            let _span = tracing::debug_span!("wait").entered();
+            reducer.finish(rest.readings, ready_order)?
+        };
         let wait = waiting.elapsed();
         usage.hand_over_from_now(&rest.late);
         {
             let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
             stats.steps += 1;
             stats.wait += wait;
+            stats.averaging += averages.averaging_since(waiting).min(wait);
+            stats.bytes += averages.bytes();
             stats.during_backward += handed as u64;
             stats.at_end += at_end as u64;
         }
+        let _span = tracing::debug_span!("unpack").entered();
         Ok(settle::unpack(parameters, averages, model))
     }
 

@@ -22,8 +22,10 @@ use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::tensor::TensorData;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What the replica's thread tells the reducer.
 pub(super) enum Command {
@@ -59,6 +61,23 @@ impl Reading {
 pub(super) struct Averages {
     pub(super) layout: Arc<Layout>,
     pub(super) buckets: Vec<Average>,
+    /// When each bucket was averaged.
+    pub(super) times: Vec<Range<Instant>>,
+}
+
+impl Averages {
+    /// For how long buckets were averaged after this moment.
+    pub(super) fn averaging_since(&self, moment: Instant) -> Duration {
+        let times = self.times.iter();
+        times
+            .map(|time| time.end.saturating_duration_since(time.start.max(moment)))
+            .sum()
+    }
+
+    /// The size of all buckets.
+    pub(super) fn bytes(&self) -> u64 {
+        self.layout.buckets.iter().map(Bucket::bytes).sum()
+    }
 }
 
 /// The replica's end of its reducer.
@@ -190,6 +209,8 @@ struct Step {
     missing: Vec<usize>,
     /// Those that are averaged: a beginning of all buckets.
     averaged: Vec<Average>,
+    /// When they were.
+    times: Vec<Range<Instant>>,
 }
 
 impl Step {
@@ -199,6 +220,7 @@ impl Step {
             filling: buckets.clone().map(|_| None).collect(),
             missing: buckets.map(Bucket::writers).collect(),
             averaged: Vec::new(),
+            times: Vec::new(),
         }
     }
 }
@@ -258,6 +280,8 @@ impl Worker {
 
     fn pack(&mut self, reading: Reading) -> Result<()> {
         let Reading { parameter, parts } = reading;
+        let rank = self.group.global_rank();
+        let _span = tracing::trace_span!("pack", rank, parameter).entered();
         let Some(place) = self.places[parameter].clone() else {
             // `settle` collects only what has a place, and only trained parameters are hooked.
             return Err(self.unreadable(parameter, "it has no place in a bucket"));
@@ -312,8 +336,14 @@ impl Worker {
                 // Every bucket has a writer, and so is full only after one has written.
                 return Ok(());
             };
+            let bucket = &self.layout.buckets[next];
+            let (rank, bytes) = (self.group.global_rank(), bucket.bytes());
+            let span = tracing::debug_span!("bucket", rank, bucket = next, bytes).entered();
+            let start = Instant::now();
             buffer.average(&self.group)?;
-            step.averaged.push(if self.layout.buckets[next].is_lone() {
+            step.times.push(start..Instant::now());
+            drop(span);
+            step.averaged.push(if bucket.is_lone() {
                 Average::Lone(buffer)
             } else {
                 self.pool.lend(next, buffer)
@@ -337,6 +367,7 @@ impl Worker {
         Ok(Averages {
             layout,
             buckets: done.averaged,
+            times: done.times,
         })
     }
 

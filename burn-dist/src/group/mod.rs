@@ -183,6 +183,16 @@ impl ProcessGroup {
         }
     }
 
+    /// The process that hosts this rank.
+    pub(crate) fn process(&self) -> usize {
+        self.core().world.process()
+    }
+
+    /// How many bytes this rank's process has sent to the job's other processes.
+    pub(crate) fn sent(&self) -> u64 {
+        self.core().world.sent()
+    }
+
     /// Ends the group for all ranks: calls that wait and later calls return [`Error::Aborted`] with
     /// this message. A group that has already failed keeps its first failure.
     pub fn abort(&self, message: &str) {

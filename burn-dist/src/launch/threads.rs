@@ -326,8 +326,12 @@ where
     E: Into<Cause>,
 {
     let rank = group.rank();
-    // Errors are converted on the thread they arise on, so their own type need not be sendable.
-    let body = || worker(seat).map_err(Into::<Cause>::into);
+    let body = || {
+        // All that the closure logs and traces carries its rank.
+        let _span = tracing::info_span!("rank", rank).entered();
+        // Errors are converted on the thread they arise on, so their own type need not be sendable.
+        worker(seat).map_err(Into::<Cause>::into)
+    };
     // The closure is not used again after a panic, and the group is told of it.
     let outcome = catch_unwind(AssertUnwindSafe(|| match pool {
         Some(threads) => on_pool(rank, threads, body),

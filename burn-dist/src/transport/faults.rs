@@ -199,6 +199,10 @@ impl<N: Breakable> Network for Faulty<N> {
         self.inner.receive(from, tag, deadline)
     }
 
+    fn sent(&self) -> u64 {
+        self.inner.sent()
+    }
+
     fn check(&self, process: usize) -> Result<(), Lost> {
         self.inner.check(process)
     }

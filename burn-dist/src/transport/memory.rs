@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ pub(crate) struct MemoryNetwork {
     hub: Arc<Hub>,
     watchers: Arc<Watchers>,
     teller: Mutex<Option<JoinHandle<()>>>,
+    sent: AtomicU64,
 }
 
 struct Hub {
@@ -164,6 +166,7 @@ impl MemoryNetwork {
             hub,
             watchers,
             teller: Mutex::new(Some(teller)),
+            sent: AtomicU64::new(0),
         }
     }
 }
@@ -183,6 +186,8 @@ impl Network for MemoryNetwork {
         if !state.frozen[self.process] && !state.frozen[to] {
             let messages = state.mail.entry((self.process, to, tag)).or_default();
             messages.push_back((head.to_vec(), body.to_vec()));
+            let length = head.len() + body.len();
+            self.sent.fetch_add(length as u64, Relaxed);
             self.hub.changed.notify_all();
         }
         Ok(())
@@ -263,6 +268,10 @@ impl Network for MemoryNetwork {
             }
         }
         Ok(true)
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     fn check(&self, process: usize) -> Result<(), Lost> {

@@ -82,6 +82,10 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
         overseer: &dyn Overseer,
     ) -> Result<bool, Lost>;
 
+    /// How many bytes this process has sent to the others so far, with all that goes around messages;
+    /// what encryption adds is not counted.
+    fn sent(&self) -> u64;
+
     /// Whether a process can still be reached, as far as is known; without waiting.
     ///
     /// # Errors

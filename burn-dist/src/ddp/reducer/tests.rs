@@ -146,3 +146,20 @@ fn no_bucket_is_allocated_after_the_first_steps() {
         reducer.stop(false);
     });
 }
+
+#[test]
+fn averaging_counts_from_the_moment_on_that_is_asked_for() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let averages = Averages {
+        layout: Arc::new(Layout {
+            buckets: Vec::new(),
+        }),
+        buckets: Vec::new(),
+        times: vec![at(0)..at(2), at(3)..at(5), at(8)..at(9)],
+    };
+    for (moment, seconds) in [(0, 5), (1, 4), (2, 3), (4, 2), (9, 0), (20, 0)] {
+        let counted = averages.averaging_since(at(moment));
+        assert_eq!(counted, Duration::from_secs(seconds), "from {moment} s on");
+    }
+}

@@ -163,6 +163,16 @@ impl World {
         let network = Some(network);
         Arc::new(Self { network, reporter })
     }
+
+    /// This process's number in the job.
+    pub(crate) fn process(&self) -> usize {
+        self.network.as_ref().map_or(0, |network| network.process())
+    }
+
+    /// How many bytes this process has sent to the others.
+    pub(crate) fn sent(&self) -> u64 {
+        self.network.as_ref().map_or(0, |network| network.sent())
+    }
 }
 
 impl Drop for World {

@@ -44,6 +44,8 @@ pub(super) struct Connection {
     pub(super) is_slow: AtomicBool,
     pub(super) heard: Moment,
     pub(super) written: Moment,
+    /// How many bytes were written.
+    pub(super) sent: AtomicU64,
     /// Wakes the thread that sends what waits in `outbox`.
     pub(super) waker: Arc<Waker>,
 }
@@ -164,12 +166,18 @@ impl Connection {
             stirred: Signal::default(),
             heard: Moment::now(),
             written: Moment::now(),
+            sent: AtomicU64::new(0),
             waker,
         }
     }
 
     pub(super) fn peer(&self) -> usize {
         self.peer
+    }
+
+    /// How many bytes were written.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     pub(super) fn lost(&self, cause: Cause) -> Lost {

@@ -227,6 +227,10 @@ impl Network for TcpNetwork {
         Exchange::new(connection, sends, receives, overseer)?.run(deadline)
     }
 
+    fn sent(&self) -> u64 {
+        self.all().map(|connection| connection.sent()).sum()
+    }
+
     fn check(&self, process: usize) -> Result<(), Lost> {
         self.connection(process)?.check()
     }

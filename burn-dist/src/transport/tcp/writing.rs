@@ -10,6 +10,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::connection::{Connection, Phase, Turn};
@@ -81,6 +82,8 @@ impl Connection {
             Ok(0) => ErrorKind::WriteZero.into(),
             Ok(written) => {
                 self.written.set();
+                // Relaxed: a count, which guards no other memory.
+                self.sent.fetch_add(written as u64, Relaxed);
                 return written;
             }
             Err(error)

@@ -95,6 +95,7 @@ impl<'m> Abroad<'m> {
             deadline,
         };
         if seat > 0 {
+            let _span = tracing::trace_span!("wait for network").entered();
             let come = relay.wait(deadline, || carrier.give_up());
             return come.ok_or_else(|| carrier.failure());
         }
@@ -103,7 +104,10 @@ impl<'m> Abroad<'m> {
             occasion: &occasion,
             come: None,
         };
-        let come = carry(&carrier)?;
+        let come = {
+            let _span = tracing::trace_span!("network").entered();
+            carry(&carrier)?
+        };
         settling.come = Some(come.clone());
         Ok(come)
     }

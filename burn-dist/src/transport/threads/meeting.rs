@@ -215,6 +215,8 @@ impl Meeting {
         operation: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
         let (recorder, rank) = (self.reporter.recorder(), self.ranks[rank]);
+        let (name, number) = (&*call.operation, call.sequence);
+        let _span = tracing::trace_span!("collective", rank, operation = name, number).entered();
         recorder.enter(rank, &self.group, call);
         let mut ending = Ending {
             recorder,

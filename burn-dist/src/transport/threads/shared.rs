@@ -169,9 +169,14 @@ impl Exchange {
             rank,
             done: false,
         };
-        let Some(loans) = self.gather(deadline, on_deadline) else {
+        let gathered = {
+            let _span = tracing::trace_span!("wait for ranks").entered();
+            self.gather(deadline, on_deadline)
+        };
+        let Some(loans) = gathered else {
             return Err(Missed::Closed);
         };
+        let _span = tracing::trace_span!("transfer").entered();
         let result = share(Floor {
             loans,
             rank,
@@ -249,7 +254,8 @@ impl Exchange {
     /// There is no deadline here, on purpose: the others still hold this rank's memory, so leaving
     /// would be unsound. It is also not needed, for nothing remains that could wait: every rank is
     /// inside its share, which is a bounded pass over memory with no code of a user's, no lock and no
-    /// input or output, and which counts as finished even if it panics.
+    /// input or output, and which counts as finished even if it panics. (Around it, whoever listens to
+    /// the spans of `tracing` is called; a listener must not wait for anything, here as anywhere.)
     fn finish(&self) {
         if self.finished.fetch_add(1, Ordering::AcqRel) + 1 == self.ranks {
             // Under the lock, so that nobody who has seen one missing is still about to sleep.

@@ -1,0 +1,121 @@
+//! Where the figures of a run go, beside its logs.
+//!
+//! Callers: training programs make them before the job begins; `monitor` writes to them.
+
+use super::metrics::{Endpoint, Metrics};
+use super::summary::StepSummary;
+use super::tensorboard::EventFile;
+use crate::error::Result;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where the figures of a run go: TensorBoard's files, an endpoint for Prometheus, both or neither.
+///
+/// Only the process that hosts rank 0 has something to write. It makes them before the job begins, so
+/// that a folder that can't be written to, or an address that can't be served, costs no training.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use burn_dist::{launch::launch, observe::{Outputs, StepMonitor}};
+///
+/// let outputs = Outputs::new().log_dir("runs/first")?.metrics("9090")?;
+/// launch(vec![Device::flex().autodiff(); 2], |worker| {
+///     let monitor = StepMonitor::new(worker.group())?.outputs(&outputs);
+///     // ...
+///     monitor.finish()
+/// })?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Until a monitor takes it.
+    events: Mutex<Option<EventFile>>,
+    endpoint: Option<Endpoint>,
+}
+
+impl Outputs {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes TensorBoard's event files to this folder, which is made if missing. Look at them with
+    /// `tensorboard --logdir FOLDER`.
+    ///
+    /// # Errors
+    /// [`Error::Observe`](crate::Error::Observe) if a file can't be made there.
+    pub fn log_dir(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+        self.events = Mutex::new(Some(EventFile::create(folder.as_ref())?));
+        Ok(self)
+    }
+
+    /// Serves the figures to Prometheus, at `http://ADDRESS/metrics`, from now until this is dropped. A
+    /// port alone is served to this machine alone; `0.0.0.0:PORT` to all that reach it, without a
+    /// password.
+    ///
+    /// # Errors
+    /// [`Error::Observe`](crate::Error::Observe) if that is no address, or it can't be listened on.
+    pub fn metrics(mut self, address: &str) -> Result<Self> {
+        self.endpoint = Some(Endpoint::start(address)?);
+        Ok(self)
+    }
+
+    /// Where the endpoint listens, if there is one.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.endpoint.as_ref().map(Endpoint::address)
+    }
+
+    /// Hands the outputs to a monitor; the event file to the first that asks.
+    pub(super) fn take(&self) -> Sinks {
+        let events = self.events.lock();
+        Sinks {
+            events: events.unwrap_or_else(PoisonError::into_inner).take(),
+            metrics: self.endpoint.as_ref().map(Endpoint::metrics),
+        }
+    }
+}
+
+/// The outputs in the hands of rank 0's monitor.
+#[derive(Debug, Default)]
+pub(super) struct Sinks {
+    events: Option<EventFile>,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Sinks {
+    pub(super) fn step(&mut self, summary: &StepSummary, stragglers: impl Iterator<Item = bool>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.step(summary, stragglers);
+        }
+        let scalars = [
+            ("step/seconds", summary.seconds()),
+            ("step/samples_per_second", summary.samples_per_second()),
+            ("sync/wait_seconds", summary.wait()),
+            ("sync/gradient_bytes", summary.bytes()),
+            ("sync/sent_bytes_total", summary.sent()),
+            ("ranks/slowest", summary.slowest_rank() as f64),
+        ];
+        for (name, value) in scalars {
+            self.scalar(name, value, summary.number);
+        }
+    }
+
+    pub(super) fn scalar(&mut self, name: &str, value: f64, step: u64) {
+        self.write(|events| events.scalar(name, value, step));
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.write(EventFile::flush);
+    }
+
+    /// A disk that is full must not end a training: the file is given up, with a warning.
+    fn write(&mut self, write: impl FnOnce(&mut EventFile) -> Result<()>) {
+        if let Some(events) = &mut self.events
+            && let Err(error) = write(events)
+        {
+            tracing::warn!("{error}; training goes on without it");
+            self.events = None;
+        }
+    }
+}

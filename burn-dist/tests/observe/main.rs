@@ -1,0 +1,9 @@
+//! What a run leaves to look at: the trace of its spans, the figures of its steps.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod figures;
+mod trace;
