@@ -2,7 +2,7 @@
 //! `cargo xtask train-mnist` runs. `--help` lists the flags.
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
-//! person sees meanwhile, [`results`] what is left on disk; [`job_options`] and [`place`] are those of all
+//! person sees meanwhile, [`resume`] its checkpoints, [`results`] what is left on disk; [`job_options`] and [`place`] are those of all
 //! programs.
 
 #[path = "../job/options.rs"]
@@ -13,6 +13,7 @@ mod place;
 mod plot;
 mod progress;
 mod results;
+mod resume;
 mod training;
 
 use burn::data::dataset::Dataset;
