@@ -10,6 +10,7 @@ mod join;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +148,15 @@ pub enum Error {
     /// The data module was given something it can't serve.
     #[error("data: {message}")]
     Data {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+
+    /// A checkpoint could not be written, or none can be resumed from.
+    #[error("checkpoint {}: {message}", path.display())]
+    Checkpoint {
+        /// The checkpoint, or the folder of all.
+        path: Arc<Path>,
         /// What is wrong, and what to do.
         message: String,
     },

@@ -10,6 +10,7 @@
 //! | [`ddp`] | [`Ddp`](ddp::Ddp): attaches to a model, averages its gradients |
 //! | [`preflight`] | what a job will meet, measured before it starts |
 //! | [`observe`] | spans, stragglers; traces, TensorBoard and Prometheus (feature `observe`) |
+//! | [`checkpoint`] | the state of a run on disk, and how to go on from there |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
@@ -54,6 +55,7 @@
 #[cfg(test)]
 extern crate self as burn_dist;
 
+pub mod checkpoint;
 mod collective;
 mod control;
 pub mod data;

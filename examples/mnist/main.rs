@@ -2,8 +2,8 @@
 //! `cargo xtask train-mnist` runs. `--help` lists the flags.
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
-//! person sees meanwhile, [`results`] what is left on disk; [`job_options`], [`place`], [`observe_options`]
-//! and [`observe`] are those of all programs.
+//! person sees meanwhile, [`resume`] its checkpoints, [`results`] what is left on disk; [`job_options`],
+//! [`place`], [`observe_options`] and [`observe`] are those of all programs.
 
 #[path = "../job/options.rs"]
 mod job_options;
@@ -17,6 +17,7 @@ mod place;
 mod plot;
 mod progress;
 mod results;
+mod resume;
 mod training;
 
 use burn::data::dataset::Dataset;

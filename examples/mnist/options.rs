@@ -50,6 +50,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     pub(crate) records: Option<PathBuf>,
 
+    /// Folder for checkpoints, which only process 0 uses; made if missing [default: none are written]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+
+    /// Steps from one checkpoint to the next
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "checkpoint", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) checkpoint_every: u32,
+
+    /// How many checkpoints to keep
+    #[arg(long, value_name = "K", default_value_t = 3, requires = "checkpoint", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) keep: u32,
+
+    /// Go on from the last checkpoint, with the same flags; from the beginning if there is none
+    /// [default: the folder must have none]
+    #[arg(long, requires = "checkpoint")]
+    pub(crate) resume: bool,
     #[command(flatten)]
     pub(crate) observe: ObserveOptions,
 }

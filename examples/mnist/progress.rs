@@ -17,13 +17,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(shown: bool, steps: u64) -> Self {
+    /// Begins after the steps that are done already.
+    pub(crate) fn new(shown: bool, steps: u64, done: u64) -> Self {
         let bar = (shown && std::io::stderr().is_terminal()).then(|| {
             let style =
                 ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {per_sec}, {eta} left");
             // The template is a constant of this file, and the default is a bar as well.
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(steps).with_style(style)
+            let bar = ProgressBar::new(steps).with_style(style);
+            bar.with_position(done)
         });
         Self { shown, bar }
     }

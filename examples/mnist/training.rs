@@ -2,6 +2,7 @@
 
 use crate::options::Options;
 use crate::progress::Progress;
+use crate::resume::{Counts, Figures, Keeper, Start};
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::SgdConfig;
@@ -16,6 +17,7 @@ use burn_dist::observe::{self, Outputs, StepMonitor};
 use burn_dist::random;
 use datasets::{MnistBatch, MnistBatcher, MnistDataset};
 use models::{MnistCnn, MnistCnnConfig};
+use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ pub(crate) struct Outcome {
 }
 
 /// The figures of one epoch, over all ranks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Epoch {
     pub(crate) samples: f64,
     pub(crate) loss: f64,
@@ -77,23 +79,30 @@ pub(crate) fn train(
     let model = random::init(options.seed, device, |device| {
         MnistCnnConfig::new().init(device)
     });
+    let momentum = MomentumConfig::new().with_momentum(0.9);
+    let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let (mut keeper, restored) = Keeper::open(worker, options)?;
+    let Start {
+        model,
+        mut optimizer,
+        mut step,
+        mut figures,
+        mut counts,
+    } = keeper.start(restored, model, optimizer, &loader)?;
     let ddp = DdpConfig::new().init(group)?;
     let mut model = ddp.attach(model)?;
-    let momentum = MomentumConfig::new().with_momentum(0.9);
-    let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
     let criterion = CrossEntropyLossConfig::new().init(device);
 
-    let steps_per_epoch = loader.num_batches();
-    let total = steps_per_epoch * options.epochs as usize;
-    let progress = Progress::new(worker.rank() == 0, total as u64);
-    let mut epochs = Vec::new();
+    let total = loader.num_batches() as u64 * u64::from(options.epochs);
+    let progress = Progress::new(worker.rank() == 0, total, step);
     let mut monitor = StepMonitor::new(group)?.outputs(outputs);
     let mut interrupted = false;
     stop.training.store(true, Ordering::Relaxed);
-    let start = Instant::now();
-    for epoch in 0..options.epochs as usize {
-        let mut tally = Tally::start(&ddp, device);
-        for (step, batch) in loader.batches().enumerate() {
+    let (start, before) = (Instant::now(), figures.seconds);
+    for epoch in figures.epochs.len()..options.epochs as usize {
+        let is_over = || loader.state().epoch > epoch as u64;
+        let mut tally = Tally::start(&ddp, device, std::mem::take(&mut counts));
+        for batch in loader.batches() {
             let batch = batch?;
             // All ranks must stop in the same step: they ask one another while they compute.
             let asked = u8::from(stop.asked.load(Ordering::Relaxed));
@@ -112,22 +121,34 @@ pub(crate) fn train(
             let loss = loss.mul_scalar(share as f64 / batch.total_real as f64);
             let gradients = observe::backward(|| loss.backward());
             let gradients = ddp.synchronize(gradients, &model)?;
-            let done = (epoch * steps_per_epoch + step) as f64 / total as f64;
+            let done = step as f64 / total as f64;
             let rate = options.lr * 0.5 * (1.0 + (PI * done).cos());
             model = observe::optimizer(|| optimizer.step(rate, model, gradients));
 
             monitor.step(batch.real, ddp.stats())?;
+            step += 1;
             progress.step();
-            if asked.wait()?[0] > 0 {
-                interrupted = true;
+            interrupted = asked.wait()?[0] > 0;
+            if keeper.is_due(step, interrupted) && !is_over() {
+                let counts = tally.counts(&ddp)?;
+                figures.seconds = before + start.elapsed().as_secs_f64();
+                keeper.save(step, (&model, &optimizer), &loader, &figures, counts)?;
+            }
+            if interrupted {
                 break;
             }
         }
-        let figures = tally.finish(group, &ddp)?;
-        monitor.scalar("train/loss", figures.loss);
-        monitor.scalar("train/accuracy", figures.accuracy);
-        progress.epoch(epoch, options.epochs as usize, &figures);
-        epochs.push(figures);
+        let counted = tally.finish(group, &ddp)?;
+        monitor.scalar("train/loss", counted.loss);
+        monitor.scalar("train/accuracy", counted.accuracy);
+        progress.epoch(epoch, options.epochs as usize, &counted);
+        figures.epochs.push(counted);
+        figures.seconds = before + start.elapsed().as_secs_f64();
+        if keeper.is_due(step, interrupted || step == total) && is_over() {
+            // With the figures of the epoch, which the next one does not change.
+            let counts = Counts::default();
+            keeper.save(step, (&model, &optimizer), &loader, &figures, counts)?;
+        }
         if interrupted {
             break;
         }
@@ -135,7 +156,10 @@ pub(crate) fn train(
     progress.finish();
     monitor.finish()?;
 
-    let train_seconds = start.elapsed().as_secs_f64();
+    let Figures {
+        epochs,
+        seconds: train_seconds,
+    } = figures;
     let samples: f64 = epochs.iter().map(|epoch| epoch.samples).sum();
     let waited: f64 = epochs
         .iter()
@@ -213,20 +237,23 @@ fn correct(output: Tensor<2>, targets: Tensor<1, Int>, real: usize) -> Option<Te
 struct Tally {
     loss: Tensor<1>,
     correct: Tensor<1, Int>,
-    samples: usize,
     start: Instant,
     waited: f64,
+    /// What was counted before a resume.
+    before: Counts,
+    samples: usize,
 }
 
 impl Tally {
-    fn start(ddp: &Ddp, device: &burn::tensor::Device) -> Self {
+    fn start(ddp: &Ddp, device: &burn::tensor::Device, before: Counts) -> Self {
         let device = device.clone().without_autodiff();
         Self {
-            loss: Tensor::zeros([1], &device),
-            correct: Tensor::zeros([1], &device),
-            samples: 0,
+            loss: Tensor::zeros([1], &device).add_scalar(before.loss),
+            correct: Tensor::zeros([1], &device).add_scalar(before.correct),
             start: Instant::now(),
             waited: ddp.stats().wait.as_secs_f64(),
+            before,
+            samples: before.samples,
         }
     }
 
@@ -240,14 +267,25 @@ impl Tally {
         self.samples += real;
     }
 
+    /// What this rank has counted.
+    fn counts(&self, ddp: &Ddp) -> Result<Counts, Failure> {
+        Ok(Counts {
+            loss: self.loss.clone().try_into_scalar()?,
+            correct: self.correct.clone().try_into_scalar()?,
+            samples: self.samples,
+            seconds: self.before.seconds + self.start.elapsed().as_secs_f64(),
+            waited: self.before.waited + ddp.stats().wait.as_secs_f64() - self.waited,
+        })
+    }
+
     /// Adds up over all ranks.
     fn finish(self, group: &ProcessGroup, ddp: &Ddp) -> Result<Epoch, Failure> {
-        let seconds = self.start.elapsed().as_secs_f64();
+        let counts = self.counts(ddp)?;
         let mut figures = [
-            self.samples as f64,
-            f64::from(self.loss.try_into_scalar::<f32>()?),
-            self.correct.try_into_scalar::<i64>()? as f64,
-            ddp.stats().wait.as_secs_f64() - self.waited,
+            counts.samples as f64,
+            f64::from(counts.loss),
+            counts.correct as f64,
+            counts.waited,
         ];
         group.all_reduce(&mut figures, ReduceOp::Sum)?;
         let [samples, loss, correct, waited] = figures;
@@ -255,8 +293,8 @@ impl Tally {
             samples,
             loss: loss / samples.max(1.0),
             accuracy: correct / samples.max(1.0),
-            seconds,
-            sync_wait_fraction: waited / group.world_size() as f64 / seconds,
+            seconds: counts.seconds,
+            sync_wait_fraction: waited / group.world_size() as f64 / counts.seconds,
         })
     }
 }

@@ -58,6 +58,17 @@ fn flags(options: &Options) -> Vec<OsString> {
     if let Some(folder) = &options.records {
         pair("--records", folder.into());
     }
+    if let Some(folder) = &options.checkpoint {
+        pair("--checkpoint", folder.into());
+        pair(
+            "--checkpoint-every",
+            options.checkpoint_every.to_string().into(),
+        );
+        pair("--keep", options.keep.to_string().into());
+        if options.resume {
+            flags.push("--resume".into());
+        }
+    }
     flags.extend(options.observe.flags());
     if options.download {
         flags.push("--download".into());

@@ -5,15 +5,16 @@
 //! reproducible here, whatever the layout of ranks over threads and processes:
 //!
 //! - [`init`] builds a module from a seed, alone on the process's generator;
-//! - [`seed`] gives the calling thread a stream of its own, from which [`Dropout`] draws its masks.
+//! - [`seed`] gives the calling thread a stream of its own, from which [`Dropout`] draws its masks;
+//!   [`state`] and [`restore`] carry it over to another run.
 //!
-//! Callers: the launcher's workers, networks that use [`Dropout`].
+//! Callers: the launcher's workers, networks that use [`Dropout`], `checkpoint`.
 
 mod dropout;
 mod stream;
 
 pub use dropout::{Dropout, DropoutConfig};
-pub use stream::seed;
+pub use stream::{StreamState, restore, seed, state};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};

@@ -1,10 +1,11 @@
 //! A generator per thread: xoshiro256++ (Blackman and Vigna, 2019), seeded from (seed, rank).
 //!
-//! Invariant: what a thread draws depends on its last [`seed`] and on how much it drew since, never on
+//! Invariant: what a thread draws depends on its last [`seed`] or [`restore`] and on how much it drew since, never on
 //! other threads.
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
 thread_local! {
@@ -13,13 +14,28 @@ thread_local! {
 
 /// Seeds the calling thread's stream for a replica: equal seeds and ranks give equal draws.
 ///
-/// Call it at the start of a worker, and again after a resume, with the job's seed and the worker's
-/// global rank. A thread that was never seeded draws as after `seed(0, 0)`.
+/// Call it at the start of a worker, with the job's seed and the worker's global rank. (A run that
+/// resumes goes on with [`restore`].) A thread that was never seeded draws as after `seed(0, 0)`.
 pub fn seed(seed: u64, rank: usize) {
     // Seeding spreads each input over the whole state (SplitMix64), so that neighbouring seeds and
     // ranks give unrelated streams; the odd factor keeps (1, 0) and (0, 1) apart.
     let mixed = seed.wrapping_add((rank as u64).wrapping_mul(0xD1B5_4A32_D192_ED03));
     STREAM.with_borrow_mut(|stream| *stream = Xoshiro256PlusPlus::seed_from_u64(mixed));
+}
+
+/// Where a thread's stream stands: what a checkpoint keeps of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StreamState(Xoshiro256PlusPlus);
+
+/// Where the calling thread's stream stands.
+pub fn state() -> StreamState {
+    STREAM.with_borrow(|stream| StreamState(stream.clone()))
+}
+
+/// Lets the calling thread draw what it would have drawn after [`state`] gave this.
+pub fn restore(state: &StreamState) {
+    STREAM.with_borrow_mut(|stream| *stream = state.0.clone());
 }
 
 /// Fills `values` with `kept` at probability `keep / 2^32` and with zero otherwise.
@@ -54,6 +70,22 @@ mod tests {
         assert_eq!(draws(1, 2), draws(1, 2));
         assert_ne!(draws(1, 2), draws(1, 3));
         assert_ne!(draws(1, 0), draws(0, 1));
+    }
+
+    #[test]
+    fn a_restored_stream_goes_on_where_it_was() {
+        let draw = || {
+            let mut values = vec![0.0; 101];
+            fill_bernoulli(&mut values, 1 << 31, 1.0);
+            values
+        };
+        seed(5, 1);
+        draw();
+        let kept = serde_json::to_string(&state()).unwrap();
+        let expected = draw();
+        assert_ne!(draw(), expected);
+        restore(&serde_json::from_str(&kept).unwrap());
+        assert_eq!(draw(), expected);
     }
 
     #[test]

@@ -37,7 +37,8 @@ fn defaults() {
 #[test]
 fn every_flag_reaches_the_program() {
     let flags = "--gpus 4 --backend wgpu --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --data-dir d/m \
-                 --output o --report r.json --interface ib0 --records q --trace t.json --log-dir l --metrics 9090 --oversubscribe --tls-cert c.pem --tls-key c.key \
+                 --output o --report r.json --interface ib0 --records q --checkpoint c --checkpoint-every 7 \
+                 --keep 2 --resume --trace t.json --log-dir l --metrics 9090 --oversubscribe --tls-cert c.pem --tls-key c.key \
                  --tls-ca ca.pem --tls-name job";
     let flags: Vec<_> = flags.split_whitespace().collect();
     let words = words(&flags, Backend::Wgpu);
@@ -47,7 +48,8 @@ fn every_flag_reaches_the_program() {
         passed,
         "--backend wgpu --gpus 4 --interface ib0 --tls-cert c.pem --tls-key c.key --tls-ca ca.pem \
          --tls-name job --oversubscribe --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --output o \
-         --data-dir d/m --report r.json --records q --trace t.json --log-dir l --metrics 9090"
+         --data-dir d/m --report r.json --records q --checkpoint c --checkpoint-every 7 --keep 2 --resume \
+         --trace t.json --log-dir l --metrics 9090"
     );
     // What the program gets are flags that xtask knows too, with the same meaning.
     let again = parse(
@@ -112,6 +114,11 @@ fn wrong_values_are_usage_errors() {
         &["--seed", "-1"],
         &["--backend", "tpu"],
         &["--data-dir", "d", "--download"],
+        &["--resume"],
+        &["--keep", "2"],
+        &["--checkpoint-every", "7"],
+        &["--checkpoint", "c", "--keep", "0"],
+        &["--checkpoint", "c", "--checkpoint-every", "0"],
         &["--tls-cert", "c"],
         &["--tls-cert", "c", "--tls-key", "k"],
         &["--tls-key", "k", "--tls-ca", "a"],

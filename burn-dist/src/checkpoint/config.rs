@@ -1,0 +1,207 @@
+//! Opening the folder of a run's checkpoints, and finding the one to go on from.
+//!
+//! Callers: training programs.
+
+use super::folder::{Contents, Folder};
+use super::manifest::Manifest;
+use super::restored::{Rejected, Restored};
+use super::save::Checkpoints;
+use super::{broadcast, failed};
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
+use burn::config::Config;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a run's checkpoints lie, how many of them, and whether to go on from the last.
+///
+/// ```
+/// # use burn::{data::dataset::InMemDataset, nn::{Linear, LinearConfig}, optim::SgdConfig};
+/// # use burn::{data::dataloader::batcher::Batcher, tensor::{Device, Tensor}};
+/// # use burn_dist::{data::ShardedLoaderBuilder, ddp::DdpConfig, random};
+/// use burn_dist::checkpoint::CheckpointConfig;
+/// use burn_dist::launch::{Worker, launch};
+///
+/// # struct Points;
+/// # impl Batcher<f32, Tensor<2>> for Points {
+/// #     fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<2> {
+/// #         Tensor::<1>::from_floats(items.as_slice(), device).unsqueeze_dim(1)
+/// #     }
+/// # }
+/// fn train(worker: &Worker, config: &CheckpointConfig) -> burn_dist::Result<u64> {
+///     random::seed(42, worker.rank());
+/// #   let points = InMemDataset::new((0..64).map(|i| i as f32 / 64.0).collect());
+/// #   let loader = ShardedLoaderBuilder::new(Points)
+/// #       .batch_size(4).shuffle(42).set_device(worker.device().clone())
+/// #       .shard(worker.rank(), worker.world_size()).build(points)?;
+///     let mut model: Linear = LinearConfig::new(1, 1).init(worker.device());
+///     let mut optimizer = SgdConfig::new().init();
+///     let mut step = 0;
+///     let (mut checkpoints, restored) = config.init(worker.group())?;
+///     if let Some(mut restored) = restored {
+///         model = restored.model("model", model)?;
+///         optimizer = restored.optimizer("optimizer", optimizer)?;
+///         loader.resume(&restored.sampler()?)?;
+///         restored.random();
+///         step = restored.step();
+///     }
+///     let ddp = DdpConfig::new().init(worker.group())?;
+///     let mut model = ddp.attach(model)?; // hooks come last
+///     while loader.state().epoch < 3 {
+///         for batch in loader.batches() { // what is left of the epoch
+///             let loss = model.forward(batch?.batch).mean();
+///             let gradients = ddp.synchronize(loss.backward(), &model)?;
+///             model = optimizer.step(0.1, model, gradients);
+///             step += 1;
+///             if step % 10 == 0 {
+///                 let snapshot = checkpoints.snapshot(step)
+///                     .model("model", &model)
+///                     .optimizer("optimizer", &optimizer)
+///                     .sampler(loader.state());
+///                 checkpoints.save(snapshot)?; // a full disk is no reason to end
+///             }
+///         }
+///     }
+///     Ok(step)
+/// }
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let devices = || vec![Device::flex().autodiff(); 2];
+/// let config = CheckpointConfig::new(folder.to_owned());
+/// launch(devices(), |worker| train(&worker, &config))?;
+/// let config = config.with_resume(true);
+/// launch(devices(), |worker| train(&worker, &config))?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Config, Debug)]
+pub struct CheckpointConfig {
+    /// The folder; made if missing. Only rank 0 uses it: on other machines it need not exist.
+    pub folder: PathBuf,
+    /// How many checkpoints to keep, at least 1. With 2 or more, one that the disk has damaged costs only
+    /// the steps since the one before it.
+    #[config(default = 3)]
+    pub keep: usize,
+    /// Whether to go on from the newest checkpoint. Without, the folder must have none, so that no two runs
+    /// mix.
+    #[config(default = false)]
+    pub resume: bool,
+    /// How long the ranks wait for rank 0's disk. A checkpoint that takes longer to write has failed.
+    #[config(default = "Duration::from_mins(10)")]
+    pub disk_timeout: Duration,
+}
+
+/// What rank 0 found in the folder.
+#[derive(Serialize, Deserialize)]
+struct Found {
+    path: String,
+    manifest: Manifest,
+    /// Paths and reasons.
+    rejected: Vec<(String, String)>,
+}
+
+impl CheckpointConfig {
+    /// Opens the folder, and reads the newest checkpoint if this is to resume: `None` if there is none. A
+    /// damaged one is passed over, with a warning of the crate `tracing`, and the one before it taken.
+    ///
+    /// Every rank of the group calls it, with the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`], on every rank, if the folder can't be used or another job uses it; if it has
+    /// checkpoints and this is not to resume; if all are damaged; if the newest is of another number of ranks,
+    /// for each rank has a random stream of its own, or of another format. [`Error::InvalidArgument`] if none
+    /// is to be kept. Otherwise the group's own errors.
+    pub fn init(&self, group: &ProcessGroup) -> Result<(Checkpoints, Option<Restored>)> {
+        if self.keep == 0 {
+            let error = Error::InvalidArgument {
+                rank: group.global_rank(),
+                call: "CheckpointConfig::init",
+                message: "keep is 0; it counts the checkpoints that stay, from 1".into(),
+            };
+            // The others wait for this rank otherwise.
+            group.abort(&error.to_string());
+            return Err(error);
+        }
+        let opened = (group.rank() == 0).then(|| self.open(group.world_size()));
+        let (folder, mut contents, found) = match opened {
+            None => (None, None, None),
+            Some(Err(error)) => (None, None, Some(Err(error))),
+            Some(Ok((folder, contents))) => {
+                let found = contents.as_ref().map(Found::of);
+                (Some(folder), contents, Some(Ok(found)))
+            }
+        };
+        let found = broadcast::outcome(group, self.disk_timeout, found)??;
+        let restored = match found {
+            None => None,
+            Some(found) => {
+                let own = contents.take().map(|contents| contents.files);
+                Some(found.restore(group, own)?)
+            }
+        };
+        let checkpoints = Checkpoints::new(group.clone(), folder, self.disk_timeout);
+        Ok((checkpoints, restored))
+    }
+
+    /// Rank 0's part.
+    fn open(&self, world_size: usize) -> Result<(Folder, Option<Contents>)> {
+        let mut folder = Folder::open(&self.folder, self.keep)?;
+        if !self.resume {
+            return match folder.steps()?.first() {
+                None => Ok((folder, None)),
+                Some(step) => Err(failed(
+                    folder.path(),
+                    format!(
+                        "the folder has checkpoints of a run already, the newest of step {step}; resume \
+                         from it, or choose another folder"
+                    ),
+                )),
+            };
+        }
+        let contents = folder.newest()?;
+        if let Some(Contents { path, manifest, .. }) = &contents
+            && manifest.world_size != world_size
+        {
+            let saved = manifest.world_size;
+            let message = format!(
+                "it is of a job of {saved} ranks, and this one has {world_size}; resume with {saved}, for \
+                 each rank goes on with a random stream of its own"
+            );
+            return Err(failed(path, message));
+        }
+        Ok((folder, contents))
+    }
+}
+
+impl Found {
+    fn of(contents: &Contents) -> Self {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let rejected = contents.rejected.iter();
+        Self {
+            path: text(&contents.path),
+            manifest: contents.manifest.clone(),
+            rejected: rejected
+                .map(|rejected| (text(&rejected.path), rejected.reason.clone()))
+                .collect(),
+        }
+    }
+
+    fn restore(self, group: &ProcessGroup, own: Option<Vec<Vec<u8>>>) -> Result<Restored> {
+        let path = Path::new(&self.path);
+        let files = broadcast::files(group, path, &self.manifest, own)?;
+        let rejected = self.rejected.into_iter();
+        let rejected = rejected.map(|(path, reason)| Rejected {
+            path: path.into(),
+            reason,
+        });
+        Restored::new(
+            path.into(),
+            self.manifest,
+            files,
+            rejected.collect(),
+            group.rank(),
+        )
+    }
+}

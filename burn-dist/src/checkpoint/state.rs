@@ -1,0 +1,127 @@
+//! What is neither a model's nor an optimizer's record: the sampler's place, the random streams, and the
+//! program's own values. As CBOR (RFC 8949), which keeps every number as it is.
+//!
+//! Callers: `snapshot`, `save`, `restored`.
+
+use crate::data::SamplerState;
+use crate::random::StreamState;
+use ciborium::Value;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// Values by name.
+pub(super) type Values = BTreeMap<String, Value>;
+
+/// Deeper than any value of ours is nested.
+const DEEPEST: usize = 64;
+
+/// What all ranks share.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shared {
+    pub(super) sampler: Option<SamplerState>,
+    pub(super) values: Values,
+}
+
+/// What is one rank's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct OfRank {
+    pub(super) stream: StreamState,
+    pub(super) values: Values,
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, String> {
+    let value = ciborium::de::from_reader_with_recursion_limit(&mut bytes, DEEPEST)
+        .map_err(|error| error.to_string())?;
+    if bytes.is_empty() {
+        Ok(value)
+    } else {
+        Err(format!("{} bytes follow its end", bytes.len()))
+    }
+}
+
+/// Keeps a value under a name that is not taken.
+pub(super) fn put<T: Serialize>(values: &mut Values, name: &str, value: &T) -> Result<(), String> {
+    let wrong = |error| format!("the value `{name}` can't be saved: {error}");
+    let value = Value::serialized(value).map_err(wrong)?;
+    match values.insert(name.to_owned(), value) {
+        None => Ok(()),
+        Some(_) => Err(format!("two values are called `{name}`")),
+    }
+}
+
+pub(super) fn get<T: DeserializeOwned>(values: &Values, name: &str) -> Result<T, String> {
+    let value = values.get(name).ok_or_else(|| {
+        let names: Vec<_> = values.keys().map(String::as_str).collect();
+        format!("it has no value `{name}`, but [{}]", names.join(", "))
+    })?;
+    value
+        .deserialized()
+        .map_err(|error| format!("its value `{name}` is of another type: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_number_comes_back_to_the_bit(
+            double in any::<u64>(), single in any::<u32>(), whole: (u64, i64), text: Option<String>,
+        ) {
+            let mut values = Values::new();
+            let value = (f64::from_bits(double), f32::from_bits(single), whole, &text);
+            put(&mut values, "a", &value).unwrap();
+            let bytes = encode(&Shared { sampler: None, values }).unwrap();
+            let back: Shared = decode(&bytes).unwrap();
+            let (d, s, w, t) = get::<(f64, f32, (u64, i64), Option<String>)>(&back.values, "a").unwrap();
+            // A NaN stays one, with a payload of its own.
+            prop_assert!(d.to_bits() == double || d.is_nan() && value.0.is_nan());
+            prop_assert!(s.to_bits() == single || s.is_nan() && value.1.is_nan());
+            prop_assert_eq!((w, t), (whole, text));
+        }
+
+        #[test]
+        fn any_bytes_are_a_state_or_an_error(bytes: Vec<u8>) {
+            // It must return; what it returns depends on the bytes.
+            let _ = decode::<Shared>(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_is_said() {
+        let mut values = Values::new();
+        put(&mut values, "loss", &1.5).unwrap();
+        assert!(
+            put(&mut values, "loss", &2.5)
+                .unwrap_err()
+                .contains("two values")
+        );
+        assert!(
+            get::<f64>(&values, "los")
+                .unwrap_err()
+                .contains("but [loss]")
+        );
+        assert!(
+            get::<String>(&values, "loss")
+                .unwrap_err()
+                .contains("another type")
+        );
+        // A text that claims 2^60 bytes, and arrays without end.
+        let mut long = vec![0x7B];
+        long.extend((1_u64 << 60).to_be_bytes());
+        assert!(decode::<Value>(&long).is_err());
+        assert!(decode::<Value>(&[0x81; 100_000]).is_err());
+        assert!(
+            decode::<u8>(&[1, 2])
+                .unwrap_err()
+                .contains("1 bytes follow")
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! Checkpoints of the loop: what it saves with the model, and where it goes on.
+
+use crate::options::Options;
+use crate::progress::say;
+use crate::training::Epoch;
+use burn::optim::ModuleOptimizer;
+use burn_dist::checkpoint::{CheckpointConfig, Checkpoints, Restored};
+use burn_dist::data::ShardedLoader;
+use burn_dist::launch::Worker;
+use datasets::MnistBatch;
+use models::MnistCnn;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// What a run must have in common with the one it goes on from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Flags {
+    epochs: u32,
+    batch_size: u32,
+    lr: f64,
+    seed: u64,
+}
+
+/// The figures so far, equal on all ranks but for the time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// The epochs that are over.
+    pub(crate) epochs: Vec<Epoch>,
+    pub(crate) seconds: f64,
+}
+
+/// What a rank has counted in an epoch.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// The sum over the samples.
+    pub(crate) loss: f32,
+    pub(crate) correct: i64,
+    pub(crate) samples: usize,
+    pub(crate) seconds: f64,
+    pub(crate) waited: f64,
+}
+
+/// Where the loop begins.
+pub(crate) struct Start {
+    pub(crate) model: MnistCnn,
+    pub(crate) optimizer: ModuleOptimizer,
+    /// The steps that are done.
+    pub(crate) step: u64,
+    pub(crate) figures: Figures,
+    /// Those of the epoch that is under way.
+    pub(crate) counts: Counts,
+}
+
+/// The checkpoints that the flags ask for, if they do.
+pub(crate) struct Keeper {
+    checkpoints: Option<Checkpoints>,
+    every: u64,
+    flags: Flags,
+}
+
+impl Keeper {
+    pub(crate) fn open(
+        worker: &Worker,
+        options: &Options,
+    ) -> Result<(Self, Option<Restored>), Failure> {
+        let opened = options.checkpoint.as_ref().map(|folder| {
+            CheckpointConfig::new(folder.clone())
+                .with_keep(options.keep as usize)
+                .with_resume(options.resume)
+                .init(worker.group())
+        });
+        let (checkpoints, restored) = opened.transpose()?.unzip();
+        let restored = restored.flatten();
+        if worker.rank() == 0 && options.resume {
+            match &restored {
+                Some(restored) => say(format_args!(
+                    "going on after step {}, from {}",
+                    restored.step(),
+                    restored.path().display()
+                )),
+                None => say("there is no checkpoint yet: starting from the beginning"),
+            }
+        }
+        let keeper = Self {
+            checkpoints,
+            every: u64::from(options.checkpoint_every),
+            flags: Flags {
+                epochs: options.epochs,
+                batch_size: options.batch_size,
+                lr: options.lr,
+                seed: options.seed,
+            },
+        };
+        Ok((keeper, restored))
+    }
+
+    /// Where to begin: with this model and optimizer, or as they were saved.
+    pub(crate) fn start(
+        &self,
+        restored: Option<Restored>,
+        model: MnistCnn,
+        optimizer: ModuleOptimizer,
+        loader: &ShardedLoader<MnistBatch>,
+    ) -> Result<Start, Failure> {
+        let Some(mut restored) = restored else {
+            return Ok(Start {
+                model,
+                optimizer,
+                step: 0,
+                figures: Figures::default(),
+                counts: Counts::default(),
+            });
+        };
+        let flags: Flags = restored.shared("flags")?;
+        if flags != self.flags {
+            let ours = &self.flags;
+            return Err(format!(
+                "the checkpoint is of a run with other flags, and would not go on as it began: {flags:?} \
+                 there, {ours:?} here"
+            )
+            .into());
+        }
+        loader.resume(&restored.sampler()?)?;
+        restored.random();
+        Ok(Start {
+            model: restored.model("model", model)?,
+            optimizer: restored.optimizer("optimizer", optimizer)?,
+            step: restored.step(),
+            figures: restored.shared("figures")?,
+            counts: restored.own("counts")?,
+        })
+    }
+
+    /// Whether there is to be a checkpoint after this step; the last one of a run always is.
+    pub(crate) fn is_due(&self, step: u64, last: bool) -> bool {
+        self.checkpoints.is_some() && (last || step.is_multiple_of(self.every))
+    }
+
+    /// Saves. If the disk does not let us, a warning has said so, and training goes on.
+    pub(crate) fn save(
+        &mut self,
+        step: u64,
+        (model, optimizer): (&MnistCnn, &ModuleOptimizer),
+        loader: &ShardedLoader<MnistBatch>,
+        figures: &Figures,
+        counts: Counts,
+    ) -> Result<(), Failure> {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            let snapshot = checkpoints
+                .snapshot(step)
+                .model("model", model)
+                .optimizer("optimizer", optimizer)
+                .sampler(loader.state())
+                .shared("flags", &self.flags)
+                .shared("figures", figures)
+                .own("counts", &counts);
+            checkpoints.save(snapshot)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Checkpoints of the `mnist` program: killed and resumed, on a disk that is full, and damaged.
+
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod digits;
+
+use digits::write_digits;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// 45 digits are 6 steps of two ranks with 4 each, and these are the epochs.
+const EPOCHS: &str = "2";
+const STEPS: u64 = 12;
+
+/// Longer than any step takes.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// A folder with a data set, and what runs leave.
+struct Place(TempDir);
+
+/// What must be equal however a run came to its end.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    parameters: String,
+    test_accuracy: f64,
+    /// Number, samples, loss and accuracy of each epoch.
+    epochs: Vec<String>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_digits(folder.path());
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A run with this output folder.
+    fn run(&self, output: &str, gpus: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
+        command
+            .args(["--backend", "cpu", "--batch-size", "4", "--epochs", EPOCHS])
+            .args(["--gpus", gpus, "--data-dir"])
+            .arg(self.0.path())
+            .arg("--output")
+            .arg(self.path(output))
+            .arg("--report")
+            .arg(self.path(output).join("report.json"))
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// A run of two threads with checkpoints.
+    fn saving(&self, folder: &Path, every: u64, keep: u32) -> Command {
+        let mut command = self.run("saving", "2");
+        command.arg("--checkpoint").arg(folder);
+        command.args(["--checkpoint-every", &every.to_string()]);
+        command.args(["--keep", &keep.to_string()]);
+        command
+    }
+
+    fn result(&self, output: &str) -> Outcome {
+        let folder = self.path(output);
+        let report = std::fs::read(folder.join("report.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        let metrics = std::fs::read_to_string(folder.join("metrics.csv")).unwrap();
+        let epochs = metrics.lines().skip(1).map(|line| {
+            let figures: Vec<&str> = line.split(',').take(4).collect();
+            figures.join(",")
+        });
+        Outcome {
+            parameters: report["parameters_sha256"].as_str().unwrap().to_owned(),
+            test_accuracy: report["test_accuracy"].as_f64().unwrap(),
+            epochs: epochs.collect(),
+        }
+    }
+
+    /// What a run without checkpoints comes to.
+    fn uninterrupted(&self) -> Outcome {
+        succeed(self.run("uninterrupted", "2"));
+        self.result("uninterrupted")
+    }
+}
+
+/// What it said on its standard output and error.
+#[track_caller]
+fn succeed(mut command: Command) -> [String; 2] {
+    let output = command.output().unwrap();
+    let said = said(&output);
+    assert!(output.status.success(), "{said:?}");
+    said
+}
+
+fn said(output: &Output) -> [String; 2] {
+    [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned())
+}
+
+fn checkpoint(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:012}"))
+}
+
+fn random(below: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % below
+}
+
+/// Waits until there is a checkpoint of this step or a later one, and kills the processes, whatever they do.
+#[track_caller]
+fn kill_after(step: u64, folder: &Path, processes: &mut [Child]) {
+    let deadline = Instant::now() + DEADLINE;
+    let there = || (step..=STEPS).any(|step| checkpoint(folder, step).exists());
+    while !there() {
+        assert!(Instant::now() < deadline, "no checkpoint of step {step}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for process in processes.iter_mut() {
+        // SIGKILL.
+        process.kill().unwrap();
+    }
+    for process in processes {
+        process.wait().unwrap();
+    }
+}
+
+/// Kills a run of two threads at a random step, lets another go on, and compares.
+fn kill_and_resume(place: &Place, uninterrupted: &Outcome) {
+    let folder = place.path("checkpoints");
+    let _ = std::fs::remove_dir_all(&folder);
+    let (step, every) = (1 + random(STEPS - 1), 1 + random(3));
+    let case = format!("killed after step {step}, with a checkpoint every {every} steps");
+    let process = place.saving(&folder, every, 2).spawn().unwrap();
+    let mut processes = [process];
+    kill_after(step, &folder, &mut processes);
+    let [process] = processes;
+    let killed = process.wait_with_output().unwrap();
+    // Where the last step was due it may have been at its end.
+    assert!(
+        killed.status.signal() == Some(9) || step.div_ceil(every) * every >= STEPS,
+        "{case}"
+    );
+    let mut resumed = place.saving(&folder, every, 2);
+    resumed.arg("--resume");
+    let [out, _] = succeed(resumed);
+    assert!(out.contains("going on after step "), "{case}: {out}");
+    assert_eq!(place.result("saving"), *uninterrupted, "{case}");
+    println!("{case}: {}", uninterrupted.parameters);
+}
+
+#[test]
+fn killed_and_resumed_it_comes_to_the_same() {
+    let place = Place::new();
+    let uninterrupted = place.uninterrupted();
+    for _ in 0..3 {
+        kill_and_resume(&place, &uninterrupted);
+    }
+}
+
+#[test]
+#[ignore = "takes a minute; `cargo test --workspace --test checkpoint -- --ignored --nocapture`"]
+fn twenty_times_killed_and_resumed_it_comes_to_the_same() {
+    let place = Place::new();
+    let uninterrupted = place.uninterrupted();
+    for _ in 0..20 {
+        kill_and_resume(&place, &uninterrupted);
+    }
+}
+
+/// The two processes have folders of their own, as on two machines.
+#[test]
+fn two_processes_killed_and_resumed_come_to_the_same_and_one_has_the_folder() {
+    let place = Place::new();
+    let uninterrupted = place.uninterrupted();
+    let start = |resume: bool| {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        [0, 1].map(|process| {
+            let name = format!("machine-{process}");
+            let machine = place.path(&name);
+            std::fs::create_dir_all(&machine).unwrap();
+            let mut command = place.run(&name, "1");
+            command
+                .current_dir(machine)
+                .args(["--checkpoint", "checkpoints", "--checkpoint-every", "1"])
+                .args(resume.then_some("--resume"))
+                .env("RANK", process.to_string())
+                .env("WORLD_SIZE", "2")
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", port.to_string())
+                .env("BURN_DIST_SECRET", "the secret of all");
+            command.spawn().unwrap()
+        })
+    };
+    let folder = place.path("machine-0").join("checkpoints");
+    kill_after(1 + random(STEPS - 2), &folder, &mut start(false));
+    for process in start(true) {
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{:?}", said(&output));
+    }
+    assert_eq!(place.result("machine-0"), uninterrupted);
+    assert!(!place.path("machine-1").join("checkpoints").exists());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_reported_and_the_one_before_it_used() {
+    let place = Place::new();
+    let folder = place.path("checkpoints");
+    succeed(place.saving(&folder, 4, 2));
+    let complete = place.result("saving");
+    assert!(!checkpoint(&folder, 4).exists(), "more than 2 were kept");
+    let model = checkpoint(&folder, STEPS).join("model.bpk");
+    let length = model.metadata().unwrap().len();
+    let file = std::fs::File::options().write(true).open(&model).unwrap();
+    file.set_len(length / 2).unwrap();
+    let mut resumed = place.saving(&folder, 4, 2);
+    resumed.arg("--resume");
+    let [out, err] = succeed(resumed);
+    assert!(out.contains("going on after step 8, from "), "{out}");
+    assert!(err.contains("a checkpoint is damaged"), "{err}");
+    let reason = format!(
+        "model.bpk has {} bytes where {length} were written",
+        length / 2
+    );
+    assert!(err.contains(&reason), "{err}");
+    assert_eq!(place.result("saving"), complete);
+}
+
+#[test]
+fn what_would_not_go_on_as_it_began_is_refused() {
+    let place = Place::new();
+    let folder = place.path("checkpoints");
+    let mut first = place.saving(&folder, 100, 2);
+    first.arg("--resume");
+    let [out, _] = succeed(first);
+    assert!(out.contains("there is no checkpoint yet"), "{out}");
+    for (flags, said_of_it) in [
+        (&[][..], "the folder has checkpoints of a run already"),
+        (
+            &["--resume", "--gpus", "3"],
+            "of a job of 2 ranks, and this one has 3",
+        ),
+        (&["--resume", "--lr", "0.5"], "of a run with other flags"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
+        let first = place.saving(&folder, 100, 2);
+        let given: Vec<_> = first.get_args().collect();
+        let replaced = given
+            .iter()
+            .position(|argument| *argument == "--gpus")
+            .unwrap();
+        for (at, argument) in given.iter().enumerate() {
+            let again = flags.contains(&"--gpus") && (at == replaced || at == replaced + 1);
+            if !again {
+                command.arg(argument);
+            }
+        }
+        let output = command.args(flags).output().unwrap();
+        let [_, err] = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {err}");
+        assert!(err.contains(said_of_it), "{flags:?}: {err}");
+    }
+}
+
+/// A small disk, which is gone when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Or says why this machine does not let us.
+    fn new(at: PathBuf, megabytes: u32) -> Result<Self, String> {
+        std::fs::create_dir(&at).unwrap();
+        let size = format!("size={megabytes}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(&at);
+        let output = mount.output().map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(Self(at))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_and_training_goes_on() {
+    let place = Place::new();
+    // A checkpoint has 9.6 MB, of parameters and of momentum.
+    let disk = match SmallDisk::new(place.path("disk"), 24) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            eprintln!("skipped, for this needs root and tmpfs: {reason}");
+            return;
+        }
+    };
+    let uninterrupted = place.uninterrupted();
+    for (resume, reported) in [(false, 1), (true, 1)] {
+        let mut command = place.saving(&disk.0, 4, 5);
+        command.args(resume.then_some("--resume"));
+        let [out, err] = succeed(command);
+        let due = "no checkpoint was written; training goes on";
+        assert_eq!(err.matches(due).count(), reported, "{err}");
+        assert!(err.contains("No space left on device"), "{err}");
+        // The ones before it are good: the second run goes on from there.
+        assert_eq!(
+            out.contains("going on after step 8, from "),
+            resume,
+            "{out}"
+        );
+        assert_eq!(place.result("saving"), uninterrupted);
+        let mut names: Vec<_> = std::fs::read_dir(&disk.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["lock", "step-000000000004", "step-000000000008"]);
+    }
+}
