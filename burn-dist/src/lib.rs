@@ -11,6 +11,8 @@
 //! | [`preflight`] | what a job will meet, measured before it starts |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
+//! | [`norm`] | batch normalisation over the batches of all ranks |
+//! | `train` (feature `train`) | burn-train's `SupervisedTraining` on all ranks |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
 //!
 //! # Example
@@ -67,12 +69,15 @@ mod group;
 #[doc(hidden)]
 pub mod kernels;
 pub mod launch;
+pub mod norm;
 pub mod preflight;
 pub mod random;
 mod record;
 mod rendezvous;
 #[cfg(test)]
 mod seeds;
+#[cfg(feature = "train")]
+pub mod train;
 mod transport;
 
 pub use element::{Element, ReduceOp};

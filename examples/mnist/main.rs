@@ -2,8 +2,8 @@
 //! `cargo xtask train-mnist` runs. `--help` lists the flags.
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
-//! person sees meanwhile, [`results`] what is left on disk; [`job_options`] and [`place`] are those of all
-//! programs.
+//! person sees meanwhile, [`results`] what is left on disk; [`job_options`], [`place`] and
+//! [`report`] are those of all programs.
 
 #[path = "../job/options.rs"]
 mod job_options;
@@ -12,6 +12,8 @@ mod options;
 mod place;
 mod plot;
 mod progress;
+#[path = "../job/report.rs"]
+mod report;
 mod results;
 mod training;
 

@@ -5,6 +5,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "support/digits.rs"]
+mod digits;
+
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -18,28 +21,10 @@ fn mnist(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Writes a data set in MNIST's format: digit `d` is a bright column at `2 d`.
-fn write_digits(folder: &Path) {
-    for (name, count) in [("train", 45_u32), ("t10k", 10)] {
-        let mut images = Vec::from([0, 0, 8, 3]);
-        let mut labels = Vec::from([0, 0, 8, 1]);
-        for header in [count, 28, 28] {
-            images.extend(header.to_be_bytes());
-        }
-        labels.extend(count.to_be_bytes());
-        for i in 0..count as usize {
-            labels.push((i % 10) as u8);
-            images.extend((0..784).map(|p| if p % 28 == 2 * (i % 10) { 255 } else { 0 }));
-        }
-        std::fs::write(folder.join(format!("{name}-images-idx3-ubyte")), images).unwrap();
-        std::fs::write(folder.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
-    }
-}
-
 #[test]
 fn two_replicas_train_and_leave_everything_and_the_same_twice() {
     let folder = tempfile::tempdir().unwrap();
-    write_digits(folder.path());
+    digits::write(folder.path(), 45);
     let train = |name: &str| -> serde_json::Value {
         let output = folder.path().join(name);
         let report = output.join("report.json");
