@@ -89,7 +89,7 @@ impl<'a> Gather<'a> {
     /// # Errors
     /// [`Error::Tensor`] if a tensor can't be read or the shapes or types don't fit; the group's own errors.
     pub fn samples<const D: usize, K: Basic>(&self, tensor: Tensor<D, K>) -> Result<Tensor<D, K>> {
-        self.together(tensor, |gathered| self.concatenate(gathered))
+        self.together(tensor, |gathered| self.concatenate(&gathered))
     }
 
     /// The mean over all samples, of means over each rank's. A tensor with a value for each sample (a loss
@@ -100,7 +100,7 @@ impl<'a> Gather<'a> {
     pub fn mean(&self, tensor: Tensor<1>) -> Result<Tensor<1>> {
         self.together(tensor, |gathered| {
             if gathered.headers.iter().any(|header| header.shape != [1]) {
-                return self.concatenate(gathered);
+                return self.concatenate(&gathered);
             }
             let total: usize = gathered.headers.iter().map(|header| header.samples).sum();
             let mut mean = 0.0;
@@ -212,7 +212,7 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
-    fn concatenate(&self, gathered: Gathered) -> Result<TensorData> {
+    fn concatenate(&self, gathered: &Gathered) -> Result<TensorData> {
         let mut shape = gathered.headers[0].shape.clone();
         if let Some(rows) = shape.first_mut() {
             *rows = gathered.headers.iter().map(|header| header.shape[0]).sum();
