@@ -1,8 +1,9 @@
 //! Complete programs that train with burn-dist, to copy from:
 //!
 //! - `custom_loop`: the smallest hand-written loop;
+//! - `learner`: a CNN on digits with burn-train, and `learner/plain.rs`, from which it differs in five lines;
 //! - `mnist`: a CNN on digits, what `cargo xtask train-mnist` runs;
 //! - `doctor`: what a job will meet, measured before it starts, what `cargo xtask doctor` runs.
 //!
-//! `mnist` and `doctor` are binaries of this package (`job` holds what both share) and `custom_loop` an
-//! example; this library is empty.
+//! `mnist` and `doctor` are binaries of this package (`job` holds what all share), `custom_loop` and
+//! `learner` are examples; this library is empty.

@@ -13,6 +13,8 @@
 //! | [`checkpoint`] | the state of a run on disk, and how to go on from there |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
+//! | [`norm`] | batch normalisation over the batches of all ranks |
+//! | `train` (feature `train`) | burn-train's `SupervisedTraining` on all ranks |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
 //!
 //! # Example
@@ -70,6 +72,7 @@ mod group;
 #[doc(hidden)]
 pub mod kernels;
 pub mod launch;
+pub mod norm;
 pub mod observe;
 pub mod preflight;
 pub mod random;
@@ -77,6 +80,8 @@ mod record;
 mod rendezvous;
 #[cfg(test)]
 mod seeds;
+#[cfg(feature = "train")]
+pub mod train;
 mod transport;
 
 pub use element::{Element, ReduceOp};

@@ -2,7 +2,7 @@
 //!
 //! Callers: `mnist`, `doctor`.
 
-use crate::job_options::{self, JobOptions};
+use super::job_options::{self, JobOptions};
 use burn_dist::launch::{Backend, Devices};
 use burn_dist::{JobConfig, Tls};
 use std::error::Error;

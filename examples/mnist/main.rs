@@ -3,7 +3,7 @@
 //!
 //! One file a concern: [`options`] the flags, [`training`] the loop of one replica, [`progress`] what a
 //! person sees meanwhile, [`resume`] its checkpoints, [`results`] what is left on disk; [`job_options`],
-//! [`place`], [`observe_options`] and [`observe`] are those of all programs.
+//! [`place`], [`report`], [`observe_options`] and [`observe`] are those of all programs.
 
 #[path = "../job/options.rs"]
 mod job_options;
@@ -16,6 +16,8 @@ mod options;
 mod place;
 mod plot;
 mod progress;
+#[path = "../job/report.rs"]
+mod report;
 mod results;
 mod resume;
 mod training;

@@ -3,35 +3,14 @@
 use crate::options::Options;
 use crate::plot;
 use crate::progress::say;
+use crate::report::{Report, write};
 use crate::training::{Epoch, Outcome};
 use burn::module::Module;
-use serde::Serialize;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 type Failure = Box<dyn Error + Send + Sync>;
-
-/// What `--report` writes.
-#[derive(Serialize)]
-struct Report<'a> {
-    backend: &'a str,
-    world_size: usize,
-    epochs: usize,
-    global_batch_size: usize,
-    learning_rate: f64,
-    seed: u64,
-    train_loss: f64,
-    train_accuracy: f64,
-    test_accuracy: f64,
-    train_seconds: f64,
-    samples_per_second: f64,
-    sync_wait_fraction: f64,
-    parameters_sha256: &'a str,
-    replicas_identical: bool,
-    interrupted: bool,
-}
 
 /// Finds out before training whether its results can be written.
 pub(crate) fn prepare(options: &Options) -> Result<(), Failure> {
@@ -91,9 +70,7 @@ pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Resul
         .save_file(&model)
         .map_err(|error| format!("can't write {}: {error}", model.display()))?;
     if let Some(path) = &options.report {
-        let mut json = serde_json::to_vec_pretty(&report)?;
-        json.push(b'\n');
-        write(path, &json)?;
+        report.write(path)?;
     }
     write(&folder.join("metrics.csv"), csv(&outcome.epochs).as_bytes())?;
     write(
@@ -143,29 +120,6 @@ fn csv(epochs: &[Epoch]) -> String {
         })
 }
 
-/// Writes a file whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let result = temporary(folder.unwrap_or(Path::new("."))).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    });
-    result.map_err(|error| format!("can't write {}: {error}", path.display()).into())
-}
-
-/// A temporary file that others may read, as the user's umask has it: results are no secrets.
-fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,16 +139,5 @@ mod tests {
             text.lines().nth(2).unwrap(),
             "2,8000,0.250000,0.900000,2.000,0.0500"
         );
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        write(&path, b"one").unwrap();
-        write(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(write(&folder.path().join("none/a.txt"), b"x").is_err());
     }
 }

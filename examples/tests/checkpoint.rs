@@ -6,9 +6,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "support/digits.rs"]
 mod digits;
 
-use digits::write_digits;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -39,7 +39,7 @@ struct Outcome {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        write_digits(folder.path());
+        digits::write(folder.path(), 45);
         Self(folder)
     }
 

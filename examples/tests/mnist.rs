@@ -5,9 +5,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "support/digits.rs"]
 mod digits;
 
-use digits::write_digits;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -24,7 +24,7 @@ fn mnist(arguments: &[&str]) -> Output {
 #[test]
 fn two_replicas_train_and_leave_everything_and_the_same_twice() {
     let folder = tempfile::tempdir().unwrap();
-    write_digits(folder.path());
+    digits::write(folder.path(), 45);
     let train = |name: &str| -> serde_json::Value {
         let output = folder.path().join(name);
         let report = output.join("report.json");

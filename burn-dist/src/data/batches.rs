@@ -5,7 +5,7 @@
 //! is `Ended`: nothing more comes and its workers are gone.
 
 use super::position::{Place, Position};
-use super::prefetch::{Job, Loaded, Prefetch, Workers};
+use super::prefetch::{Job, Loaded, Picks, Prefetch, Window, Workers};
 use crate::error::{Error, Result};
 use burn::data::dataloader::{DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
@@ -44,7 +44,10 @@ impl<O: Send + 'static> ShardedBatches<O> {
 
     /// The batches of the whole pass.
     pub fn num_batches(&self) -> usize {
-        self.stream.job.as_ref().map_or(0, |job| job.num_batches())
+        self.stream
+            .job
+            .as_ref()
+            .map_or(0, |job| job.picks.num_batches())
     }
 }
 
@@ -59,7 +62,7 @@ impl<O: Send + 'static> Iterator for ShardedBatches<O> {
                 .stream
                 .job
                 .as_ref()
-                .map_or(real, |job| job.plan.total_real(step));
+                .map_or(real, |job| job.picks.plan.total_real(step));
             ShardedBatch {
                 batch,
                 items,
@@ -105,7 +108,7 @@ impl<O: Send + 'static> DataLoaderIterator<O> for BurnBatches<O> {
 /// The state of a pass over an epoch.
 pub(super) struct Stream<O> {
     /// `None` if the pass failed before its batches were known.
-    job: Option<Arc<Job<O>>>,
+    job: Option<Arc<Job<O, Window>>>,
     feed: Feed<O>,
     /// Batches handed out.
     taken: usize,
@@ -117,8 +120,8 @@ pub(super) struct Stream<O> {
 
 /// Where the next batch comes from.
 enum Feed<O> {
-    Here(Arc<Job<O>>),
-    Workers(Workers<O>),
+    Here(Arc<Job<O, Window>>),
+    Workers(Workers<O, Window>),
     Failed(Error),
     Ended,
 }
@@ -126,7 +129,7 @@ enum Feed<O> {
 impl<O: Send + 'static> Stream<O> {
     /// Starts the pass numbered `pass`. A job that could not be made is an error at the first batch.
     pub(super) fn start(
-        job: Result<Job<O>>,
+        job: Result<Job<O, Window>>,
         prefetch: Prefetch,
         position: Arc<Position>,
         pass: u64,
@@ -134,14 +137,14 @@ impl<O: Send + 'static> Stream<O> {
         let job = job.map(Arc::new);
         let feed = match &job {
             Err(error) => Feed::Failed(error.clone()),
-            Ok(job) if job.num_batches() == 0 => Feed::Ended,
+            Ok(job) if job.picks.num_batches() == 0 => Feed::Ended,
             Ok(job) if prefetch.workers == 0 => Feed::Here(Arc::clone(job)),
             Ok(job) => {
                 Workers::start(Arc::clone(job), prefetch).map_or_else(Feed::Failed, Feed::Workers)
             }
         };
         let job = job.ok();
-        let items_left = job.as_ref().map_or(0, |job| job.items.len());
+        let items_left = job.as_ref().map_or(0, |job| job.picks.items.len());
         let stream = Self {
             job,
             feed,
@@ -178,11 +181,12 @@ impl<O: Send + 'static> Stream<O> {
     /// Moves the loader's position to what the consumer has taken (not to what was loaded ahead).
     fn report(&self) {
         let Some(job) = &self.job else { return };
-        let whole = job.items == (0..job.plan.num_items());
-        let state = if self.taken == job.num_batches() {
-            job.plan.state(job.plan.num_batches())
+        let Window { plan, items, .. } = &job.picks;
+        let whole = *items == (0..plan.num_items());
+        let state = if self.taken == job.picks.num_batches() {
+            plan.state(plan.num_batches())
         } else if whole {
-            job.plan.state(self.taken)
+            plan.state(self.taken)
         } else {
             // Batches of a slice are no prefix of the epoch; only its end says anything.
             return;

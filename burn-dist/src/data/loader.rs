@@ -10,7 +10,7 @@
 use super::batches::{BurnBatches, ShardedBatches, Stream};
 use super::plan::{Remainder, SamplerState};
 use super::position::{Place, Position};
-use super::prefetch::{Job, Prefetch, Source};
+use super::prefetch::{Job, Prefetch, Source, Window};
 use super::sampler::{DistributedSampler, DistributedSamplerConfig, invalid};
 use crate::error::Result;
 use burn::data::dataloader::batcher::Batcher;
@@ -200,9 +200,9 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
 }
 
 /// A dataset of items and the batcher that takes them.
-struct Items<I, O> {
-    dataset: Arc<dyn Dataset<I>>,
-    batcher: Arc<dyn Batcher<I, O>>,
+pub(crate) struct Items<I, O> {
+    pub(crate) dataset: Arc<dyn Dataset<I>>,
+    pub(crate) batcher: Arc<dyn Batcher<I, O>>,
 }
 
 impl<I, O> Source<O> for Items<I, O> {
@@ -301,10 +301,12 @@ impl<O: Send + 'static> ShardedLoader<O> {
             Job {
                 source: Arc::clone(&self.source),
                 device: self.device.clone(),
-                plan,
                 rank: self.sampler.rank(),
-                batch_size: self.sampler.batch_size(),
-                items,
+                picks: Window {
+                    plan,
+                    batch_size: self.sampler.batch_size(),
+                    items,
+                },
             }
         });
         Stream::start(job, self.prefetch, Arc::clone(&self.position), pass)

@@ -21,6 +21,10 @@ mod prefetch;
 mod sampler;
 
 pub use batches::{ShardedBatch, ShardedBatches};
+#[cfg(feature = "train")]
+pub(crate) use loader::Items;
 pub use loader::{ShardedLoader, ShardedLoaderBuilder};
 pub use plan::{EpochPlan, IndexBatch, Remainder, SamplerState};
+#[cfg(feature = "train")]
+pub(crate) use prefetch::{Job, Loaded, Picks, Prefetch, Workers};
 pub use sampler::{DistributedSampler, DistributedSamplerConfig};

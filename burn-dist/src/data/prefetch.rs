@@ -12,7 +12,7 @@
 //! queue, at the place of the batch. Code that never returns is the one thing that can't be stopped:
 //! waits for it end at the deadline, and the thread is then left behind with a warning.
 //!
-//! Callers: `batches`.
+//! Callers: `batches`, `train`.
 
 use super::plan::EpochPlan;
 use crate::error::{Error, Result};
@@ -27,51 +27,74 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A dataset together with its batcher. Hides the type of the items.
-pub(super) trait Source<O>: Send + Sync {
+pub(crate) trait Source<O>: Send + Sync {
     /// Reads the items at `indices` and makes a batch of them on `device`; an error is a message.
     fn load(&self, indices: Vec<usize>, device: &Device) -> Result<O, String>;
 }
 
-/// The batches to load: those of `items`, a run of the items that this rank has in an epoch.
-pub(super) struct Job<O> {
-    pub(super) source: Arc<dyn Source<O>>,
-    pub(super) device: Device,
+/// Which samples each batch of a pass has.
+pub(crate) trait Picks: Send + Sync {
+    fn num_batches(&self) -> usize;
+
+    /// The indices of the batch at `step`, below the number of batches, and how many of them count.
+    fn pick(&self, step: usize) -> (Vec<usize>, usize);
+
+    /// The epoch, for errors.
+    fn epoch(&self) -> u64;
+}
+
+/// The batches of `items`, a run of the items that this rank has in an epoch.
+pub(super) struct Window {
     pub(super) plan: EpochPlan,
-    pub(super) rank: usize,
     pub(super) batch_size: usize,
     pub(super) items: Range<usize>,
 }
 
-/// A batch and its sizes.
-pub(super) struct Loaded<O> {
-    pub(super) batch: O,
-    /// Items of the batch, padding included.
-    pub(super) items: usize,
-    /// Items of the batch, padding aside.
-    pub(super) real: usize,
-}
-
-impl<O> Job<O> {
-    pub(super) fn num_batches(&self) -> usize {
+impl Picks for Window {
+    fn num_batches(&self) -> usize {
         self.items.len().div_ceil(self.batch_size)
     }
 
-    /// Loads the batch at `step`. A panic of the dataset or the batcher is an error as well.
-    pub(super) fn load(&self, step: usize) -> Result<Loaded<O>> {
-        let rank = self.rank;
-        let _span = tracing::debug_span!("make batch", rank, batch = step).entered();
+    fn pick(&self, step: usize) -> (Vec<usize>, usize) {
         let start = self.items.start + step * self.batch_size;
         let end = start.saturating_add(self.batch_size).min(self.items.end);
-        let (indices, real) = self.plan.indices(start..end);
+        self.plan.indices(start..end)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.plan.epoch()
+    }
+}
+
+/// The batches to load.
+pub(crate) struct Job<O, P> {
+    pub(crate) source: Arc<dyn Source<O>>,
+    pub(crate) device: Device,
+    pub(crate) rank: usize,
+    pub(crate) picks: P,
+}
+
+/// A batch and its sizes.
+pub(crate) struct Loaded<O> {
+    pub(crate) batch: O,
+    /// Items of the batch, padding included.
+    pub(crate) items: usize,
+    /// Items of the batch, padding aside.
+    pub(crate) real: usize,
+}
+
+impl<O, P: Picks> Job<O, P> {
+    /// Loads the batch at `step`. A panic of the dataset or the batcher is an error as well.
+    pub(crate) fn load(&self, step: usize) -> Result<Loaded<O>> {
+        let rank = self.rank;
+        let _span = tracing::debug_span!("make batch", rank, batch = step).entered();
+        let (indices, real) = self.picks.pick(step);
+        let items = indices.len();
         // After a panic nothing of this call is used again, and the shared dataset and batcher were
         // written by the user to be called from several threads.
         let load = AssertUnwindSafe(|| self.source.load(indices, &self.device));
         match catch_unwind(load) {
-            Ok(Ok(batch)) => Ok(Loaded {
-                batch,
-                items: end - start,
-                real,
-            }),
+            Ok(Ok(batch)) => Ok(Loaded { batch, items, real }),
             Ok(Err(message)) => Err(self.error(step, &message)),
             Err(panic) => {
                 let message = format!("the dataset or the batcher panicked: {}", text(&*panic));
@@ -81,7 +104,7 @@ impl<O> Job<O> {
     }
 
     fn error(&self, step: usize, message: &str) -> Error {
-        let (rank, epoch) = (self.rank, self.plan.epoch());
+        let (rank, epoch) = (self.rank, self.picks.epoch());
         Error::Data {
             message: format!("rank {rank}, epoch {epoch}, batch {step}: {message}"),
         }
@@ -99,18 +122,18 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 
 /// How to load ahead.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Prefetch {
+pub(crate) struct Prefetch {
     /// Threads; 0 loads on the consumer's thread.
-    pub(super) workers: usize,
+    pub(crate) workers: usize,
     /// Finished batches that each thread may hold, at least 1.
-    pub(super) depth: usize,
+    pub(crate) depth: usize,
     /// How long to wait for a batch, and at the end for the threads.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// The threads that load the batches of one job.
-pub(super) struct Workers<O> {
-    job: Arc<Job<O>>,
+pub(crate) struct Workers<O, P> {
+    job: Arc<Job<O, P>>,
     queues: Vec<Receiver<Result<Loaded<O>>>>,
     threads: Vec<JoinHandle<()>>,
     /// Nothing is ever sent: it closes when the last worker has ended.
@@ -118,13 +141,13 @@ pub(super) struct Workers<O> {
     timeout: Duration,
 }
 
-impl<O: Send + 'static> Workers<O> {
+impl<O: Send + 'static, P: Picks + 'static> Workers<O, P> {
     /// Starts the threads, no more than there are batches.
     ///
     /// # Errors
     /// [`Error::System`] if a thread can't be started; those that were have ended by then.
-    pub(super) fn start(job: Arc<Job<O>>, prefetch: Prefetch) -> Result<Self> {
-        let count = prefetch.workers.min(job.num_batches());
+    pub(crate) fn start(job: Arc<Job<O, P>>, prefetch: Prefetch) -> Result<Self> {
+        let count = prefetch.workers.min(job.picks.num_batches());
         let (alive, running) = bounded(0);
         let (queues, threads) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut workers = Self {
@@ -156,7 +179,7 @@ impl<O: Send + 'static> Workers<O> {
     ///
     /// # Errors
     /// [`Error::Data`] with what the dataset or the batcher did, or if neither returned in time.
-    pub(super) fn take(&mut self, step: usize) -> Result<Loaded<O>> {
+    pub(crate) fn take(&mut self, step: usize) -> Result<Loaded<O>> {
         let received = match self.queues.get(step % self.queues.len().max(1)) {
             Some(queue) => queue.recv_timeout(self.timeout),
             None => Err(RecvTimeoutError::Disconnected),
@@ -178,14 +201,14 @@ impl<O: Send + 'static> Workers<O> {
 }
 
 /// What a worker does: every `stride`-th batch from `first` on, until one fails or nobody listens.
-fn work<O>(
-    job: &Job<O>,
+fn work<O, P: Picks>(
+    job: &Job<O, P>,
     first: usize,
     stride: usize,
     queue: &Sender<Result<Loaded<O>>>,
     _alive: &Sender<Infallible>,
 ) {
-    for step in (first..job.num_batches()).step_by(stride) {
+    for step in (first..job.picks.num_batches()).step_by(stride) {
         let loaded = job.load(step);
         let failed = loaded.is_err();
         if queue.send(loaded).is_err() || failed {
@@ -194,7 +217,7 @@ fn work<O>(
     }
 }
 
-impl<O> Drop for Workers<O> {
+impl<O, P> Drop for Workers<O, P> {
     fn drop(&mut self) {
         // Wakes the workers that wait for room.
         self.queues.clear();

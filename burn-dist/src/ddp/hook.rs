@@ -54,7 +54,12 @@ pub(super) trait GradientSink: fmt::Debug + Send + Sync {
     /// returns whether the sum is complete and wanted.
     fn arrived(&self, parameter: usize, others_came: bool) -> bool;
 
-    /// The complete gradient, taken out of Burn's container.
+    /// What gradients are multiplied by before they are averaged.
+    fn weight(&self) -> f64 {
+        1.0
+    }
+
+    /// The complete gradient, taken out of Burn's container and weighed.
     fn complete(&self, parameter: usize, gradient: HostRead);
 }
 
@@ -145,9 +150,20 @@ impl<B: Backend> Backward<B, 2> for HandOver {
         if sink.arrived(parameter, others_came)
             && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
         {
-            sink.complete(parameter, read::<B>(complete));
+            let weight = sink.weight();
+            let weighed = if is_one(weight) {
+                complete
+            } else {
+                B::float_mul_scalar(complete, weight.into())
+            };
+            sink.complete(parameter, read::<B>(weighed));
         }
     }
+}
+
+/// Whether a weight changes nothing.
+pub(super) fn is_one(weight: f64) -> bool {
+    weight.to_bits() == 1.0_f64.to_bits()
 }
 
 /// Reads a backend's tensor once the future is polled.

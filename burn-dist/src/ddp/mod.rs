@@ -24,6 +24,8 @@ mod attach;
 mod benched;
 mod buffer;
 mod config;
+#[cfg(feature = "train")]
+mod copies;
 mod hook;
 mod layout;
 mod parameters;
@@ -49,6 +51,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Gradients;
 use parameters::Parameters;
 use reducer::Reducer;
+use settle::Leftover;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use usage::Usage;
@@ -163,6 +166,10 @@ impl Ddp {
     /// or unfrozen since `attach`; otherwise the group's errors. After an error the ranks' steps no
     /// longer match: all ranks fail, and every later call returns the error again.
     pub fn synchronize<M: Module>(&self, grads: Gradients, model: &M) -> Result<GradientsParams> {
+        self.settle(grads, model)
+    }
+
+    fn settle<M: Module>(&self, grads: impl Leftover, model: &M) -> Result<GradientsParams> {
         let _span = tracing::debug_span!("synchronize", rank = self.group.global_rank()).entered();
         let attached = self.attached()?;
         if let Some(error) = self.failed.get() {
@@ -178,7 +185,7 @@ impl Ddp {
     fn average<M: Module>(
         &self,
         attached: &Attached,
-        grads: Gradients,
+        grads: impl Leftover,
         model: &M,
     ) -> Result<GradientsParams> {
         let Attached {

@@ -5,7 +5,7 @@
 //!
 //! Callers: `Ddp`.
 
-use super::hook::read_tensor;
+use super::hook::{GradientSink, is_one, read_tensor};
 use super::layout::Place;
 use super::parameters::{Parameters, Path};
 use super::reducer::{Averages, Reading};
@@ -13,6 +13,24 @@ use super::usage::{Finished, Usage};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
+
+/// What a backward pass left: Burn's container, or what a module's gradients were gathered in.
+pub(super) trait Leftover {
+    /// The gradient of a parameter, if one is there.
+    fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>>;
+}
+
+impl Leftover for Gradients {
+    fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
+        param.base().grad_remove(self)
+    }
+}
+
+impl Leftover for GradientsParams {
+    fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
+        self.remove(param.id)
+    }
+}
 
 /// What hooks did not hand over.
 pub(super) struct Rest {
@@ -27,7 +45,7 @@ pub(super) struct Rest {
 /// Collects what is missing of a step. The error says how the calls or the model make that impossible.
 pub(super) fn collect_rest<M: Module>(
     parameters: &Parameters,
-    mut grads: Gradients,
+    mut grads: impl Leftover,
     model: &M,
     step: Finished,
 ) -> Result<Rest, String> {
@@ -35,6 +53,7 @@ pub(super) fn collect_rest<M: Module>(
         handed,
         held,
         mut parts,
+        weight,
         ..
     } = step;
     let mut late = Vec::new();
@@ -75,7 +94,7 @@ pub(super) fn collect_rest<M: Module>(
                 if held[i] {
                     late.push(i);
                 }
-                parts[i].push(read_tensor(gradient));
+                parts[i].push(read_tensor(weighed(gradient, weight)));
             }
         },
     );
@@ -95,9 +114,10 @@ pub(super) fn collect_rest<M: Module>(
 pub(super) fn keep<M: Module>(
     parameters: &Parameters,
     usage: &Usage,
-    mut grads: Gradients,
+    mut grads: impl Leftover,
     model: &M,
 ) {
+    let weight = usage.weight();
     visit_gradients(
         parameters,
         &mut grads,
@@ -105,10 +125,18 @@ pub(super) fn keep<M: Module>(
         |_path, parameter, gradient| {
             // What is not known here is reported by the step that is synchronised.
             if let Some(parameter) = parameter {
-                usage.keep(parameter, gradient);
+                usage.keep(parameter, weighed(gradient, weight));
             }
         },
     );
+}
+
+fn weighed(gradient: Tensor<1>, weight: f64) -> Tensor<1> {
+    if is_one(weight) {
+        gradient
+    } else {
+        gradient.mul_scalar(weight)
+    }
 }
 
 /// Makes the optimizer's gradients of the averages.
@@ -132,7 +160,7 @@ pub(super) fn unpack<M: Module>(
 /// Takes each parameter's gradient, flattened, out of `grads`, with its path and place in the list.
 fn visit_gradients<M: Module>(
     parameters: &Parameters,
-    grads: &mut Gradients,
+    grads: &mut impl Leftover,
     model: &M,
     take: impl FnMut(&str, Option<usize>, Tensor<1>),
 ) {
@@ -144,14 +172,14 @@ fn visit_gradients<M: Module>(
     });
 }
 
-struct Taker<'a, F> {
+struct Taker<'a, G, F> {
     path: Path,
     parameters: &'a Parameters,
-    grads: &'a mut Gradients,
+    grads: &'a mut G,
     take: F,
 }
 
-impl<F: FnMut(&str, Option<usize>, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
+impl<G: Leftover, F: FnMut(&str, Option<usize>, Tensor<1>)> ModuleVisitor for Taker<'_, G, F> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.enter(name);
     }
@@ -161,7 +189,7 @@ impl<F: FnMut(&str, Option<usize>, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = param.base().grad_remove(self.grads) {
+        if let Some(gradient) = self.grads.take(param) {
             let path = self.path.joined();
             let len = gradient.shape().num_elements();
             let parameter = self.parameters.index(&path);

@@ -56,6 +56,8 @@ struct Step {
     mode: Mode,
     /// Whether gradients stay on this rank for now (`no_sync`, `ignore`).
     local: bool,
+    /// What gradients are multiplied by, until the step ends or another is set.
+    weight: f64,
     /// What is known of each parameter in this step.
     parameters: Vec<State>,
     /// Which parameters are used around their hooks.
@@ -118,6 +120,8 @@ pub(super) struct Finished {
     pub(super) ready_order: Vec<usize>,
     /// What was wrong with the order of calls.
     pub(super) fault: Option<String>,
+    /// What gradients are multiplied by.
+    pub(super) weight: f64,
 }
 
 impl Usage {
@@ -128,6 +132,7 @@ impl Usage {
             step: Mutex::new(Step {
                 mode: Mode::Watching,
                 local: false,
+                weight: 1.0,
                 parameters: states(parameters),
                 late: vec![false; parameters],
                 ready_order: Vec::new(),
@@ -154,6 +159,21 @@ impl Usage {
             parts: ended.into_iter().map(part).collect(),
             ready_order: std::mem::take(&mut step.ready_order),
             fault: step.fault.take(),
+            weight: std::mem::replace(&mut step.weight, 1.0),
+        }
+    }
+
+    /// Lets gradients that come from now on, in this step, count so many times.
+    #[cfg(feature = "train")]
+    pub(super) fn weigh(&self, weight: f64) {
+        self.lock().weight = weight;
+    }
+
+    /// Drops what `no_sync` kept.
+    #[cfg(feature = "train")]
+    pub(super) fn forget_kept(&self) {
+        for state in &mut self.lock().parameters {
+            state.kept = None;
         }
     }
 
@@ -313,6 +333,10 @@ impl GradientSink for Usage {
         }
         state.arrived += 1;
         state.arrived == state.uses && !state.split
+    }
+
+    fn weight(&self) -> f64 {
+        self.lock().weight
     }
 
     fn complete(&self, parameter: usize, gradient: HostRead) {

@@ -24,6 +24,7 @@ use super::devices::on_flex;
 use super::failures::{Failures, failure_of, panic_message};
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
+use crate::norm;
 use crate::rendezvous::{self, Host, JobConfig, Joined};
 use crate::transport::tcp::connect::{Place, connect};
 
@@ -167,6 +168,12 @@ impl Launcher {
     pub fn job(mut self, job: impl Into<Option<JobConfig>>) -> Self {
         self.job = job.into();
         self
+    }
+
+    /// The number of this process in its job.
+    #[cfg(feature = "train")]
+    pub(crate) fn process(&self) -> usize {
+        self.job.as_ref().map_or(0, JobConfig::process)
     }
 
     /// Runs `worker` on every rank of this process and returns their results in rank order.
@@ -329,6 +336,7 @@ where
     let body = || {
         // All that the closure logs and traces carries its rank.
         let _span = tracing::info_span!("rank", rank).entered();
+        let _here = norm::enter(group);
         // Errors are converted on the thread they arise on, so their own type need not be sendable.
         worker(seat).map_err(Into::<Cause>::into)
     };

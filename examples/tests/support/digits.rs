@@ -1,10 +1,10 @@
-//! A few made-up digits, in the files of a data set.
+//! A made-up data set in MNIST's format.
 
 use std::path::Path;
 
-/// Writes a data set in MNIST's format: digit `d` is a bright column at `2 d`. There are 45 to train on.
-pub(crate) fn write_digits(folder: &Path) {
-    for (name, count) in [("train", 45_u32), ("t10k", 10)] {
+/// Writes so many training digits and ten to test on: digit `d` is a bright column at `2 d`.
+pub(crate) fn write(folder: &Path, training: u32) {
+    for (name, count) in [("train", training), ("t10k", 10)] {
         let mut images = Vec::from([0, 0, 8, 3]);
         let mut labels = Vec::from([0, 0, 8, 1]);
         for header in [count, 28, 28] {

@@ -1,0 +1,332 @@
+//! A loader for burn-train that knows its rank: every rank gets its part of each batch.
+//!
+//! The order of samples is that of Burn's own `DataLoaderBuilder` without workers, and comes from it: a Burn
+//! loader over the indices of the data set makes the batches, of which this rank loads its part. Ranks agree
+//! because each starts from the same seed. Workers load ahead; they never change the order.
+//!
+//! Invariants: at every step the parts of all ranks are the batch; every rank has the same number of
+//! batches. A rank whose part is empty gets one sample of the batch, which its progress does not count.
+//!
+//! Callers: users; `burn-train` and `shares` through Burn's trait.
+
+use super::place::{self, Place};
+use crate::data::{Items, Job, Loaded, Picks, Prefetch, Workers};
+use crate::error::Result;
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::transform::PartialDataset;
+use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
+use burn::tensor::Device;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Builds a data loader for burn-train: as Burn's
+/// [`DataLoaderBuilder`](burn::data::dataloader::DataLoaderBuilder), whose place it takes, with its order of
+/// samples. Under [`Distributed`](super::Distributed) each rank loads its part of every batch, so that the
+/// batch size stays that of a step, whatever the number of ranks; without, it loads all.
+///
+/// With workers, Burn's own loader gives batches in the order in which they are ready; this one
+/// keeps them in order.
+pub struct DataLoaderBuilder<I, O> {
+    batcher: Arc<dyn Batcher<I, O>>,
+    batch_size: usize,
+    seed: Option<u64>,
+    workers: usize,
+    device: Option<Device>,
+}
+
+impl<I, O> DataLoaderBuilder<I, O>
+where
+    I: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    /// A builder with batch size 1, no shuffle and no worker threads.
+    pub fn new<B: Batcher<I, O> + 'static>(batcher: B) -> Self {
+        Self {
+            batcher: Arc::new(batcher),
+            batch_size: 1,
+            seed: None,
+            workers: 0,
+            device: None,
+        }
+    }
+
+    /// The samples of a step, over all ranks; at least 1.
+    #[must_use]
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.batch_size = batch_size.max(1);
+        self
+    }
+
+    /// Shuffles each epoch anew.
+    #[must_use]
+    pub fn shuffle(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Loads on so many threads of each rank; 0 loads on the thread that trains.
+    #[must_use]
+    pub fn num_workers(mut self, num_workers: usize) -> Self {
+        self.workers = num_workers;
+        self
+    }
+
+    /// The device of batches where no strategy chooses one; Burn's default device unless set.
+    #[must_use]
+    pub fn set_device(mut self, device: Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Builds the loader. Give every process the same data set, the whole of it.
+    pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Arc<dyn DataLoader<O>> {
+        let shape = Shape {
+            batch_size: self.batch_size,
+            seed: self.seed,
+            workers: self.workers,
+        };
+        Arc::new(Loader {
+            batches: shape.batches(dataset.len()),
+            dataset: Arc::new(dataset),
+            batcher: self.batcher,
+            shape,
+            device: self.device.unwrap_or_default(),
+            place: Place {
+                rank: 0,
+                world_size: 1,
+            },
+        })
+    }
+}
+
+/// What decides about batches.
+#[derive(Clone, Copy)]
+struct Shape {
+    batch_size: usize,
+    seed: Option<u64>,
+    workers: usize,
+}
+
+impl Shape {
+    /// Burn's loader of the indices of so many samples, from the start of its order.
+    fn batches(self, samples: usize) -> Arc<dyn DataLoader<Vec<usize>>> {
+        let builder = burn::data::dataloader::DataLoaderBuilder::new(Indices);
+        let builder = builder.batch_size(self.batch_size);
+        let builder = match self.seed {
+            Some(seed) => builder.shuffle(seed),
+            None => builder,
+        };
+        builder.build(InMemDataset::new((0..samples).collect()))
+    }
+}
+
+struct Indices;
+
+impl Batcher<usize, Vec<usize>> for Indices {
+    fn batch(&self, items: Vec<usize>, _device: &Device) -> Vec<usize> {
+        items
+    }
+}
+
+struct Loader<I, O> {
+    dataset: Arc<dyn Dataset<I>>,
+    batcher: Arc<dyn Batcher<I, O>>,
+    shape: Shape,
+    /// The order of samples, and where in its sequence of orders it is.
+    batches: Arc<dyn DataLoader<Vec<usize>>>,
+    device: Device,
+    place: Place,
+}
+
+impl<I, O> Loader<I, O>
+where
+    I: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    fn parts(&self) -> Result<Vec<Part>, DatasetError> {
+        let batches = self.batches.iter();
+        batches
+            .map(|batch| batch.map(|batch| Part::of(&batch, self.place)))
+            .collect()
+    }
+
+    fn feed(&self, job: &Arc<Job<O, Parts>>) -> Result<Feed<O>> {
+        if self.shape.workers == 0 {
+            return Ok(Feed::Here(Arc::clone(job)));
+        }
+        let prefetch = Prefetch {
+            workers: self.shape.workers,
+            depth: 2,
+            timeout: Duration::from_mins(5),
+        };
+        Workers::start(Arc::clone(job), prefetch).map(Feed::Workers)
+    }
+}
+
+impl<I, O> DataLoader<O> for Loader<I, O>
+where
+    I: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<O> + 'a> {
+        let parts = match self.parts() {
+            Ok(parts) => parts,
+            Err(error) => return Box::new(Batches::failed(error)),
+        };
+        let (steps, total) = (parts.len(), parts.iter().map(|part| part.real).sum());
+        let source = Arc::new(Items {
+            dataset: Arc::clone(&self.dataset),
+            batcher: Arc::clone(&self.batcher),
+        });
+        let job = Arc::new(Job {
+            source,
+            device: self.device.clone(),
+            rank: self.place.rank,
+            picks: Parts(parts),
+        });
+        let feed = self
+            .feed(&job)
+            .unwrap_or_else(|error| Feed::Failed(DatasetError::new(error)));
+        Box::new(Batches {
+            feed,
+            next: 0,
+            steps,
+            processed: 0,
+            total,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.dataset.len()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<O>> {
+        Arc::new(Self {
+            dataset: Arc::clone(&self.dataset),
+            batcher: Arc::clone(&self.batcher),
+            shape: self.shape,
+            // From the start, on every rank; and moved as well, for that advances Burn's order.
+            batches: self.shape.batches(self.dataset.len()).to_device(device),
+            device: device.clone(),
+            place: place::take().unwrap_or(self.place),
+        })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<O>> {
+        let dataset = PartialDataset::new(Arc::clone(&self.dataset), start, end);
+        Arc::new(Self {
+            batches: self.shape.batches(dataset.len()),
+            dataset: Arc::new(dataset),
+            batcher: Arc::clone(&self.batcher),
+            shape: self.shape,
+            device: self.device.clone(),
+            place: self.place,
+        })
+    }
+}
+
+/// One rank's part of a batch.
+struct Part {
+    indices: Vec<usize>,
+    /// How many of them count: all, or none.
+    real: usize,
+}
+
+impl Part {
+    fn of(batch: &[usize], Place { rank, world_size }: Place) -> Self {
+        // Runs whose lengths differ by one at most; the product is far below the largest number.
+        let bound = |rank: usize| batch.len() * rank / world_size;
+        let part = &batch[bound(rank)..bound(rank + 1)];
+        let shown = if part.is_empty() { &batch[..1] } else { part };
+        Self {
+            indices: shown.to_vec(),
+            real: part.len(),
+        }
+    }
+}
+
+/// The parts of a pass.
+struct Parts(Vec<Part>);
+
+impl Picks for Parts {
+    fn num_batches(&self) -> usize {
+        self.0.len()
+    }
+
+    fn pick(&self, step: usize) -> (Vec<usize>, usize) {
+        let Part { indices, real } = &self.0[step];
+        (indices.clone(), *real)
+    }
+
+    fn epoch(&self) -> u64 {
+        // Burn's loaders don't count them.
+        0
+    }
+}
+
+/// Where the next batch comes from.
+enum Feed<O> {
+    Here(Arc<Job<O, Parts>>),
+    Workers(Workers<O, Parts>),
+    Failed(DatasetError),
+    Ended,
+}
+
+struct Batches<O> {
+    feed: Feed<O>,
+    next: usize,
+    steps: usize,
+    /// Samples handed out that count.
+    processed: usize,
+    total: usize,
+}
+
+impl<O> Batches<O> {
+    fn failed(error: DatasetError) -> Self {
+        Self {
+            feed: Feed::Failed(error),
+            next: 0,
+            steps: 1,
+            processed: 0,
+            total: 0,
+        }
+    }
+}
+
+impl<O: Send + 'static> Iterator for Batches<O> {
+    type Item = Result<O, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next == self.steps {
+            self.feed = Feed::Ended;
+        }
+        let loaded = match &mut self.feed {
+            Feed::Here(job) => job.load(self.next),
+            Feed::Workers(workers) => workers.take(self.next),
+            Feed::Failed(_) | Feed::Ended => {
+                return match std::mem::replace(&mut self.feed, Feed::Ended) {
+                    Feed::Failed(error) => Some(Err(error)),
+                    _ => None,
+                };
+            }
+        };
+        self.next += 1;
+        match loaded {
+            Ok(Loaded { batch, real, .. }) => {
+                self.processed += real;
+                Some(Ok(batch))
+            }
+            Err(error) => {
+                self.feed = Feed::Ended;
+                Some(Err(DatasetError::new(error)))
+            }
+        }
+    }
+}
+
+impl<O: Send + 'static> DataLoaderIterator<O> for Batches<O> {
+    fn progress(&self) -> Progress {
+        Progress::new(self.processed, self.total, Some("items".to_owned()))
+    }
+}

@@ -1,0 +1,67 @@
+//! Training with burn-train on all ranks: `Learner` and `SupervisedTraining` as they are, with a strategy that
+//! runs one replica a device.
+//!
+//! ```no_run
+//! # use burn::{data::{dataloader::batcher::Batcher, dataset::InMemDataset}, tensor::{Device, Tensor}};
+//! # use burn::train::{InferenceStep, Learner, LearnerModel, RegressionOutput, SupervisedTraining, TrainStep};
+//! use burn_dist::train::{DataLoaderBuilder, Distributed};
+//!
+//! # fn example<M, B>(learner: Learner<M>, batcher: B, items: InMemDataset<f32>)
+//! # where
+//! #     M: LearnerModel + TrainStep<Input = Tensor<2>, Output = RegressionOutput>
+//! #         + InferenceStep<Input = Tensor<2>, Output = RegressionOutput>,
+//! #     B: Batcher<f32, Tensor<2>> + Clone + 'static,
+//! # {
+//! let loader = DataLoaderBuilder::new(batcher).batch_size(64).shuffle(42).build(items);
+//! let result = SupervisedTraining::new("runs/a", loader.clone(), loader)
+//!     .num_epochs(3)
+//!     .with_training_strategy(Distributed::new(vec![Device::flex().autodiff(); 2]).into())
+//!     .launch(learner);
+//! # }
+//! ```
+//!
+//! # What equals what
+//!
+//! | on one device | on all ranks |
+//! |---|---|
+//! | a batch of [`DataLoaderBuilder`] | its samples, shared among the ranks: the batch size is that of a step |
+//! | a batch of another loader | one on each rank, from the rank's own slice of the data set, as in Burn's own strategies |
+//! | gradients of a batch's mean loss | the mean over all samples of the step: ranks weigh by their samples |
+//! | metrics | what rank 0 computes from the outputs of all ranks, put together by [`GatherOutput`] before any metric sees them: every metric, with a state or without, has one device's value, to rounding |
+//! | gradient accumulation | sums on each rank, averaged over the ranks once, with the last pass |
+//! | schedulers | every rank has its own, stepped at the same steps |
+//! | running statistics of `BatchNorm` | the mean over ranks, taken at the end of each epoch's training; a rank's forward pass normalises with its own share of the batch |
+//! | statistics of [`SyncBatchNorm`](crate::norm::SyncBatchNorm) | those of the whole batch, forward and backward |
+//! | early stopping | decided by rank 0, from its metrics |
+//! | checkpoints | written by rank 0; `checkpoint(n)` reads on every process, so all must see the folder |
+//! | `Interrupter` | whichever process it was pulled in: all ranks stop at the same step, with its reason |
+//! | renderer, loggers | rank 0 alone |
+//!
+//! A rank that fails (its data, its device, a panic in a step) ends all ranks;
+//! `LearningResult::error` says what happened, and the model is the one that training began with.
+//!
+//! # How it runs
+//!
+//! Each process of a job runs the same program; the strategy starts the replicas of its process, each on a
+//! thread (see [`launch`](crate::launch)). One file one concern:
+//!
+//! - `strategy`: what burn-train calls; `replica`: the loop of one rank; `root`: what rank 0 has besides;
+//! - `agree`: what the ranks tell one another before each pass;
+//! - `loader`: the builder of loaders that know their rank, by `place`; `shares`: any loader as one rank sees
+//!   it;
+//! - `output`: what goes from the ranks' outputs to the metrics;
+//!
+//! Callers: training programs.
+
+mod agree;
+mod loader;
+mod output;
+mod place;
+mod replica;
+mod root;
+mod shares;
+mod strategy;
+
+pub use loader::DataLoaderBuilder;
+pub use output::{Gather, GatherOutput};
+pub use strategy::{Distributed, Report};

@@ -1,0 +1,311 @@
+//! The loop of one rank.
+//!
+//! The learner holds the model that the optimizer steps; a copy of it, attached to `Ddp`, runs forward and
+//! backward, and takes over the learner's parameters after each step. The learner's copies on the ranks of
+//! one process share their running statistics, as all clones of a Burn module do; the attached ones have
+//! theirs to themselves.
+//!
+//! Invariant: every rank runs the same passes. One that has no batch while others do runs one that does not
+//! count.
+//!
+//! Callers: `strategy`.
+
+use super::agree::{self, Ahead};
+use super::output::{Gather, GatherOutput};
+use super::place::Place;
+use super::root::Root;
+use super::shares::{Drawn, Pass, Share, Shares};
+use super::strategy::Report;
+use crate::ddp::{Ddp, DdpConfig};
+use crate::error::{Error, Result};
+use crate::launch::Worker;
+use crate::norm;
+use crate::random;
+use burn::data::dataloader::Progress;
+use burn::optim::GradientsParams;
+use burn::train::{
+    InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, TrainStep, TrainingItem,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+type TrainOutputOf<M> = <M as TrainStep>::Output;
+
+/// What the ranks of a process share.
+pub(super) struct Run<M: LearnerModel> {
+    pub(super) learner: Mutex<Learner<M>>,
+    pub(super) train: Shares<<M as TrainStep>::Input>,
+    pub(super) valid: Shares<<M as InferenceStep>::Input>,
+    /// Held by rank 0 for as long as it runs.
+    pub(super) root: Mutex<Root<M>>,
+    pub(super) interrupter: Interrupter,
+    pub(super) first_epoch: usize,
+    pub(super) epochs: usize,
+    pub(super) accumulation: usize,
+    pub(super) ddp: DdpConfig,
+    pub(super) seed: u64,
+}
+
+/// What a rank ends with.
+pub(super) struct Trained<M> {
+    pub(super) model: M,
+    pub(super) report: Report,
+}
+
+/// Locks what no panic can leave half-done: a rank that panics ends the training.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Trains as one rank.
+pub(super) fn train<M: LearnerModel>(worker: &Worker, run: &Run<M>) -> Result<Trained<M>>
+where
+    TrainOutputOf<M>: GatherOutput,
+    <M as InferenceStep>::Output: GatherOutput,
+{
+    let mut root = (worker.rank() == 0).then(|| lock(&run.root));
+    let mut replica = Replica::new(worker, run)?;
+    let started = Instant::now();
+    for epoch in run.first_epoch..=run.epochs {
+        if !replica.run_epoch(epoch, root.as_deref_mut())? {
+            break;
+        }
+    }
+    replica.finish(started)
+}
+
+/// One rank's models and data.
+struct Replica<'a, M: LearnerModel> {
+    worker: &'a Worker,
+    run: &'a Run<M>,
+    learner: Learner<M>,
+    /// Taken out while it is replaced.
+    model: Option<M>,
+    ddp: Ddp,
+    train: Arc<Share<<M as TrainStep>::Input>>,
+    valid: Share<<M as InferenceStep>::Input>,
+}
+
+impl<'a, M: LearnerModel> Replica<'a, M>
+where
+    TrainOutputOf<M>: GatherOutput,
+    <M as InferenceStep>::Output: GatherOutput,
+{
+    fn new(worker: &'a Worker, run: &'a Run<M>) -> Result<Self> {
+        let device = worker.device().clone();
+        let device = if device.is_autodiff() {
+            device
+        } else {
+            device.autodiff()
+        };
+        random::seed(run.seed, worker.rank());
+        let mut learner = lock(&run.learner).clone();
+        learner.fork(&device);
+        // Statistics of its own come with the way to validation and back.
+        let plain = learner.model().valid().train().fork(&device);
+        let ddp = run.ddp.init(worker.group())?;
+        let model = ddp.attach(plain.clone())?;
+        // What all ranks have now: another process may have built another model.
+        learner.load_model(Ddp::copy_into(&model, plain).into_record());
+        let place = Place {
+            rank: worker.rank(),
+            world_size: worker.world_size(),
+        };
+        Ok(Self {
+            worker,
+            run,
+            learner,
+            model: Some(model),
+            ddp,
+            train: Arc::new(run.train.of(place, &device)),
+            valid: run.valid.of(place, &device.without_autodiff()),
+        })
+    }
+
+    /// Whether training goes on.
+    fn run_epoch(&mut self, epoch: usize, mut root: Option<&mut Root<M>>) -> Result<bool> {
+        if let Some(root) = root.as_deref_mut() {
+            root.train(LearnerEvent::StartSplit {
+                epoch_number: epoch,
+                total_items: self.train.total,
+            });
+        }
+        self.train_epoch(root.as_deref_mut())?;
+        if let Some(root) = root.as_deref_mut() {
+            root.train(LearnerEvent::EndSplit(epoch));
+        }
+        self.average_buffers()?;
+        if self.stopped()? {
+            return Ok(false);
+        }
+        if let Some(root) = root.as_deref_mut() {
+            root.valid(LearnerEvent::StartSplit {
+                epoch_number: epoch,
+                total_items: self.valid.total,
+            });
+        }
+        self.validate(root.as_deref_mut())?;
+        if let Some(root) = root.as_deref_mut() {
+            root.valid(LearnerEvent::EndSplit(epoch));
+            root.train(LearnerEvent::EndEpoch(epoch));
+            root.settle();
+        }
+        if self.stopped()? {
+            return Ok(false);
+        }
+        let over = root.is_some_and(|root| root.end_epoch(&self.learner, epoch));
+        Ok(!agree::any(self.worker.group(), over)?)
+    }
+
+    fn train_epoch(&mut self, mut root: Option<&mut Root<M>>) -> Result<()> {
+        let run = self.run;
+        let share = Arc::clone(&self.train);
+        let mut pass = share.pass();
+        let (mut processed, mut accumulated, mut iteration) = (0, 0, 0);
+        while let Some((drawn, ahead)) = next(&mut pass, self.worker, &run.interrupter)? {
+            iteration += 1;
+            processed += ahead.samples;
+            accumulated += 1;
+            let step = accumulated >= run.accumulation || processed >= share.total;
+            let samples = drawn.samples;
+            let output = self.pass(drawn, ahead, step)?;
+            if step {
+                accumulated = 0;
+            }
+            let output = output.gather(&Gather::new(self.worker.group(), samples))?;
+            if let Some(root) = root.as_deref_mut() {
+                root.train(LearnerEvent::ProcessedItem(TrainingItem::new(
+                    output,
+                    items(processed, share.total),
+                    Some(iteration),
+                    Some(self.learner.lr_current()),
+                )));
+            }
+        }
+        // As on one device, where an epoch's end forgets them.
+        self.ddp.forget_kept()
+    }
+
+    /// One forward and backward pass, and the optimizer's step if it is due.
+    fn pass(
+        &mut self,
+        drawn: Drawn<<M as TrainStep>::Input>,
+        ahead: Ahead,
+        step: bool,
+    ) -> Result<TrainOutputOf<M>> {
+        let Drawn { batch, samples } = drawn;
+        let ranks = self.worker.world_size();
+        // The mean over ranks of the weighed means is the mean over the samples.
+        self.ddp
+            .weigh((samples * ranks) as f64 / ahead.samples.max(1) as f64)?;
+        let model = self.model.take().ok_or_else(|| self.broken())?;
+        let pass = || {
+            let output = norm::counting(samples, || TrainStep::step(&model, batch));
+            (output.grads, output.item)
+        };
+        if !step {
+            let output = self.ddp.keep_gathered(&model, pass)?;
+            self.model = Some(model);
+            return Ok(output);
+        }
+        let (grads, output) = pass();
+        let grads = self.ddp.synchronize_gathered(grads, &model)?;
+        self.step(model, grads)?;
+        Ok(output)
+    }
+
+    fn step(&mut self, model: M, grads: GradientsParams) -> Result<()> {
+        self.learner.lr_step();
+        self.learner.optimizer_step(grads);
+        self.model = Some(self.ddp.take_parameters(model, &self.learner.model())?);
+        Ok(())
+    }
+
+    fn validate(&mut self, mut root: Option<&mut Root<M>>) -> Result<()> {
+        let model = self.model.as_ref().ok_or_else(|| self.broken())?.valid();
+        let mut pass = self.valid.pass();
+        let (mut processed, mut iteration) = (0, 0);
+        while let Some((drawn, ahead)) = next(&mut pass, self.worker, &self.run.interrupter)? {
+            iteration += 1;
+            processed += ahead.samples;
+            let output = InferenceStep::step(&model, drawn.batch);
+            let output = output.gather(&Gather::new(self.worker.group(), drawn.samples))?;
+            if let Some(root) = root.as_deref_mut() {
+                root.valid(LearnerEvent::ProcessedItem(TrainingItem::new(
+                    output,
+                    items(processed, self.valid.total),
+                    Some(iteration),
+                    None,
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn average_buffers(&mut self) -> Result<()> {
+        let model = self.model.take().ok_or_else(|| self.broken())?;
+        self.model = Some(self.ddp.average_buffers(model, self.learner.model())?);
+        Ok(())
+    }
+
+    /// Whether any rank has stopped; then all have.
+    fn stopped(&self) -> Result<bool> {
+        let group = self.worker.group();
+        let stop = agree::any(group, self.run.interrupter.should_stop())?;
+        if stop {
+            agree::stop_all(group, &self.run.interrupter)?;
+        }
+        Ok(stop)
+    }
+
+    fn finish(self, started: Instant) -> Result<Trained<M>> {
+        let train_time = started.elapsed();
+        let model = self.model.as_ref().ok_or_else(|| self.broken())?;
+        let report = Report {
+            world_size: self.worker.world_size(),
+            parameters_sha256: self.ddp.verify_replicas(model)?,
+            train_time,
+            sync_wait: self.ddp.stats().wait,
+        };
+        Ok(Trained {
+            model: self.learner.model(),
+            report,
+        })
+    }
+
+    /// A step failed before, which should have ended the rank.
+    fn broken(&self) -> Error {
+        Error::Order {
+            rank: self.worker.rank(),
+            message: "training went on after a step that failed".to_owned(),
+        }
+    }
+}
+
+/// The next batch, if any rank has one and none wants to stop.
+fn next<I>(
+    pass: &mut Pass<'_, I>,
+    worker: &Worker,
+    interrupter: &Interrupter,
+) -> Result<Option<(Drawn<I>, Ahead)>> {
+    let group = worker.group();
+    let drawn = pass.draw().map_err(|error| {
+        let message = format!("rank {}: {error}", worker.rank());
+        interrupter.fail(error);
+        Error::Data { message }
+    })?;
+    let samples = drawn.as_ref().map(|drawn| drawn.samples);
+    let ahead = agree::look_ahead(group, samples, interrupter)?;
+    if ahead.stop || !ahead.batches {
+        return Ok(None);
+    }
+    let drawn = match drawn {
+        Some(drawn) => drawn,
+        None => pass.spare()?,
+    };
+    Ok(Some((drawn, ahead)))
+}
+
+fn items(processed: usize, total: usize) -> Progress {
+    Progress::new(processed, total, Some("items".to_owned()))
+}

@@ -1,0 +1,216 @@
+//! The strategy: what burn-train calls in place of its own.
+//!
+//! Callers: users; burn-train.
+
+use super::agree::failure;
+use super::output::GatherOutput;
+use super::replica::{self, Run, Trained, lock};
+use super::root::Root;
+use super::shares::Shares;
+use crate::ddp::DdpConfig;
+use crate::error::Error;
+use crate::launch::Launcher;
+use burn::tensor::Device;
+use burn::train::{
+    EventProcessorTraining, InferenceStep, Learner, LearnerModel, LearningResult,
+    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainStep,
+    TrainingComponents, TrainingStrategy, ValidLoader,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Trains on all ranks: one replica for each device, over all processes of a job. Its
+/// [module](super) says what equals what.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use burn_dist::{JobConfig, launch::Launcher, train::Distributed};
+///
+/// // Two replicas in this process:
+/// let strategy = Distributed::new(vec![Device::flex().autodiff(); 2]);
+/// // Or in every process of a job:
+/// let devices = vec![Device::flex().autodiff(); 2];
+/// let strategy = Distributed::from(Launcher::new(devices).job(JobConfig::from_env()?));
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+///
+/// For gradient checkpointing, give it devices that have it:
+/// `SupervisedTraining::gradient_checkpointing` does not reach strategies other than burn-train's own.
+#[derive(Clone, Debug)]
+pub struct Distributed {
+    launcher: Launcher,
+    ddp: DdpConfig,
+    seed: u64,
+    report: Arc<Mutex<Option<Report>>>,
+}
+
+/// What a training was, beside its metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The number of ranks.
+    pub world_size: usize,
+    /// The checksum of the parameters, which all ranks have: see
+    /// [`Ddp::verify_replicas`](crate::ddp::Ddp::verify_replicas).
+    pub parameters_sha256: String,
+    /// How long the epochs took, validation included.
+    pub train_time: Duration,
+    /// How long this process's first rank has waited for averages of gradients.
+    pub sync_wait: Duration,
+}
+
+impl From<Launcher> for Distributed {
+    fn from(launcher: Launcher) -> Self {
+        Self {
+            launcher,
+            ddp: DdpConfig::new(),
+            seed: 0,
+            report: Arc::default(),
+        }
+    }
+}
+
+impl Distributed {
+    /// One replica for each of these devices, in this process alone. For a job of several processes, and
+    /// other settings, make it [from](Self#impl-From<Launcher>-for-Distributed) a [`Launcher`].
+    pub fn new(devices: Vec<Device>) -> Self {
+        Launcher::new(devices).into()
+    }
+
+    /// How gradients travel.
+    #[must_use]
+    pub fn ddp(mut self, config: DdpConfig) -> Self {
+        self.ddp = config;
+        self
+    }
+
+    /// The seed of each rank's [`random`](crate::random) stream, 0 unless set.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// What the latest training that ended well was; `None` before. Clones of a strategy share it.
+    pub fn report(&self) -> Option<Report> {
+        let report = self.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<M: LearnerModel> From<Distributed> for TrainingStrategy<M>
+where
+    <M as TrainStep>::Output: GatherOutput,
+    <M as InferenceStep>::Output: GatherOutput,
+{
+    fn from(strategy: Distributed) -> Self {
+        Self::Custom(Arc::new(strategy))
+    }
+}
+
+impl<M: LearnerModel> SupervisedLearningStrategy<M> for Distributed
+where
+    <M as TrainStep>::Output: GatherOutput,
+    <M as InferenceStep>::Output: GatherOutput,
+{
+    fn train(
+        &self,
+        learner: Learner<M>,
+        train: TrainLoader<M>,
+        valid: ValidLoader<M>,
+        components: TrainingComponents<M>,
+    ) -> LearningResult<M> {
+        if self.launcher.process() == 0 {
+            return Fit(self).train(learner, train, valid, components);
+        }
+        // The other processes have no metrics: nothing is rendered there, nor summed up.
+        let interrupter = components.interrupter.clone();
+        let first_epoch = components.checkpoint.unwrap_or(0) + 1;
+        let (model, mut processor) = self.fit(components, learner, train, valid, first_epoch);
+        interrupter.fail_on_error(processor.flush());
+        LearningResult {
+            model: model.valid(),
+            renderer: processor.renderer(),
+            interrupted: interrupter.interruption(),
+            error: interrupter.error(),
+        }
+    }
+
+    fn fit(
+        &self,
+        components: TrainingComponents<M>,
+        learner: Learner<M>,
+        train: TrainLoader<M>,
+        valid: ValidLoader<M>,
+        first_epoch: usize,
+    ) -> (M, SupervisedTrainingEventProcessor<M>) {
+        let untrained = learner.model();
+        let interrupter = components.interrupter;
+        let run = Run {
+            learner: Mutex::new(learner),
+            train: Shares::new(train),
+            valid: Shares::new(valid),
+            root: Mutex::new(Root {
+                processor: components.event_processor,
+                checkpointer: components.checkpointer,
+                early_stopping: components.early_stopping,
+                store: components.event_store,
+                interrupter: interrupter.clone(),
+            }),
+            interrupter: interrupter.clone(),
+            first_epoch,
+            epochs: components.num_epochs,
+            accumulation: components.grad_accumulation.unwrap_or(1),
+            ddp: self.ddp.clone(),
+            seed: self.seed,
+        };
+        let launcher = self.launcher.clone();
+        let outcome = launcher.run(|worker| replica::train(&worker, &run));
+        let model = match outcome.map(|ranks| ranks.into_iter().next()) {
+            Ok(Some(Trained { model, report })) => {
+                *lock(&self.report) = Some(report);
+                model
+            }
+            Ok(None) => untrained,
+            Err(error) => {
+                if interrupter.error().is_none() {
+                    interrupter.fail(failure(rank_of(&error), error.to_string()));
+                }
+                untrained
+            }
+        };
+        let root = run.root.into_inner();
+        let root = root.unwrap_or_else(PoisonError::into_inner);
+        (model, root.processor)
+    }
+}
+
+/// Runs [`Distributed`]'s loop with what the trait does around it: the process of rank 0.
+struct Fit<'a>(&'a Distributed);
+
+impl<M: LearnerModel> SupervisedLearningStrategy<M> for Fit<'_>
+where
+    <M as TrainStep>::Output: GatherOutput,
+    <M as InferenceStep>::Output: GatherOutput,
+{
+    fn fit(
+        &self,
+        components: TrainingComponents<M>,
+        learner: Learner<M>,
+        train: TrainLoader<M>,
+        valid: ValidLoader<M>,
+        first_epoch: usize,
+    ) -> (M, SupervisedTrainingEventProcessor<M>) {
+        self.0.fit(components, learner, train, valid, first_epoch)
+    }
+}
+
+/// Which rank failed, as far as the error says.
+fn rank_of(error: &Error) -> usize {
+    match error {
+        Error::Worker { rank, .. } | Error::System { rank, .. } | Error::Aborted { rank, .. } => {
+            *rank
+        }
+        Error::PeerLeft { peer, .. } => *peer,
+        _ => 0,
+    }
+}

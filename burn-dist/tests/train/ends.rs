@@ -1,0 +1,133 @@
+//! How training ends and goes on: checkpoints, early stopping, interruption, failures.
+
+use crate::net::{Net, Norm, Samples, data, net};
+use crate::recorder::{Recorder, assert_same_values};
+use crate::training::{
+    Loader, assert_close, burns_loader, learner, loader, numbers, one_device, ranks, run, training,
+};
+use burn::train::metric::LossMetric;
+use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::{
+    Interrupter, LearningResult, MetricEarlyStoppingStrategy, StoppingCondition, TrainingStrategy,
+};
+use burn_dist::train::DataLoaderBuilder;
+use std::path::Path;
+
+fn ours() -> (Loader, Loader) {
+    (loader(25, 10, None, 0), loader(11, 10, None, 0))
+}
+
+fn epochs(recorder: &Recorder) -> usize {
+    let values = recorder.values();
+    values.iter().map(|logged| logged.epoch).max().unwrap()
+}
+
+#[test]
+fn a_checkpoint_of_all_ranks_goes_on_on_any_number_of_them() {
+    let whole = |strategy: TrainingStrategy<Net>, loaders, recorder: &Recorder, folder: &Path| {
+        let training = training(folder, loaders, strategy, recorder);
+        run(training.with_default_checkpointers(), net(Norm::No))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let uninterrupted = whole(ranks(2).into(), ours(), &Recorder::default(), folder.path());
+    // Written by rank 0 alone, once for each epoch that is kept.
+    let files = std::fs::read_dir(folder.path().join("checkpoint")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("model")).collect();
+    names.sort();
+    assert!(names.contains(&"model-2.bpk".to_owned()), "{names:?}");
+
+    let burns = (burns_loader(25, 10, None), burns_loader(11, 10, None));
+    let strategies: [(TrainingStrategy<Net>, _); 3] = [
+        (ranks(2).into(), ours()),
+        (ranks(3).into(), ours()),
+        (one_device(), burns),
+    ];
+    for (strategy, loaders) in strategies {
+        let recorder = Recorder::default();
+        let resumed = training(folder.path(), loaders, strategy, &recorder)
+            .with_default_checkpointers()
+            .checkpoint(2);
+        // From other parameters, which the checkpoint replaces.
+        let resumed = run(resumed, crate::net::net_of(7, Norm::No));
+        assert_close(&uninterrupted, &resumed);
+        assert!(recorder.values().iter().all(|logged| logged.epoch == 3));
+    }
+}
+
+#[test]
+fn all_ranks_stop_early_where_one_device_does() {
+    let stop = || {
+        MetricEarlyStoppingStrategy::new(
+            &LossMetric::new(),
+            Aggregate::Mean,
+            // The loss falls, so that it is never better than the first.
+            Direction::Highest,
+            Split::Valid,
+            StoppingCondition::NoImprovementSince { n_epochs: 2 },
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (alone, together) = (Recorder::default(), Recorder::default());
+    let burns = (burns_loader(25, 10, None), burns_loader(11, 10, None));
+    let one = training(folder.path(), burns, one_device(), &alone);
+    let many = training(folder.path(), ours(), ranks(3), &together);
+    for training in [one, many] {
+        run(
+            training.num_epochs(50).early_stopping(stop()),
+            net(Norm::No),
+        );
+    }
+    assert_eq!(epochs(&alone), 3);
+    assert_same_values(&alone, &together);
+}
+
+#[test]
+fn an_interruption_stops_all_ranks_in_the_same_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recorder, interrupter) = (Recorder::default(), Interrupter::new());
+    interrupter.stop(Some("enough"));
+    let strategy = ranks(3);
+    let result = training(folder.path(), ours(), strategy.clone(), &recorder)
+        .with_interrupter(interrupter)
+        .launch(learner(net(Norm::No)));
+    assert!(result.error.is_none(), "{:?}", result.error);
+    let reason = result.interrupted.unwrap().reason;
+    assert_eq!(reason.as_deref(), Some("enough"));
+    // Replicas that stopped at different steps would have been an error.
+    assert!(strategy.report().is_some());
+}
+
+/// Trains on two ranks with samples of which one is broken; gives the error.
+fn failure(samples: Samples) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let train = DataLoaderBuilder::new(samples)
+        .batch_size(10)
+        .build(data(25));
+    let loaders = (train, loader(11, 10, None, 0));
+    let untrained = numbers(&net(Norm::No));
+    let training = training(folder.path(), loaders, ranks(2), &Recorder::default());
+    let LearningResult { model, error, .. } = training.launch(learner(net(Norm::No)));
+    assert_eq!(numbers(&model), untrained);
+    error.unwrap().to_string()
+}
+
+#[test]
+fn a_broken_sample_of_one_rank_is_the_trainings_error() {
+    let error = failure(Samples {
+        panics_at: Some(17),
+        ..Samples::default()
+    });
+    assert!(error.contains("rank 1"), "{error}");
+    assert!(error.contains("a sample is broken"), "{error}");
+}
+
+#[test]
+fn a_step_that_panics_on_one_rank_is_the_trainings_error() {
+    let error = failure(Samples {
+        malformed_at: Some(17),
+        ..Samples::default()
+    });
+    assert!(error.contains("device 1"), "{error}");
+    assert!(error.contains("rank 1 panicked"), "{error}");
+}

@@ -1,0 +1,75 @@
+//! Loaders that know nothing of ranks: each rank gets a slice of the data set.
+
+use crate::net::{Batch, Norm, Samples, data, net};
+use crate::recorder::{Logged, Recorder};
+use crate::training::{burns_loader, learner, loader, ranks, run, training};
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use burn::train::metric::NumericEntry;
+use std::sync::Arc;
+
+fn counts(recorder: &Recorder, split: &str, metric: &str) -> usize {
+    let of = |logged: &Logged| logged.split == split && logged.metric.contains(metric);
+    let values = recorder.values();
+    let counts = values
+        .iter()
+        .filter(|logged| of(logged))
+        .filter_map(|logged| match logged.entry {
+            NumericEntry::Aggregated { count, .. } => Some(count),
+            _ => None,
+        });
+    counts.sum()
+}
+
+#[test]
+fn every_sample_counts_once_an_epoch_whatever_the_slices() {
+    // Slices of 7, 8 and 8 samples, of 6 and 7; batches of 3 on each rank: one has a batch more.
+    for (world_size, samples, workers) in [(3, 23, 0), (2, 13, 0), (2, 20, 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::default();
+        let train = burn::data::dataloader::DataLoaderBuilder::new(Samples::default())
+            .batch_size(3)
+            .shuffle(1)
+            .num_workers(workers)
+            .build(data(samples));
+        let loaders = (train, burns_loader(samples, 4, None));
+        let strategy = ranks(world_size);
+        run(
+            training(folder.path(), loaders, strategy, &recorder),
+            net(Norm::Sync),
+        );
+        assert_eq!(counts(&recorder, "train", "Accuracy"), 3 * samples);
+        assert_eq!(counts(&recorder, "valid", "Accuracy"), 3 * samples);
+    }
+}
+
+#[test]
+fn a_slice_for_every_rank_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let loaders = (burns_loader(2, 1, None), burns_loader(2, 1, None));
+    let training = training(folder.path(), loaders, ranks(3), &Recorder::default());
+    let result = training.launch(learner(net(Norm::No)));
+    let error = result.error.unwrap().to_string();
+    assert!(error.contains("train on fewer ranks"), "{error}");
+}
+
+#[test]
+fn alone_the_loader_gives_what_burns_gives() {
+    let device = Device::flex();
+    for workers in [0, 2] {
+        let ours = loader(23, 5, Some(9), workers).to_device(&device);
+        let burns = burns_loader(23, 5, Some(9)).to_device(&device);
+        assert_eq!(ours.num_items(), 23);
+        for _ in 0..2 {
+            let read = |loader: &Arc<dyn DataLoader<Batch>>| {
+                let batches = loader.iter();
+                let batches = batches.map(|batch| batch.unwrap().inputs.into_data());
+                batches.collect::<Vec<_>>()
+            };
+            assert_eq!(read(&ours), read(&burns));
+        }
+        let mut pass = ours.iter();
+        assert!(pass.by_ref().all(|batch| batch.is_ok()));
+        assert!(pass.progress().is_completed());
+    }
+}

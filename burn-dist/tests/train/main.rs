@@ -1,0 +1,14 @@
+//! burn-train on all ranks, against burn-train's own strategy on one device.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod ends;
+mod equality;
+mod loaders;
+mod net;
+mod norms;
+mod processes;
+mod recorder;
+mod training;

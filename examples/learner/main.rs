@@ -1,0 +1,44 @@
+//! A CNN learns handwritten digits, with burn-train on all devices.
+//!
+//! It is `learner/plain.rs`, a program for one device, with five lines changed.
+
+mod figures;
+mod flags;
+mod net;
+
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::optim::SgdConfig;
+use burn::tensor::Device;
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{Learner, SupervisedTraining};
+use burn_dist::train::{DataLoaderBuilder, Distributed};
+use clap::Parser;
+use datasets::MnistBatcher;
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let flags::JobFlags { options, job } = flags::JobFlags::parse();
+    let strategy = Distributed::from(job.launcher()?);
+    let digits = options.digits()?;
+    let steps = digits.train_len().div_ceil(options.batch_size()) * options.epochs();
+    let train = DataLoaderBuilder::new(MnistBatcher)
+        .batch_size(options.batch_size())
+        .shuffle(options.seed)
+        .build(digits.train);
+    let test = DataLoaderBuilder::new(MnistBatcher)
+        .batch_size(options.batch_size())
+        .build(digits.test);
+    let learner = Learner::new(
+        net::Digits::new(options.seed, &Device::flex().autodiff()),
+        SgdConfig::new().with_momentum(Some(net::momentum())).init(),
+        CosineAnnealingLrSchedulerConfig::new(options.lr, steps).init()?,
+    );
+    let figures = figures::Figures::start(&options, &train);
+    let result = SupervisedTraining::new(&options.output, train, test)
+        .metrics((LossMetric::new(), AccuracyMetric::new()))
+        .with_metric_logger(figures.logger())
+        .with_training_strategy(strategy.clone().into())
+        .num_epochs(options.epochs())
+        .launch(learner);
+    figures.save(result, Some(&strategy))
+}
