@@ -24,7 +24,7 @@ const UNFINISHED: &str = ".unfinished-";
 const LARGEST_SUM: u64 = 256;
 
 /// Writes one file so that it outlives a power failure.
-type WriteFile = fn(&Path, &[u8]) -> io::Result<()>;
+pub(super) type WriteFile = fn(&Path, &[u8]) -> io::Result<()>;
 
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -79,6 +79,12 @@ impl Folder {
             write_file,
             _lock: lock,
         })
+    }
+
+    /// Lets another function write, as a disk that is slow.
+    #[cfg(test)]
+    pub(super) fn on_disk(self, write_file: WriteFile) -> Self {
+        Self { write_file, ..self }
     }
 
     pub(super) fn path(&self) -> &Arc<Path> {

@@ -259,3 +259,43 @@ fn join(writing: Writing) {
     // A panic has been told by the missing message.
     let _ = writing.thread.join();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::CheckpointConfig;
+    use std::io;
+
+    /// A disk that stands still until there is a file `go` beside the checkpoints.
+    fn slow(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let folder = path.ancestors().nth(2).unwrap();
+        while !folder.join("go").exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::fs::write(path, bytes)
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_costs_checkpoints_and_holds_up_nobody() {
+        let temporary = tempfile::tempdir().unwrap();
+        let group = ProcessGroup::single();
+        let folder = Folder::open(temporary.path(), 3).unwrap().on_disk(slow);
+        let mut checkpoints = Checkpoints::new(group.clone(), Some(folder), Duration::ZERO);
+        for step in 1..=2 {
+            let saved = checkpoints.save(checkpoints.snapshot(step)).unwrap();
+            let Saved::Failed(error) = saved else {
+                panic!("it was written");
+            };
+            let due = "has not taken the checkpoint of step 1 in time";
+            assert!(error.to_string().contains(due), "{error}");
+        }
+        std::fs::write(temporary.path().join("go"), "").unwrap();
+        // What was late has been written when the thread is joined.
+        drop(checkpoints);
+        let config = CheckpointConfig::new(temporary.path().to_owned()).with_resume(true);
+        let (mut checkpoints, restored) = config.init(&group).unwrap();
+        assert_eq!(restored.unwrap().step(), 1);
+        let saved = checkpoints.save(checkpoints.snapshot(3)).unwrap();
+        assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
+    }
+}

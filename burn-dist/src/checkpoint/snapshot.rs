@@ -16,7 +16,8 @@ use serde::Serialize;
 /// The state of a run after a step. Every rank makes the same calls; what all ranks share is taken from
 /// rank 0, and costs the others nothing.
 ///
-/// The calling thread's stream of [`random`](crate::random) is part of it.
+/// The calling thread's stream of [`random`](crate::random) is part of it. Burn's own generators are not,
+/// for they can't be read: a model that draws from those (with `burn::nn::Dropout`) goes on with other draws.
 #[derive(Debug)]
 #[must_use = "a snapshot is on disk only once it is saved"]
 pub struct Snapshot {

@@ -117,7 +117,7 @@ mod tests {
         let mut long = vec![0x7B];
         long.extend((1_u64 << 60).to_be_bytes());
         assert!(decode::<Value>(&long).is_err());
-        assert!(decode::<Value>(&[0x81; 100_000]).is_err());
+        assert!(decode::<Value>(&vec![0x81; 100_000]).is_err());
         assert!(
             decode::<u8>(&[1, 2])
                 .unwrap_err()

@@ -106,8 +106,10 @@ fn one_job_at_a_time_and_nothing_unfinished_stays() {
     assert_newest(&mut folder, 1);
 }
 
+type Damage = fn(&Path);
+
 /// Ways to damage a checkpoint, and what is said of it.
-const DAMAGES: [(fn(&Path), &str); 8] = [
+const DAMAGES: [(Damage, &str); 8] = [
     (
         |at| fs::remove_file(at.join("manifest.json")).unwrap(),
         "manifest.json can't be read",
