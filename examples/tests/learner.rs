@@ -9,7 +9,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An example of this package, which cargo builds with its tests.
+/// An example of this package. `cargo test` builds them before it runs tests; with `--test learner` alone, `cargo
+/// build --examples` has to come first.
 fn example(name: &str) -> PathBuf {
     let mut folder = std::env::current_exe().unwrap();
     // The test is in `deps`.
@@ -21,7 +22,9 @@ fn example(name: &str) -> PathBuf {
 fn report(program: &str, flags: &[&str], digits: &Path) -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");
-    let status = Command::new(example(program))
+    let program = example(program);
+    assert!(program.exists(), "{} is not built", program.display());
+    let status = Command::new(program)
         .args(["--epochs", "2", "--batch-size", "10"])
         .arg("--data-dir")
         .arg(digits)
