@@ -14,7 +14,7 @@
 //! Only rank 0 touches the disk; the other ranks get what it reads by broadcast. So the folder needs to be
 //! in process 0's reach alone.
 //!
-//! Threads: rank 0 writes on a thread `burn-dist-checkpoint` of its own, which owns the [`folder`] while it
+//! Threads: rank 0 writes on a thread `burn-dist-checkpoint` of its own, which owns the folder while it
 //! writes, so that a disk that stands still costs a checkpoint, and not the training.
 //!
 //! # On disk
