@@ -3,7 +3,7 @@
 //! This crate depends on no Burn crate, so that it compiles in seconds and can start the programs that
 //! do with the features that a machine needs.
 //!
-//! Imports point one way: `main` > `train_mnist`, `doctor`, `bench`, `ci` > `program` > `launch`, `machine`,
+//! Imports point one way: `main` > `train_mnist`, `doctor`, `bench`, `test_gpu`, `ci` > `program` > `launch`, `machine`,
 //! `interface`, `cargo` > `error`.
 
 mod bench;
@@ -19,6 +19,7 @@ mod machine;
 #[path = "../../examples/job/observe_options.rs"]
 mod observe_options;
 mod program;
+mod test_gpu;
 mod train_mnist;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,8 @@ enum Command {
     Bench(Box<bench::Arguments>),
     /// Check a change as .ci/run does: tests, formatting, lints, documentation
     Ci,
+    /// Run the tests that need a GPU, or a software renderer such as Mesa's lavapipe
+    TestGpu,
     /// A part of `launch`
     #[command(hide = true)]
     LaunchGuard,
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Launch(options) => launch::run(&options),
         Command::Ci => ci::run(),
+        Command::TestGpu => test_gpu::run(),
         Command::LaunchGuard => launch::guard().map(|never| match never {}),
     };
     outcome.unwrap_or_else(|error| {
@@ -83,9 +87,16 @@ mod tests {
     fn help_lists_every_subcommand() {
         let help = Cli::command().render_help().to_string();
         assert!(
-            ["train-mnist", "doctor", "launch ", "bench", "ci"]
-                .iter()
-                .all(|name| help.contains(name)),
+            [
+                "train-mnist",
+                "doctor",
+                "launch ",
+                "bench",
+                "test-gpu",
+                "ci"
+            ]
+            .iter()
+            .all(|name| help.contains(name)),
             "{help}"
         );
         assert!(!help.contains("guard"), "a part of another: {help}");

@@ -1,0 +1,178 @@
+//! Training on GPUs, against the CPU: `cargo xtask test-gpu`, not among the ordinary tests. A software
+//! renderer counts as a GPU; replicas share one where there is only one.
+//!
+//! Each process of a job is this test program again, run with nothing but the "test" `worker_process` and told
+//! its place by a variable.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::SgdConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::tensor::{Int, Tensor, TensorData};
+use burn_dist::ddp::DdpConfig;
+use burn_dist::launch::{Backend, Devices, Launcher, Worker};
+use burn_dist::{JobConfig, ReduceOp, Secret, random};
+use models::{Mlp, MlpConfig};
+
+const VARIABLE: &str = "BURN_DIST_TEST_GPU";
+/// What a line begins with that is meant for the test.
+const MARK: &str = "@@ ";
+const BATCH: usize = 8;
+const STEPS: usize = 12;
+
+/// The GPU backends of this build.
+fn backends() -> Vec<Backend> {
+    let mut backends = vec![Backend::Wgpu];
+    if cfg!(feature = "cuda") {
+        backends.push(Backend::Cuda);
+    }
+    backends
+}
+
+fn launcher(backend: Backend, replicas: usize) -> Launcher {
+    let devices = Devices::select(backend, replicas, true).unwrap();
+    Launcher::new(devices.devices).timeout(Duration::from_mins(2))
+}
+
+/// The parameters of a network after some steps on this rank's share of made-up data.
+fn train(worker: &Worker) -> burn_dist::Result<Vec<f32>> {
+    let device = worker.device();
+    let sizes = vec![12, 20, 3];
+    let model = random::init(7, device, |device| MlpConfig::new(sizes).init(device));
+    let ddp = DdpConfig::new().init(worker.group())?;
+    let mut model = ddp.attach(model)?;
+    let momentum = MomentumConfig::new().with_momentum(0.9);
+    let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let rows = BATCH / worker.world_size();
+    for step in 0..STEPS {
+        let first = step * BATCH + worker.rank() * rows;
+        let value = |at: usize| ((first * 12 + at) as f32 * 0.37).sin();
+        let inputs = (0..rows * 12).map(value).collect::<Vec<_>>();
+        let inputs = Tensor::<2>::from_data(TensorData::new(inputs, [rows, 12]), device);
+        let loss = (model.forward(inputs) - 0.5).powi_scalar(2).mean();
+        let gradients = ddp.synchronize(loss.backward(), &model)?;
+        model = optimizer.step(0.05, model, gradients);
+    }
+    ddp.verify_replicas(&model)?;
+    Ok(parameters(&model))
+}
+
+fn parameters(model: &Mlp) -> Vec<f32> {
+    struct All(Vec<f32>);
+    impl ModuleVisitor for All {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let data = param.val().into_data();
+            self.0.extend(data.try_into_vec_as::<f32>().unwrap());
+        }
+    }
+    let mut all = All(Vec::new());
+    model.visit(&mut all);
+    all.0
+}
+
+/// The parameters that all ranks end with.
+fn run(launcher: &Launcher) -> Vec<f32> {
+    let first = Mutex::new(None);
+    let done = launcher.run(|worker| -> burn_dist::Result<()> {
+        let trained = train(&worker)?;
+        // They are equal: `train` has verified it.
+        *first.lock().unwrap() = Some(trained);
+        Ok(())
+    });
+    done.unwrap();
+    first.into_inner().unwrap().unwrap()
+}
+
+/// Another device adds in another order, and its functions are good to some units in the last place.
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let difference = found
+        .iter()
+        .zip(expected)
+        .map(|(one, other)| (one - other).abs());
+    let largest = difference.fold(0.0, f32::max);
+    println!("{what}: the largest difference of a parameter is {largest:e}");
+    assert!(largest < 1e-3, "{what}: {largest}");
+}
+
+#[test]
+fn replicas_on_gpus_train_as_on_the_cpu() {
+    let expected = run(&launcher(Backend::Cpu, 1));
+    assert_close(&run(&launcher(Backend::Cpu, 2)), &expected, "2 on the CPU");
+    for backend in backends() {
+        for replicas in [1, 2] {
+            let found = run(&launcher(backend, replicas));
+            assert_close(&found, &expected, &format!("{replicas} on {backend}"));
+        }
+    }
+}
+
+#[test]
+fn tensors_are_reduced_where_they_are() {
+    for backend in backends() {
+        let done = launcher(backend, 2).run(|worker| -> burn_dist::Result<()> {
+            let group = worker.group();
+            let device = worker.device().clone().without_autodiff();
+            let tensor = Tensor::<2>::full([300, 5], group.rank() as f32 + 0.5, &device);
+            let sum = group.all_reduce_tensor(tensor, ReduceOp::Sum)?;
+            assert_eq!(sum.device(), device);
+            let sum = sum.into_data().try_into_vec_as::<f32>().unwrap();
+            assert_eq!(sum, vec![2.0; 1500]);
+            let count = Tensor::<1, Int>::from_data([1, 2, 3], &device);
+            let counts = group.all_gather_tensor(count)?;
+            assert_eq!(counts.len(), 2);
+            Ok(())
+        });
+        done.unwrap();
+    }
+}
+
+/// Not a test of its own: a process of a job.
+#[test]
+fn worker_process() {
+    let Ok(place) = std::env::var(VARIABLE) else {
+        return;
+    };
+    let mut words = place.splitn(3, ' ');
+    let mut word = || words.next().unwrap().to_owned();
+    let (backend, process, folder) = (word(), word(), PathBuf::from(word()));
+    let mut known = backends().into_iter();
+    let backend = known.find(|known| known.to_string() == backend).unwrap();
+    let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
+        .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
+        .address_file(folder.join("address"));
+    let trained = run(&launcher(backend, 1).job(job));
+    println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
+}
+
+#[test]
+fn processes_with_a_gpu_each_train_as_one_on_the_cpu() {
+    let start = |backend: Backend, process: usize, folder: &Path| {
+        let place = format!("{backend} {process} {}", folder.display());
+        Command::new(std::env::current_exe().unwrap())
+            .args(["worker_process", "--exact", "--nocapture"])
+            .env(VARIABLE, place)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let expected = run(&launcher(Backend::Cpu, 1));
+    for backend in backends() {
+        let folder = tempfile::tempdir().unwrap();
+        let started = [0, 1].map(|process| start(backend, process, folder.path()));
+        for process in started {
+            let output = process.wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let told = text.lines().find_map(|line| line.strip_prefix(MARK));
+            assert!(told.is_some(), "{}: {text}", output.status);
+            let found: Vec<f32> = serde_json::from_str(told.unwrap_or_default()).unwrap();
+            assert_close(&found, &expected, &format!("2 processes on {backend}"));
+        }
+    }
+}
