@@ -17,7 +17,27 @@
 //! | `train` (feature `train`) | burn-train's `SupervisedTraining` on all ranks |
 //! | [`ProcessGroup`] | ranks, sub-groups, and collectives on slices and tensors |
 //!
-//! # Example
+//! # From one device to several machines
+//!
+//! A loop on one device, as any program with Burn has it:
+//!
+//! ```
+//! # use burn::{nn::LinearConfig, optim::SgdConfig, tensor::{Device, Tensor}};
+//! let device = Device::flex().autodiff();
+//! let mut model = LinearConfig::new(4, 1).init(&device);
+//! let mut optimizer = SgdConfig::new().init();
+//! for step in 0..3 {
+//!     let batch = Tensor::<2>::full([8, 4], step as f32, &device);
+//!     let loss = model.forward(batch).mean();
+//!     let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &model);
+//!     model = optimizer.step(0.01, model, gradients);
+//! }
+//! ```
+//!
+//! **1. Over the devices of one machine.** [`launch`](launch::launch()) runs the loop as a closure, once for
+//! each device, on a thread of its own. [`Ddp::attach`](ddp::Ddp::attach) gives all replicas the parameters of rank 0 and hooks
+//! their gradients; [`Ddp::synchronize`](ddp::Ddp::synchronize) stands where the gradients were taken before.
+//! The rest of the loop stays:
 //!
 //! ```
 //! use burn::nn::{Linear, LinearConfig};
@@ -41,6 +61,62 @@
 //! })?;
 //! # Ok::<(), burn_dist::Error>(())
 //! ```
+//!
+//! [`Devices::select`](launch::Devices::select) finds the GPUs of a machine; nothing else changes with them.
+//!
+//! **2. With each rank's own share of the data.** [`ShardedLoaderBuilder`](data::ShardedLoaderBuilder) is used
+//! as Burn's own builder of loaders, and told the rank and the number of ranks. All ranks see equally many
+//! batches; where the last ones don't come out even they are padded, and say how many samples are real.
+//!
+//! ```
+//! # use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
+//! # use burn::tensor::{Device, Tensor};
+//! # use burn_dist::{data::ShardedLoaderBuilder, launch::launch};
+//! struct Column;
+//!
+//! impl Batcher<f32, Tensor<1>> for Column {
+//!     fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<1> {
+//!         Tensor::from_floats(items.as_slice(), device)
+//!     }
+//! }
+//!
+//! launch(vec![Device::flex(); 2], |worker| {
+//!     let loader = ShardedLoaderBuilder::new(Column)
+//!         .batch_size(4)
+//!         .shuffle(42)
+//!         .set_device(worker.device().clone())
+//!         .shard(worker.rank(), worker.world_size())
+//!         .build(InMemDataset::new((0..30).map(|i| i as f32).collect()))?;
+//!     for batch in loader.batches() {
+//!         let batch = batch?;
+//!         assert!(batch.real <= 4);
+//!     }
+//!     Ok::<(), burn_dist::Error>(())
+//! })?;
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+//!
+//! **3. Over several machines.** The same closure, and a [`Launcher`](launch::Launcher) that is told this process's place in the
+//! job: by the variables of torchrun, Slurm, Open MPI or Kubernetes, or, without any, that there is no other.
+//! All processes share a secret, `BURN_DIST_SECRET`.
+//!
+//! ```
+//! # use burn::tensor::Device;
+//! use burn_dist::{JobConfig, ReduceOp, launch::Launcher};
+//!
+//! let launcher = Launcher::new(vec![Device::flex().autodiff(); 2]).job(JobConfig::from_env()?);
+//! launcher.run(|worker| {
+//!     let mut losses = [worker.rank() as f32];
+//!     worker.group().all_reduce(&mut losses, ReduceOp::Mean)
+//! })?;
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+//!
+//! `cargo xtask launch --nodes 2 -- PROGRAM` starts it as two processes on one machine, to try it out.
+//!
+//! **4. For long runs.** [`checkpoint`] lets a run go on after a crash, to the same result bit for bit; [`observe`] shows
+//! where the time goes and who holds the others up; [`preflight`] says beforehand what is wrong with the
+//! machines. Programs that leave the loop to burn-train change five lines: the feature `train`.
 //!
 //! # Errors
 //!
