@@ -76,7 +76,7 @@ fn parameters(model: &Mlp) -> Vec<f32> {
 }
 
 /// The parameters that all ranks end with.
-fn run(launcher: &Launcher) -> Vec<f32> {
+fn run(launcher: Launcher) -> Vec<f32> {
     let first = Mutex::new(None);
     let done = launcher.run(|worker| -> burn_dist::Result<()> {
         let trained = train(&worker)?;
@@ -103,11 +103,11 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 
 #[test]
 fn replicas_on_gpus_train_as_on_the_cpu() {
-    let expected = run(&launcher(Backend::Cpu, 1));
-    assert_close(&run(&launcher(Backend::Cpu, 2)), &expected, "2 on the CPU");
+    let expected = run(launcher(Backend::Cpu, 1));
+    assert_close(&run(launcher(Backend::Cpu, 2)), &expected, "2 on the CPU");
     for backend in backends() {
         for replicas in [1, 2] {
-            let found = run(&launcher(backend, replicas));
+            let found = run(launcher(backend, replicas));
             assert_close(&found, &expected, &format!("{replicas} on {backend}"));
         }
     }
@@ -147,7 +147,7 @@ fn worker_process() {
     let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
         .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
         .address_file(folder.join("address"));
-    let trained = run(&launcher(backend, 1).job(job));
+    let trained = run(launcher(backend, 1).job(job));
     println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
 }
 
@@ -162,7 +162,7 @@ fn processes_with_a_gpu_each_train_as_one_on_the_cpu() {
             .spawn()
             .unwrap()
     };
-    let expected = run(&launcher(Backend::Cpu, 1));
+    let expected = run(launcher(Backend::Cpu, 1));
     for backend in backends() {
         let folder = tempfile::tempdir().unwrap();
         let started = [0, 1].map(|process| start(backend, process, folder.path()));
