@@ -156,6 +156,18 @@ pub(crate) fn train(
     progress.finish();
     monitor.finish()?;
 
+    conclude(worker, options, digits, &ddp, model, (figures, interrupted))
+}
+
+/// Checks the replicas, tests the model, and sums the run up.
+fn conclude(
+    worker: &Worker,
+    options: &Options,
+    digits: &Digits,
+    ddp: &Ddp,
+    model: MnistCnn,
+    (figures, interrupted): (Figures, bool),
+) -> Result<Outcome, Failure> {
     let Figures {
         epochs,
         seconds: train_seconds,
