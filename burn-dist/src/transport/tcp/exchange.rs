@@ -28,8 +28,9 @@ use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, 
 /// a millisecond. With a tenth of it, two processes that exchange 64 KiB can fall into step asleep, each
 /// waking the other, and take twice as long.
 const TRIES: u32 = 200;
-/// A sleep of this time or longer would not have been saved by as many tries.
-const LONG_SLEEP: Duration = Duration::from_micros(500);
+/// After a sleep of this time or longer, tries are spared: bytes come so slowly that there is time to sleep
+/// between them. (At 1 Gbit/s they come in bursts a fraction of a millisecond apart.)
+const LONG_SLEEP: Duration = Duration::from_micros(100);
 /// How long to sleep while another thread reads or writes a connection that this one needs too.
 const ELSEWHERE: Duration = Duration::from_millis(1);
 /// How long to leave the network's reader to tell of notices, before looking again.
