@@ -12,6 +12,7 @@
 mod processes;
 mod replica;
 mod report;
+mod streams;
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -21,6 +22,7 @@ use clap::Parser;
 use processes::{Ranked, Result};
 use replica::{Compared, Replica};
 use report::Measurement;
+use streams::Streams;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -30,10 +32,10 @@ struct Options {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// How many blocks of each kind.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 150)]
     blocks: usize,
-    /// How many steps are in a block.
-    #[arg(long, default_value_t = 8)]
+    /// How many steps are in a block. With few, the kinds meet the same machine.
+    #[arg(long, default_value_t = 1)]
     steps: usize,
 }
 
@@ -50,14 +52,17 @@ fn main() -> Result<()> {
 fn measure(options: &Options, worker: &Worker) -> Result<()> {
     let group = worker.group();
     let ddp = DdpConfig::new().init(group)?;
-    let mut alone = Replica::new(options.batch, worker.device());
-    let mut synced = alone.attached(&ddp)?;
+    let mut plain = Replica::new(options.batch, worker.device());
+    let mut synced = plain.attached(&ddp)?;
+    let bytes = plain.model.num_params() * size_of::<f32>();
+    let streams = Streams::join(group, &options.ranked, bytes)?;
     let often = (options.blocks, options.steps);
-    let compared = Compared::time(group, &ddp, &mut synced, &mut alone, often, || Ok(()))?;
+    let replicas = (&mut synced, &mut plain);
+    let compared = Compared::time(group, (&ddp, streams.as_ref()), replicas, often, || Ok(()))?;
     if worker.rank() > 0 {
         return Ok(());
     }
-    eprintln!("a step waits {:.2} ms for averages", compared.waited * 1e3);
+    eprintln!("{}", compared.describe());
     for (peer, seconds) in [
         ("without synchronisation", compared.alone),
         ("a bare barrier a step", compared.barrier),
@@ -66,7 +71,7 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
             bench: "ddp-step",
             layout: options.ranked.layout.name(),
             ranks: worker.world_size(),
-            bytes: synced.model.num_params() * size_of::<f32>(),
+            bytes,
             seconds: compared.averaged,
             peer: Some(peer),
             peer_seconds: Some(seconds),

@@ -1,8 +1,8 @@
 //! Times how much of the synchronisation of gradients is not hidden behind backward.
 //!
 //! Blocks alternate in one run: training steps of the MNIST CNN with synchronised gradients, the same with
-//! a bare barrier after backward, the same with nothing, and all_reduces of the same buckets with nothing else
-//! running. Prints one line of JSON: `seconds` is the exposed communication, that is, how much longer a
+//! a bare barrier after backward, the same with nothing, the same while two plain TCP streams carry as many
+//! bytes (for two processes), and all_reduces of the same buckets with nothing else running. Prints one line of JSON: `seconds` is the exposed communication, that is, how much longer a
 //! step takes with synchronisation than with a barrier, for the slowest rank; `peer_seconds` is the median
 //! time of the all_reduces of a step. On standard error, what it was computed from.
 //!
@@ -11,6 +11,7 @@
 mod processes;
 mod replica;
 mod report;
+mod streams;
 
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ use clap::Parser;
 use processes::{Ranked, Result};
 use replica::{Compared, Replica};
 use report::{Measurement, median};
+use streams::Streams;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -32,10 +34,10 @@ struct Options {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// How many blocks of each kind.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 150)]
     blocks: usize,
-    /// How many steps are in a block.
-    #[arg(long, default_value_t = 8)]
+    /// How many steps are in a block. With few, the kinds meet the same machine.
+    #[arg(long, default_value_t = 1)]
     steps: usize,
     /// The size of a bucket, in megabytes; the library's own unless given.
     #[arg(long)]
@@ -68,12 +70,15 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
     let group = worker.group();
     let config = options.ddp();
     let ddp = config.init(group)?;
-    let mut alone = Replica::new(options.batch, worker.device());
-    let mut synced = alone.attached(&ddp)?;
+    let mut plain = Replica::new(options.batch, worker.device());
+    let mut synced = plain.attached(&ddp)?;
     let mut buckets = buckets(&synced, &config);
+    let bytes = buckets.iter().map(|bucket| size_of_val(&**bucket)).sum();
     let mut reducing = Vec::new();
     let often = (options.blocks, options.steps);
-    let compared = Compared::time(group, &ddp, &mut synced, &mut alone, often, || {
+    let streams = Streams::join(group, &options.ranked, bytes)?;
+    let both = (&ddp, streams.as_ref());
+    let compared = Compared::time(group, both, (&mut synced, &mut plain), often, || {
         reducing.extend(reduce(&mut buckets, group, options.steps)?);
         Ok(())
     })?;
@@ -81,26 +86,20 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
     group.all_reduce(&mut reducing, ReduceOp::Max)?;
     if worker.rank() == 0 {
         let [reducing] = reducing;
-        let exposed = compared.averaged - compared.barrier;
-        let share = |seconds: f64| 100.0 * seconds / reducing;
+        let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / reducing);
         eprintln!(
-            "a step takes {:.2} ms, {:.2} ms with a bare barrier, and {:.2} ms with nothing; it waits {:.2} ms \
-             for averages; its all_reduces take {:.2} ms alone, of which {:.0} % are exposed ({:.0} % of them \
-             against steps with nothing)",
-            compared.averaged * 1e3,
-            compared.barrier * 1e3,
-            compared.alone * 1e3,
-            compared.waited * 1e3,
+            "{}; the all_reduces of a step take {:.2} ms alone, of which {} are exposed and {} waited for",
+            compared.describe(),
             reducing * 1e3,
-            share(exposed),
-            share(compared.averaged - compared.alone)
+            share(compared.exposed),
+            share(compared.waited),
         );
         let measurement = Measurement {
             bench: "overlap",
             layout: options.ranked.layout.name(),
             ranks: worker.world_size(),
-            bytes: buckets.iter().map(|bucket| size_of_val(&**bucket)).sum(),
-            seconds: exposed,
+            bytes,
+            seconds: compared.exposed,
             peer: Some("the all-reduce alone"),
             peer_seconds: Some(reducing),
         };

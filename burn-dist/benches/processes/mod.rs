@@ -62,6 +62,13 @@ impl Layout {
 }
 
 impl Ranked {
+    /// The address of the first process, where there are several.
+    pub(crate) fn host(&self) -> Option<String> {
+        std::env::var("MASTER_ADDR")
+            .ok()
+            .filter(|_| self.layout == Layout::Processes)
+    }
+
     /// Runs `work` with the number of ranks of this process and its place in a job; for processes, this
     /// program again in each of them.
     pub(crate) fn run(

@@ -8,10 +8,12 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_dist::ddp::Ddp;
-use burn_dist::{ProcessGroup, ReduceOp, Result};
+use burn_dist::{ProcessGroup, ReduceOp};
 use models::{MnistCnn, MnistCnnConfig};
 
+use crate::processes::Result;
 use crate::report::median;
+use crate::streams::Streams;
 
 /// A model and its data.
 pub(crate) struct Replica {
@@ -39,12 +41,14 @@ impl Replica {
         })
     }
 
-    /// Trains for some steps, which all ranks begin together; gives how long a step takes.
+    /// Trains for some steps, which all ranks begin together; gives how long a step takes. `synchronized` is
+    /// called in each, after the ranks have met.
     pub(crate) fn train(
         &mut self,
         meeting: Meeting<'_>,
         group: &ProcessGroup,
         steps: usize,
+        mut synchronized: impl FnMut(),
     ) -> Result<f64> {
         let mut optimizer = SgdConfig::new().init();
         let loss = CrossEntropyLossConfig::new().init(&self.images.device());
@@ -52,6 +56,9 @@ impl Replica {
         let start = Instant::now();
         for _ in 0..steps {
             let output = self.model.forward(self.images.clone());
+            if let Meeting::Streams(streams) = meeting {
+                streams.begin();
+            }
             let grads = loss.forward(output, self.targets.clone()).backward();
             let grads = match meeting {
                 Meeting::Average(ddp) => ddp.synchronize(grads, &self.model)?,
@@ -59,8 +66,13 @@ impl Replica {
                     group.barrier()?;
                     GradientsParams::from_grads(grads, &self.model)
                 }
+                Meeting::Streams(streams) => {
+                    streams.finish()?;
+                    GradientsParams::from_grads(grads, &self.model)
+                }
                 Meeting::Never => GradientsParams::from_grads(grads, &self.model),
             };
+            synchronized();
             self.model = optimizer.step(0.01, self.model.clone(), grads);
         }
         Ok(start.elapsed().as_secs_f64() / steps as f64)
@@ -74,17 +86,25 @@ pub(crate) enum Meeting<'a> {
     Never,
     /// They wait for one another after backward, and exchange nothing.
     Barrier,
+    /// They send each other as many bytes as an all_reduce moves, by plain TCP, from the begin of backward on.
+    Streams(&'a Streams),
     /// They average their gradients.
     Average(&'a Ddp),
 }
 
-/// Steps of the MNIST CNN of three kinds, which alternate in one run, so that all meet the same machine.
+/// Seconds a step of the MNIST CNN, of each kind, of the slowest rank. The kinds alternate in one run, in
+/// blocks of some steps; each figure is the median of the blocks. Where two kinds are compared, it is the
+/// median of the differences within a block, in which both meet the same machine.
 pub(crate) struct Compared {
-    /// Seconds a step, of the slowest rank; the median of the blocks.
     pub(crate) averaged: f64,
     pub(crate) barrier: f64,
     pub(crate) alone: f64,
-    /// How long the slowest rank has waited a step for averages.
+    /// How much longer a step takes with averages than with a barrier.
+    pub(crate) exposed: f64,
+    /// How much longer with plain streams of as many bytes, if there are any.
+    pub(crate) streams: Option<f64>,
+    /// How long the rank that has to wait least waits for averages: what of the exchange itself is left
+    /// when the last rank is done.
     pub(crate) waited: f64,
 }
 
@@ -93,37 +113,72 @@ impl Compared {
     /// going on. All ranks get the same.
     pub(crate) fn time(
         group: &ProcessGroup,
-        ddp: &Ddp,
-        synced: &mut Replica,
-        alone: &mut Replica,
+        (ddp, streams): (&Ddp, Option<&Streams>),
+        (synced, plain): (&mut Replica, &mut Replica),
         (blocks, steps): (usize, usize),
         mut between: impl FnMut() -> Result<()>,
     ) -> Result<Self> {
         // The first steps learn the order and warm the caches.
-        synced.train(Meeting::Average(ddp), group, 3)?;
-        alone.train(Meeting::Never, group, 2)?;
+        synced.train(Meeting::Average(ddp), group, 3, || ())?;
+        plain.train(Meeting::Never, group, 2, || ())?;
         let mut times: [Vec<f64>; 4] = Default::default();
+        let mut waits = Vec::with_capacity(blocks * steps);
         for _ in 0..blocks {
-            let before = ddp.stats().wait;
-            let averaged = synced.train(Meeting::Average(ddp), group, steps)?;
-            let waited = ddp.stats().wait.saturating_sub(before);
-            let waited = waited.as_secs_f64() / steps as f64;
-            let without = alone.train(Meeting::Never, group, steps)?;
-            let barrier = alone.train(Meeting::Barrier, group, steps)?;
+            let mut waited = ddp.stats().wait;
+            let averaged = synced.train(Meeting::Average(ddp), group, steps, || {
+                let before = std::mem::replace(&mut waited, ddp.stats().wait);
+                waits.push(waited.saturating_sub(before).as_secs_f64());
+            })?;
+            let alone = plain.train(Meeting::Never, group, steps, || ())?;
+            let barrier = plain.train(Meeting::Barrier, group, steps, || ())?;
+            let streams = match streams {
+                Some(streams) => plain.train(Meeting::Streams(streams), group, steps, || ())?,
+                None => barrier,
+            };
             between()?;
             // The job is as fast as its slowest rank.
-            let mut block = [averaged, barrier, without, waited];
+            let mut block = [averaged, barrier, alone, streams];
             group.all_reduce(&mut block, ReduceOp::Max)?;
             for (times, time) in times.iter_mut().zip(block) {
                 times.push(time);
             }
         }
-        let [averaged, barrier, alone, waited] = times.map(|mut times| median(&mut times));
+        group.all_reduce(&mut waits, ReduceOp::Min)?;
+        let beyond = |times: &[f64], barrier: &[f64]| {
+            let pairs = times.iter().zip(barrier);
+            median(
+                &mut pairs
+                    .map(|(time, barrier)| time - barrier)
+                    .collect::<Vec<f64>>(),
+            )
+        };
+        let [averaged, barrier, alone, beside] = &mut times;
         Ok(Self {
-            averaged,
-            barrier,
-            alone,
-            waited,
+            exposed: beyond(averaged, barrier),
+            streams: streams.map(|_| beyond(beside, barrier)),
+            averaged: median(averaged),
+            barrier: median(barrier),
+            alone: median(alone),
+            waited: median(&mut waits),
         })
+    }
+
+    /// What the figures are, in words.
+    pub(crate) fn describe(&self) -> String {
+        let milli = |seconds: f64| format!("{:.2} ms", seconds * 1e3);
+        let streams = self.streams.map(|streams| {
+            let streams = milli(streams);
+            format!("; two plain TCP streams of as many bytes beside backward, in place of averages, take {streams}")
+        });
+        format!(
+            "a step takes {}, {} with a bare barrier, and {} with nothing; it takes {} longer than with a barrier, \
+             and the rank that comes last waits {} for averages{}",
+            milli(self.averaged),
+            milli(self.barrier),
+            milli(self.alone),
+            milli(self.exposed),
+            milli(self.waited),
+            streams.unwrap_or_default()
+        )
     }
 }

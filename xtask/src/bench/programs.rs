@@ -113,8 +113,8 @@ impl Setting<'_> {
         pair("--ranks", self.ranks.to_string());
         if self.bench == Bench::DdpStep {
             // A short round.
-            pair("--blocks", "2".to_owned());
-            pair("--steps", "4".to_owned());
+            pair("--blocks", "8".to_owned());
+            pair("--steps", "1".to_owned());
         }
         if self.bench.has_sizes() {
             flags.extend(self.size_flags());
