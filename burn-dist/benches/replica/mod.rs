@@ -168,7 +168,7 @@ impl Compared {
         let milli = |seconds: f64| format!("{:.2} ms", seconds * 1e3);
         let streams = self.streams.map(|streams| {
             let streams = milli(streams);
-            format!("; two plain TCP streams of as many bytes beside backward, in place of averages, take {streams}")
+            format!("; a plain TCP stream of as many bytes each way beside backward, in place of averages, takes {streams}")
         });
         format!(
             "a step takes {}, {} with a bare barrier, and {} with nothing; it takes {} longer than with a barrier, \

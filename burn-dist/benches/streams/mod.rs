@@ -1,7 +1,7 @@
-//! Two plain TCP streams between two processes, one each way, that carry bytes while a step runs: what the
+//! A plain TCP stream between two processes that carries bytes both ways while a step runs: what the
 //! system itself takes for as many bytes as an all_reduce of two ranks moves.
 //!
-//! Each stream has a thread at each end that does nothing but hand its bytes to the system, and sleeps while
+//! Each direction has a thread at each end that does nothing but hand its bytes to the system, and sleeps while
 //! that has no room or no bytes. They end when this is dropped.
 //!
 //! Callers: the benches of training steps.
