@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | `rank` | rank | the closure of a launched rank |
 //! | `forward`, `backward`, `optimizer` | rank | see [`forward`] |
+//! | `pass`, `validate` | rank | with burn-train: the model's `TrainStep`, forward and backward; a validation |
 //! | `next batch` | rank | waiting for the loader |
 //! | `make batch` | loader | the dataset and the batcher |
 //! | `synchronize` | rank | the call, with `wait` for the averages and `unpack` in it |
@@ -22,7 +23,7 @@
 //! They are at the levels `debug` and `trace` (`rank`: `info`), and cost next to nothing where nobody
 //! listens. What listens must not wait: it is called by threads that other ranks wait for.
 //!
-//! Callers: training loops; nothing else in the crate depends on this.
+//! Callers: training loops, among them `train`.
 
 #[cfg(feature = "observe")]
 mod chrome;
@@ -44,3 +45,5 @@ pub use monitor::StepMonitor;
 pub use outputs::Outputs;
 pub use phases::{backward, forward, optimizer};
 pub use summary::{RankFigures, StepSummary};
+#[cfg(all(feature = "observe", feature = "train"))]
+pub(crate) use tensorboard::EventFile;

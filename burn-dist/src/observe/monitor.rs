@@ -92,6 +92,11 @@ impl StepMonitor {
         self
     }
 
+    /// Begins the next step now: what came since the last one, such as a validation, is in no step.
+    pub fn begin(&mut self, stats: SyncStats) {
+        (self.since, self.stats) = (Instant::now(), stats);
+    }
+
     /// Ends a step on this rank, on so many samples; `stats` are those of
     /// [`Ddp::stats`](crate::ddp::Ddp::stats).
     ///

@@ -8,7 +8,7 @@
 //!
 //! `burn-dist/tests/observe/read_tensorboard.py` reads what this writes with TensorBoard's own package.
 //!
-//! Callers: `outputs`.
+//! Callers: `outputs`; `train`'s logger of metrics.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -21,7 +21,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// One event file.
 #[derive(Debug)]
-pub(super) struct EventFile {
+pub(crate) struct EventFile {
     file: BufWriter<File>,
     path: PathBuf,
     flushed: Instant,
@@ -29,7 +29,7 @@ pub(super) struct EventFile {
 
 impl EventFile {
     /// Makes a file in this folder, with a name that TensorBoard knows.
-    pub(super) fn create(folder: &Path) -> Result<Self> {
+    pub(crate) fn create(folder: &Path) -> Result<Self> {
         let wrong = |error: io::Error| unwritten(folder, &error, "; choose another folder");
         std::fs::create_dir_all(folder).map_err(wrong)?;
         let (seconds, process) = (wall_time(), std::process::id());
@@ -48,7 +48,7 @@ impl EventFile {
     }
 
     /// Writes one value of a series.
-    pub(super) fn scalar(&mut self, name: &str, value: f64, step: u64) -> Result<()> {
+    pub(crate) fn scalar(&mut self, name: &str, value: f64, step: u64) -> Result<()> {
         self.record(&event(
             wall_time(),
             step,
@@ -61,7 +61,7 @@ impl EventFile {
     }
 
     /// Lets others see what was written.
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         self.flushed = Instant::now();
         let flushed = self.file.flush();
         flushed.map_err(|error| unwritten(&self.path, &error, ""))

@@ -36,6 +36,7 @@
 //! | checkpoints | written by rank 0; `checkpoint(n)` reads on every process, so all must see the folder |
 //! | `Interrupter` | whichever process it was pulled in: all ranks stop at the same step, with its reason |
 //! | renderer, loggers | rank 0 alone |
+//! | stragglers, times of steps | rank 0's [`StepMonitor`](crate::observe::StepMonitor): warnings, and with the feature `observe` the outputs given to the strategy |
 //!
 //! A rank that fails (its data, its device, a panic in a step) ends all ranks;
 //! `LearningResult::error` says what happened, and the model is the one that training began with.
@@ -46,22 +47,28 @@
 //! thread (see [`launch`](crate::launch)). One file one concern:
 //!
 //! - `strategy`: what burn-train calls; `replica`: the loop of one rank; `root`: what rank 0 has besides;
-//! - `agree`: what the ranks tell one another before each pass;
+//! - `agree`: what the ranks tell one another before each pass; `pace`: how fast each goes;
 //! - `loader`: the builder of loaders that know their rank, by `place`; `shares`: any loader as one rank sees
 //!   it;
 //! - `output`: what goes from the ranks' outputs to the metrics;
+//! - with the feature `observe`, `tensorboard`: metrics in TensorBoard's files.
 //!
 //! Callers: training programs.
 
 mod agree;
 mod loader;
 mod output;
+mod pace;
 mod place;
 mod replica;
 mod root;
 mod shares;
 mod strategy;
+#[cfg(feature = "observe")]
+mod tensorboard;
 
 pub use loader::DataLoaderBuilder;
 pub use output::{Gather, GatherOutput};
 pub use strategy::{Distributed, Report};
+#[cfg(feature = "observe")]
+pub use tensorboard::TensorBoardLogger;

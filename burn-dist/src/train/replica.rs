@@ -12,6 +12,7 @@
 
 use super::agree::{self, Ahead};
 use super::output::{Gather, GatherOutput};
+use super::pace::Pace;
 use super::place::Place;
 use super::root::Root;
 use super::shares::{Drawn, Pass, Share, Shares};
@@ -20,6 +21,9 @@ use crate::ddp::{Ddp, DdpConfig};
 use crate::error::{Error, Result};
 use crate::launch::Worker;
 use crate::norm;
+#[cfg(feature = "observe")]
+use crate::observe::Outputs;
+use crate::observe::{self, StepMonitor};
 use crate::random;
 use burn::data::dataloader::Progress;
 use burn::optim::GradientsParams;
@@ -44,6 +48,19 @@ pub(super) struct Run<M: LearnerModel> {
     pub(super) accumulation: usize,
     pub(super) ddp: DdpConfig,
     pub(super) seed: u64,
+    #[cfg(feature = "observe")]
+    pub(super) outputs: Option<Arc<Outputs>>,
+}
+
+impl<M: LearnerModel> Run<M> {
+    /// Gives rank 0's monitor its outputs.
+    fn watch(&self, monitor: StepMonitor) -> StepMonitor {
+        #[cfg(feature = "observe")]
+        if let Some(outputs) = &self.outputs {
+            return monitor.outputs(outputs);
+        }
+        monitor
+    }
 }
 
 /// What a rank ends with.
@@ -82,6 +99,7 @@ struct Replica<'a, M: LearnerModel> {
     /// Taken out while it is replaced.
     model: Option<M>,
     ddp: Ddp,
+    pace: Pace,
     train: Arc<Share<<M as TrainStep>::Input>>,
     valid: Share<<M as InferenceStep>::Input>,
 }
@@ -117,6 +135,7 @@ where
             learner,
             model: Some(model),
             ddp,
+            pace: Pace::new(worker.group(), |monitor| run.watch(monitor))?,
             train: Arc::new(run.train.of(place, &device)),
             valid: run.valid.of(place, &device.without_autodiff()),
         })
@@ -162,7 +181,8 @@ where
         let share = Arc::clone(&self.train);
         let mut pass = share.pass();
         let (mut processed, mut accumulated, mut iteration) = (0, 0, 0);
-        while let Some((drawn, ahead)) = next(&mut pass, self.worker, &run.interrupter)? {
+        self.pace.begin(&self.ddp);
+        while let Some((drawn, ahead)) = next(&mut pass, self.worker, run, &mut self.pace)? {
             iteration += 1;
             processed += ahead.samples;
             accumulated += 1;
@@ -172,7 +192,9 @@ where
             if step {
                 accumulated = 0;
             }
-            let output = output.gather(&Gather::new(self.worker.group(), samples))?;
+            let gather = Gather::new(self.worker.group(), samples);
+            let output = self.pace.meeting(|| output.gather(&gather))?;
+            self.pace.passed(samples, step, &self.ddp)?;
             if let Some(root) = root.as_deref_mut() {
                 root.train(LearnerEvent::ProcessedItem(TrainingItem::new(
                     output,
@@ -200,6 +222,7 @@ where
             .weigh((samples * ranks) as f64 / ahead.samples.max(1) as f64)?;
         let model = self.model.take().ok_or_else(|| self.broken())?;
         let pass = || {
+            let _span = tracing::debug_span!("pass").entered();
             let output = norm::counting(samples, || TrainStep::step(&model, batch));
             (output.grads, output.item)
         };
@@ -216,20 +239,22 @@ where
 
     fn step(&mut self, model: M, grads: GradientsParams) -> Result<()> {
         self.learner.lr_step();
-        self.learner.optimizer_step(grads);
+        observe::optimizer(|| self.learner.optimizer_step(grads));
         self.model = Some(self.ddp.take_parameters(model, &self.learner.model())?);
         Ok(())
     }
 
     fn validate(&mut self, mut root: Option<&mut Root<M>>) -> Result<()> {
+        let _span = tracing::debug_span!("validate").entered();
         let model = self.model.as_ref().ok_or_else(|| self.broken())?.valid();
         let mut pass = self.valid.pass();
         let (mut processed, mut iteration) = (0, 0);
-        while let Some((drawn, ahead)) = next(&mut pass, self.worker, &self.run.interrupter)? {
+        while let Some((drawn, ahead)) = next(&mut pass, self.worker, self.run, &mut self.pace)? {
             iteration += 1;
             processed += ahead.samples;
             let output = InferenceStep::step(&model, drawn.batch);
-            let output = output.gather(&Gather::new(self.worker.group(), drawn.samples))?;
+            let gather = Gather::new(self.worker.group(), drawn.samples);
+            let output = self.pace.meeting(|| output.gather(&gather))?;
             if let Some(root) = root.as_deref_mut() {
                 root.valid(LearnerEvent::ProcessedItem(TrainingItem::new(
                     output,
@@ -258,12 +283,13 @@ where
         Ok(stop)
     }
 
-    fn finish(self, started: Instant) -> Result<Trained<M>> {
+    fn finish(mut self, started: Instant) -> Result<Trained<M>> {
         let train_time = started.elapsed();
-        let model = self.model.as_ref().ok_or_else(|| self.broken())?;
+        let model = self.model.take().ok_or_else(|| self.broken())?;
+        self.pace.finish()?;
         let report = Report {
             world_size: self.worker.world_size(),
-            parameters_sha256: self.ddp.verify_replicas(model)?,
+            parameters_sha256: self.ddp.verify_replicas(&model)?,
             train_time,
             sync_wait: self.ddp.stats().wait,
         };
@@ -283,19 +309,22 @@ where
 }
 
 /// The next batch, if any rank has one and none wants to stop.
-fn next<I>(
+fn next<M: LearnerModel, I>(
     pass: &mut Pass<'_, I>,
     worker: &Worker,
-    interrupter: &Interrupter,
+    run: &Run<M>,
+    pace: &mut Pace,
 ) -> Result<Option<(Drawn<I>, Ahead)>> {
-    let group = worker.group();
+    let (group, interrupter) = (worker.group(), &run.interrupter);
+    let span = tracing::debug_span!("next batch").entered();
     let drawn = pass.draw().map_err(|error| {
         let message = format!("rank {}: {error}", worker.rank());
         interrupter.fail(error);
         Error::Data { message }
     })?;
     let samples = drawn.as_ref().map(|drawn| drawn.samples);
-    let ahead = agree::look_ahead(group, samples, interrupter)?;
+    drop(span);
+    let ahead = pace.meeting(|| agree::look_ahead(group, samples, interrupter))?;
     if ahead.stop || !ahead.batches {
         return Ok(None);
     }

@@ -10,6 +10,8 @@ use super::shares::Shares;
 use crate::ddp::DdpConfig;
 use crate::error::Error;
 use crate::launch::Launcher;
+#[cfg(feature = "observe")]
+use crate::observe::Outputs;
 use burn::tensor::Device;
 use burn::train::{
     EventProcessorTraining, InferenceStep, Learner, LearnerModel, LearningResult,
@@ -41,6 +43,8 @@ pub struct Distributed {
     launcher: Launcher,
     ddp: DdpConfig,
     seed: u64,
+    #[cfg(feature = "observe")]
+    outputs: Option<Arc<Outputs>>,
     report: Arc<Mutex<Option<Report>>>,
 }
 
@@ -64,6 +68,8 @@ impl From<Launcher> for Distributed {
             launcher,
             ddp: DdpConfig::new(),
             seed: 0,
+            #[cfg(feature = "observe")]
+            outputs: None,
             report: Arc::default(),
         }
     }
@@ -87,6 +93,15 @@ impl Distributed {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Where the figures of each step go, of a training that begins in the process of rank 0: TensorBoard's files
+    /// or an endpoint for Prometheus. (For metrics, see [`TensorBoardLogger`](super::TensorBoardLogger).)
+    #[cfg(feature = "observe")]
+    #[must_use]
+    pub fn outputs(mut self, outputs: Outputs) -> Self {
+        self.outputs = Some(Arc::new(outputs));
         self
     }
 
@@ -162,6 +177,8 @@ where
             accumulation: components.grad_accumulation.unwrap_or(1),
             ddp: self.ddp.clone(),
             seed: self.seed,
+            #[cfg(feature = "observe")]
+            outputs: self.outputs.clone(),
         };
         let launcher = self.launcher.clone();
         let outcome = launcher.run(|worker| replica::train(&worker, &run));

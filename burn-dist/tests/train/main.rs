@@ -11,4 +11,6 @@ mod net;
 mod norms;
 mod processes;
 mod recorder;
+#[cfg(feature = "observe")]
+mod seeing;
 mod training;

@@ -14,6 +14,7 @@ use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use burn_dist::norm::SyncBatchNorm;
 use burn_dist::random;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) const CLASSES: usize = 3;
 const FEATURES: usize = 4;
@@ -28,6 +29,8 @@ pub(crate) struct Samples {
     pub(crate) panics_at: Option<usize>,
     /// The batch with this sample is of a shape that the network can't take.
     pub(crate) malformed_at: Option<usize>,
+    /// Batches with samples of this class take so long.
+    pub(crate) slow_class: Option<(usize, Duration)>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +49,11 @@ impl Batcher<Item, Batch> for Samples {
             !items.iter().any(|&item| Some(item) == self.panics_at),
             "a sample is broken"
         );
+        if let Some((class, time)) = self.slow_class
+            && items.iter().any(|item| item % CLASSES == class)
+        {
+            std::thread::sleep(time);
+        }
         let malformed = items.iter().any(|&item| Some(item) == self.malformed_at);
         let features = FEATURES + usize::from(malformed);
         let feature = |item: usize, at: usize| {
