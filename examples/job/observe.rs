@@ -1,8 +1,8 @@
 //! From flags to what listens: the program's log, the trace, and the outputs of its figures.
 //!
-//! Callers: `mnist`.
+//! Callers: `mnist`, `learner`.
 
-use crate::observe_options::ObserveOptions;
+use super::observe_options::ObserveOptions;
 use burn_dist::JobConfig;
 use burn_dist::observe::{ChromeTrace, Outputs};
 use std::error::Error;

@@ -3,7 +3,7 @@
 #[path = "../job/report.rs"]
 mod report;
 
-use crate::flags::Options;
+use crate::flags::{Job, Options};
 use crate::net::Digits;
 use burn::data::dataloader::DataLoader;
 use burn::train::LearningResult;
@@ -11,7 +11,7 @@ use burn::train::logger::{InMemoryMetricLogger, MetricLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use burn_dist::ddp::parameters_sha256;
-use burn_dist::train::Distributed;
+use burn_dist::train::{Distributed, TensorBoardLogger};
 use datasets::MnistBatch;
 use report::Report;
 use std::collections::HashMap;
@@ -46,21 +46,29 @@ impl Figures {
     pub(crate) fn logger(&self) -> impl MetricLogger + 'static {
         Logger {
             finals: Arc::clone(&self.finals),
-            memory: InMemoryMetricLogger::default(),
+            other: match &self.options.log_dir {
+                Some(folder) => Box::new(TensorBoardLogger::new(folder)),
+                None => Box::new(InMemoryMetricLogger::default()),
+            },
         }
     }
 
-    /// The run is over: says what it came to, and writes the report. `strategy` is the one that ran it, if not
-    /// burn-train's own.
+    /// The run is over: says what it came to, and writes the report. `strategy` is the one that ran it, in a job,
+    /// if not burn-train's own.
     pub(crate) fn save(
         &self,
         result: LearningResult<Digits>,
-        strategy: Option<&Distributed>,
+        strategy: Option<(&Distributed, Job)>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let run = strategy
+            .as_ref()
+            .and_then(|(strategy, _)| strategy.report());
+        if let Some((_, job)) = strategy {
+            job.finish()?;
+        }
         if let Some(error) = result.error {
             return Err(error.to_string().into());
         }
-        let run = strategy.and_then(Distributed::report);
         let seconds = self.started.elapsed().as_secs_f64();
         let (values, epochs) = self
             .finals
@@ -107,9 +115,10 @@ impl Figures {
     }
 }
 
+/// Writes down each epoch's values, and leaves all else to another logger.
 struct Logger {
     finals: Finals,
-    memory: InMemoryMetricLogger,
+    other: Box<dyn MetricLogger>,
 }
 
 impl MetricLogger for Logger {
@@ -122,7 +131,7 @@ impl MetricLogger for Logger {
                 finals.1 = epoch;
             }
         }
-        self.memory.log(update, epoch, split);
+        self.other.log(update, epoch, split);
     }
 
     fn read_numeric(
@@ -131,14 +140,14 @@ impl MetricLogger for Logger {
         epoch: usize,
         split: &Split,
     ) -> Result<Vec<NumericEntry>, String> {
-        self.memory.read_numeric(name, epoch, split)
+        self.other.read_numeric(name, epoch, split)
     }
 
     fn log_metric_definition(&mut self, definition: MetricDefinition) {
-        self.memory.log_metric_definition(definition);
+        self.other.log_metric_definition(definition);
     }
 
     fn log_epoch_summary(&mut self, summary: EpochSummary) {
-        self.memory.log_epoch_summary(summary);
+        self.other.log_epoch_summary(summary);
     }
 }

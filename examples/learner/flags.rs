@@ -2,20 +2,28 @@
 
 #[path = "../job/options.rs"]
 mod job_options;
+#[path = "../job/observe.rs"]
+mod observe;
+#[path = "../job/observe_options.rs"]
+mod observe_options;
 #[path = "../job/place.rs"]
 mod place;
 
 use burn::data::dataset::Dataset;
+use burn::train::{LearnerModel, SupervisedTraining};
 use burn_dist::launch::Launcher;
-use clap::{Parser, value_parser};
+use burn_dist::train::Distributed;
+use clap::value_parser;
 use datasets::{MnistDataset, MnistSplit};
+use observe::Observation;
+use observe_options::ObserveOptions;
 use std::error::Error;
 use std::path::PathBuf;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Train a CNN on handwritten digits with burn-train.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Debug, clap::Parser)]
 pub(crate) struct Options {
     /// Passes over the training digits
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = value_parser!(u32).range(1..))]
@@ -45,6 +53,19 @@ pub(crate) struct Options {
     /// Write a JSON report of the run to this file [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+
+    /// Keep the checkpoints of burn-train in OUTPUT/checkpoint, one an epoch [default: none]
+    #[arg(long)]
+    checkpoint: bool,
+
+    /// Go on after this epoch, from the checkpoint of an earlier run with the same OUTPUT
+    /// [default: begin anew]
+    #[arg(long, value_name = "EPOCH", value_parser = value_parser!(u32).range(1..))]
+    resume: Option<u32>,
+
+    /// Where metrics go for TensorBoard: a flag of the distributed program's.
+    #[arg(skip)]
+    pub(crate) log_dir: Option<PathBuf>,
 }
 
 /// What to train and test on.
@@ -60,12 +81,48 @@ impl Digits {
 }
 
 impl Options {
+    #[allow(dead_code, reason = "the distributed program has more flags")]
+    pub(crate) fn parse() -> Self {
+        <Self as clap::Parser>::parse()
+    }
+
     pub(crate) fn epochs(&self) -> usize {
         self.epochs as usize
     }
 
     pub(crate) fn batch_size(&self) -> usize {
         self.batch_size as usize
+    }
+
+    /// Has checkpoints written and read.
+    pub(crate) fn keep<M: LearnerModel>(
+        &self,
+        training: SupervisedTraining<M>,
+    ) -> Result<SupervisedTraining<M>, Failure> {
+        let Some(epoch) = self.resume else {
+            return Ok(if self.checkpoint {
+                training.with_default_checkpointers()
+            } else {
+                training
+            });
+        };
+        let folder = self.output.join("checkpoint");
+        if !folder.join(format!("model-{epoch}.bpk")).is_file() {
+            let folder = folder.display();
+            return Err(format!(
+                "there is no checkpoint of epoch {epoch} in {folder}: burn-train keeps the last two; choose one of \
+                 those, or begin anew without --resume"
+            )
+            .into());
+        }
+        if epoch >= self.epochs {
+            let epochs = self.epochs;
+            return Err(
+                format!("--resume {epoch} has nothing left to do of --epochs {epochs}").into(),
+            );
+        }
+        let training = training.with_default_checkpointers();
+        Ok(training.checkpoint(epoch as usize))
     }
 
     pub(crate) fn digits(&self) -> Result<Digits, Failure> {
@@ -82,7 +139,7 @@ impl Options {
 
 /// The flags of the distributed program.
 #[allow(dead_code, reason = "the plain program has none of a job's")]
-#[derive(Debug, Parser)]
+#[derive(clap::Parser)]
 pub(crate) struct JobFlags {
     #[command(flatten)]
     pub(crate) options: Options,
@@ -90,19 +147,53 @@ pub(crate) struct JobFlags {
     pub(crate) job: Job,
 }
 
-/// On which devices, as which process of a job.
+/// On which devices, as which process of a job, and what is written down of it.
 #[allow(dead_code, reason = "the plain program is no job")]
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 pub(crate) struct Job {
     #[command(flatten)]
     options: job_options::JobOptions,
+    #[command(flatten)]
+    observe: ObserveOptions,
+    #[arg(skip)]
+    observation: Option<Observation>,
+}
+
+#[allow(dead_code, reason = "the plain program is no job")]
+impl JobFlags {
+    /// The flags of this process, which is logged from now on.
+    pub(crate) fn parse() -> Self {
+        let mut flags = <Self as clap::Parser>::parse();
+        let job = &mut flags.job;
+        job.observation = Some(Observation::begin(&job.observe));
+        flags.options.log_dir.clone_from(&job.observe.log_dir);
+        flags
+    }
 }
 
 #[allow(dead_code, reason = "the plain program is no job")]
 impl Job {
+    /// What trains on this job's devices.
     pub(crate) fn launcher(&self) -> Result<Launcher, Failure> {
         let job = place::place(&self.options)?;
         let devices = place::devices(job.as_ref(), &self.options)?;
         Ok(Launcher::new(devices.devices).job(job))
+    }
+
+    /// Has the strategy tell what listens.
+    pub(crate) fn observe(&mut self, strategy: Distributed) -> Result<Distributed, Failure> {
+        let Some(observation) = &mut self.observation else {
+            return Ok(strategy);
+        };
+        observation.open(&self.observe, place::place(&self.options)?.as_ref())?;
+        if let Some(address) = observation.outputs.metrics_address() {
+            println!("metrics at http://{address}/metrics");
+        }
+        Ok(strategy.outputs(std::mem::take(&mut observation.outputs)))
+    }
+
+    /// Completes the trace.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        self.observation.map_or(Ok(()), Observation::finish)
     }
 }

@@ -12,13 +12,12 @@ use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Learner, SupervisedTraining};
 use burn_dist::train::{DataLoaderBuilder, Distributed};
-use clap::Parser;
 use datasets::MnistBatcher;
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let flags::JobFlags { options, job } = flags::JobFlags::parse();
-    let strategy = Distributed::from(job.launcher()?);
+    let flags::JobFlags { options, mut job } = flags::JobFlags::parse();
+    let strategy = job.observe(Distributed::from(job.launcher()?))?;
     let digits = options.digits()?;
     let steps = digits.train_len().div_ceil(options.batch_size()) * options.epochs();
     let train = DataLoaderBuilder::new(MnistBatcher)
@@ -34,11 +33,12 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         CosineAnnealingLrSchedulerConfig::new(options.lr, steps).init()?,
     );
     let figures = figures::Figures::start(&options, &train);
-    let result = SupervisedTraining::new(&options.output, train, test)
+    let training = SupervisedTraining::new(&options.output, train, test)
         .metrics((LossMetric::new(), AccuracyMetric::new()))
         .with_metric_logger(figures.logger())
         .with_training_strategy(strategy.clone().into())
-        .num_epochs(options.epochs())
-        .launch(learner);
-    figures.save(result, Some(&strategy))
+        .with_application_logger(None)
+        .num_epochs(options.epochs());
+    let result = options.keep(training)?.launch(learner);
+    figures.save(result, Some((&strategy, job)))
 }

@@ -5,7 +5,7 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::tensor::Device;
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use burn_dist::random;
+use burn_dist::{observe, random};
 use datasets::MnistBatch;
 use models::{MnistCnn, MnistCnnConfig};
 
@@ -41,8 +41,9 @@ impl TrainStep for Digits {
     type Output = ClassificationOutput;
 
     fn step(&self, batch: MnistBatch) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch);
-        TrainOutput::new(self, output.loss.backward(), output)
+        let output = observe::forward(|| self.classify(batch));
+        let grads = observe::backward(|| output.loss.backward());
+        TrainOutput::new(self, grads, output)
     }
 }
 

@@ -12,7 +12,6 @@ use burn::optim::SgdConfig;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Learner, SupervisedTraining};
-use clap::Parser;
 use datasets::MnistBatcher;
 use std::error::Error;
 
@@ -33,10 +32,11 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         CosineAnnealingLrSchedulerConfig::new(options.lr, steps).init()?,
     );
     let figures = figures::Figures::start(&options, &train);
-    let result = SupervisedTraining::new(&options.output, train, test)
+    let training = SupervisedTraining::new(&options.output, train, test)
         .metrics((LossMetric::new(), AccuracyMetric::new()))
         .with_metric_logger(figures.logger())
-        .num_epochs(options.epochs())
-        .launch(learner);
+        .with_application_logger(None)
+        .num_epochs(options.epochs());
+    let result = options.keep(training)?.launch(learner);
     figures.save(result, None)
 }

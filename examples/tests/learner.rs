@@ -21,7 +21,12 @@ fn example(name: &str) -> PathBuf {
 
 fn report(program: &str, flags: &[&str], digits: &Path) -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("report.json");
+    report_in(folder.path(), program, flags, digits)
+}
+
+/// The same, with this folder as output.
+fn report_in(folder: &Path, program: &str, flags: &[&str], digits: &Path) -> serde_json::Value {
+    let file = folder.join("report.json");
     let program = example(program);
     assert!(program.exists(), "{} is not built", program.display());
     let status = Command::new(program)
@@ -29,7 +34,7 @@ fn report(program: &str, flags: &[&str], digits: &Path) -> serde_json::Value {
         .arg("--data-dir")
         .arg(digits)
         .arg("--output")
-        .arg(folder.path())
+        .arg(folder)
         .arg("--report")
         .arg(&file)
         .args(flags)
@@ -56,6 +61,56 @@ fn two_and_three_ranks_have_the_figures_of_the_plain_program() {
             assert!((one - other).abs() < 1e-4, "{figure}: {one} and {other}");
         }
     }
+}
+
+#[test]
+fn a_run_goes_on_from_its_checkpoint_and_leaves_what_was_asked_for() {
+    let (digits, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    digits::write(digits.path(), 33);
+    let (trace, logs) = (folder.path().join("trace.json"), folder.path().join("logs"));
+    let flags = [
+        "--gpus",
+        "2",
+        "--backend",
+        "cpu",
+        "--checkpoint",
+        "--trace",
+        trace.to_str().unwrap(),
+        "--log-dir",
+        logs.to_str().unwrap(),
+        "--metrics",
+        "0",
+    ];
+    let whole = report_in(folder.path(), "learner", &flags, digits.path());
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let events = trace.as_array().unwrap();
+    for span in [
+        "forward",
+        "backward",
+        "optimizer",
+        "bucket",
+        "next batch",
+        "validate",
+    ] {
+        assert!(events.iter().any(|event| event["name"] == span), "{span}");
+    }
+    // That of the steps, and that of the metrics.
+    assert_eq!(std::fs::read_dir(logs).unwrap().count(), 2);
+
+    let flags = ["--gpus", "2", "--backend", "cpu", "--resume", "1"];
+    let resumed = report_in(folder.path(), "learner", &flags, digits.path());
+    assert_eq!(resumed["world_size"], 2);
+    let flags = ["--resume", "9", "--epochs", "10"];
+    let output = Command::new(example("learner"))
+        .args(flags)
+        .arg("--output")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("no checkpoint of epoch 9"), "{message}");
+    assert_eq!(whole["world_size"], 2);
 }
 
 #[path = "support/digits.rs"]
