@@ -95,7 +95,7 @@ pub(crate) fn train(
 
     let total = loader.num_batches() as u64 * u64::from(options.epochs);
     let progress = Progress::new(worker.rank() == 0, total, step);
-    let mut monitor = StepMonitor::new(group)?.outputs(outputs);
+    let mut monitor = StepMonitor::new(group)?.outputs(outputs).first_step(step);
     let mut interrupted = false;
     stop.training.store(true, Ordering::Relaxed);
     let (start, before) = (Instant::now(), figures.seconds);
@@ -133,6 +133,7 @@ pub(crate) fn train(
                 let counts = tally.counts(&ddp)?;
                 figures.seconds = before + start.elapsed().as_secs_f64();
                 keeper.save(step, (&model, &optimizer), &loader, &figures, counts)?;
+                monitor.begin(ddp.stats());
             }
             if interrupted {
                 break;
@@ -152,6 +153,7 @@ pub(crate) fn train(
         if interrupted {
             break;
         }
+        monitor.begin(ddp.stats());
     }
     progress.finish();
     monitor.finish()?;

@@ -9,6 +9,7 @@ use super::hook::{GradientSink, Hooks, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
 use super::usage::Usage;
+use super::values::with_own_states;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
@@ -22,13 +23,13 @@ pub(super) fn attach<M: Module>(
     group: &ProcessGroup,
     model: M,
 ) -> Result<(M, Attached)> {
-    // Running statistics that wait to be taken over are taken over by this, or they would come after
-    // rank 0's.
-    let _ = model.valid();
     let mut parameters = Parameters::of(&model);
     parameters.check_equal(group)?;
     check_devices(group, &parameters)?;
-    let model = broadcast(group, model)?;
+    // With states of its own: a state that ranks share would be locked by the first of them that waits for the
+    // others to broadcast it, and mix their statistics. (Statistics that wait to be taken over are taken over
+    // on the way, or they would come after rank 0's.)
+    let model = broadcast(group, with_own_states(&model))?;
 
     let channel = Reducer::channel();
     let usage = Arc::new(Usage::new(parameters.entries.len(), channel.0.clone()));

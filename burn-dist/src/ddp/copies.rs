@@ -9,15 +9,14 @@
 
 use super::parameters::Path;
 use super::settle;
+use super::values::{Replacer, Values};
 use super::{Attached, Ddp};
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Bool, Int, Tensor};
-use std::any::Any;
-use std::collections::HashMap;
+use burn::tensor::Tensor;
 
 impl Ddp {
     /// Lets the gradients of the pass that follows count `weight` times in the average over ranks.
@@ -63,12 +62,6 @@ impl Ddp {
         Ok(attached.map(&mut Replacer::new(&values)))
     }
 
-    /// A copy of the attached model as it was before, with what it holds now.
-    pub(crate) fn copy_into<M: Module>(attached: &M, plain: M) -> M {
-        let values = Values::of(attached, |_| true);
-        plain.map(&mut Replacer::new(&values))
-    }
-
     /// Gives every rank the mean over ranks of each buffer of floats, in the attached model and in its copy.
     ///
     /// Burn's running states are shared by clones of a module: the copy's are written in place.
@@ -95,106 +88,6 @@ impl Ddp {
 fn is_buffer(known: &Attached, path: &str) -> bool {
     let index = known.parameters.index(path);
     index.is_some_and(|index| known.parameters.entries[index].buffer)
-}
-
-/// Tensors of a module, by their paths.
-struct Values<F> {
-    path: Path,
-    wanted: F,
-    tensors: HashMap<String, Box<dyn Any>>,
-}
-
-impl<F: Fn(&str) -> bool> Values<F> {
-    fn of<M: Module>(module: &M, wanted: F) -> HashMap<String, Box<dyn Any>> {
-        let mut values = Self {
-            path: Path::default(),
-            wanted,
-            tensors: HashMap::new(),
-        };
-        module.visit(&mut values);
-        values.tensors
-    }
-
-    fn note(&mut self, tensor: impl FnOnce() -> Box<dyn Any>) {
-        let path = self.path.joined();
-        if (self.wanted)(&path) {
-            self.tensors.insert(path, tensor());
-        }
-    }
-}
-
-impl<F: Fn(&str) -> bool> ModuleVisitor for Values<F> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.note(|| Box::new(param.base()));
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.note(|| Box::new(param.base()));
-    }
-
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.note(|| Box::new(param.base()));
-    }
-}
-
-/// Puts tensors in the places of a module that have their paths.
-struct Replacer<'a> {
-    path: Path,
-    values: &'a HashMap<String, Box<dyn Any>>,
-}
-
-impl<'a> Replacer<'a> {
-    fn new(values: &'a HashMap<String, Box<dyn Any>>) -> Self {
-        let path = Path::default();
-        Self { path, values }
-    }
-
-    fn value<T: Clone + 'static>(&self) -> Option<T> {
-        let value = self.values.get(&self.path.joined())?;
-        value.downcast_ref().cloned()
-    }
-}
-
-impl ModuleMapper for Replacer<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.value() {
-            Some(value) => param.map(|_| value),
-            None => param,
-        }
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        match self.value() {
-            Some(value) => param.map(|_| value),
-            None => param,
-        }
-    }
-
-    fn map_bool<const D: usize>(
-        &mut self,
-        param: Param<Tensor<D, Bool>>,
-    ) -> Param<Tensor<D, Bool>> {
-        match self.value() {
-            Some(value) => param.map(|_| value),
-            None => param,
-        }
-    }
 }
 
 /// Replaces each buffer by its mean over ranks. After the first error it leaves the others as they are.

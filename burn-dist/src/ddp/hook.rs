@@ -18,7 +18,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::any::Any;
@@ -151,19 +151,31 @@ impl<B: Backend> Backward<B, 2> for HandOver {
             && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
         {
             let weight = sink.weight();
-            let weighed = if is_one(weight) {
-                complete
-            } else {
-                B::float_mul_scalar(complete, weight.into())
-            };
+            let weighed = weighed::<B>(complete, weight);
             sink.complete(parameter, read::<B>(weighed));
         }
+    }
+}
+
+fn weighed<B: Backend>(gradient: FloatTensor<B>, weight: f64) -> FloatTensor<B> {
+    if is_one(weight) {
+        gradient
+    } else if is_nothing(weight) {
+        let (shape, device, dtype) = (gradient.shape(), gradient.device(), gradient.dtype());
+        B::float_zeros(shape, &device, dtype.into())
+    } else {
+        B::float_mul_scalar(gradient, weight.into())
     }
 }
 
 /// Whether a weight changes nothing.
 pub(super) fn is_one(weight: f64) -> bool {
     weight.to_bits() == 1.0_f64.to_bits()
+}
+
+/// Whether what is weighed so counts for nothing, even if it is no number.
+pub(super) fn is_nothing(weight: f64) -> bool {
+    weight.abs().to_bits() == 0
 }
 
 /// Reads a backend's tensor once the future is polled.

@@ -34,6 +34,7 @@ mod reducer;
 mod replicas;
 mod settle;
 mod usage;
+mod values;
 
 #[cfg(feature = "bench")]
 pub(crate) use benched::{BenchedAverage, BenchedBucket};
@@ -43,6 +44,8 @@ pub(crate) use parameters::check_parameters;
 #[cfg(test)]
 pub(crate) use parameters::parameters_seed;
 pub use replicas::parameters_sha256;
+#[cfg(feature = "train")]
+pub(crate) use values::{copy_into, with_own_states};
 
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;

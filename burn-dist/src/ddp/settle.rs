@@ -5,7 +5,7 @@
 //!
 //! Callers: `Ddp`.
 
-use super::hook::{GradientSink, is_one, read_tensor};
+use super::hook::{GradientSink, is_nothing, is_one, read_tensor};
 use super::layout::Place;
 use super::parameters::{Parameters, Path};
 use super::reducer::{Averages, Reading};
@@ -134,6 +134,8 @@ pub(super) fn keep<M: Module>(
 fn weighed(gradient: Tensor<1>, weight: f64) -> Tensor<1> {
     if is_one(weight) {
         gradient
+    } else if is_nothing(weight) {
+        gradient.zeros_like()
     } else {
         gradient.mul_scalar(weight)
     }

@@ -2,13 +2,33 @@
 //!
 //! A module's forward pass has no place for either: they belong to the thread for as long as a worker runs.
 //!
-//! Callers: `launch` enters, `train` says what counts, [`SyncBatchNorm`](super::SyncBatchNorm) asks.
+//! Callers: `launch` enters, `train` says what counts, [`SyncBatchNorm`](super::SyncBatchNorm) asks,
+//! `observe` asks how long that took.
 
 use crate::group::ProcessGroup;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 thread_local! {
     static HERE: RefCell<Here> = const { RefCell::new(Here { group: None, samples: None }) };
+}
+
+thread_local! {
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Runs what waits for other ranks.
+pub(super) fn waiting<R>(wait: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = wait();
+    WAITED.set(WAITED.get() + start.elapsed());
+    result
+}
+
+/// How long this thread's passes have waited for other ranks so far: what tells a slow rank from those that
+/// wait for it inside of forward and backward.
+pub(crate) fn waited() -> Duration {
+    WAITED.get()
 }
 
 /// Where a pass runs.

@@ -11,9 +11,11 @@ mod rank_sum;
 
 #[cfg(feature = "train")]
 pub(crate) use here::counting;
-pub(crate) use here::enter;
+pub(crate) use here::{enter, waited};
 
 use crate::element::ReduceOp;
+use crate::error::Error;
+use crate::group::ProcessGroup;
 use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
@@ -29,9 +31,9 @@ use rank_sum::rank_sum;
 /// loop of your own, ranks may have batches of different sizes, with losses that are weighed so that the
 /// mean over ranks of their gradients is right; the strategy of the module `train` does that itself.
 ///
-/// A failure of the group can't be returned from a forward pass: the layer goes on with this
-/// rank's own numbers then, and the next call on the group, such as
-/// [`Ddp::synchronize`](crate::ddp::Ddp::synchronize), returns it.
+/// A failure of the group can't be returned from a forward pass: what the layer gives then means nothing, and
+/// the next call of this rank on the group or one made of it, such as
+/// [`Ddp::synchronize`](crate::ddp::Ddp::synchronize), returns the failure.
 ///
 /// ```
 /// use burn::{nn::BatchNormConfig, tensor::{Device, Tensor}};
@@ -132,14 +134,25 @@ impl SyncBatchNorm {
     }
 }
 
+/// Ends this rank's groups with a failure that a pass can't return: whatever it calls next returns it, and the
+/// others, which are one operation ahead or wait for this rank, hear of it.
+fn fail(group: &ProcessGroup, error: &Error) {
+    tracing::warn!("statistics over all ranks failed: {error}");
+    group.fail(error);
+}
+
 /// This rank's part of all the numbers that a statistic is of.
 fn share(here: &Here, own: usize) -> f64 {
     let own = if here.counts() { own as f64 } else { 0.0 };
     let mut total = [own];
-    match &here.group {
-        Some(group) if group.all_reduce(&mut total, ReduceOp::Sum).is_ok() => {
-            own / total[0].max(1.0)
+    let Some(group) = &here.group else {
+        return 1.0;
+    };
+    match here::waiting(|| group.all_reduce(&mut total, ReduceOp::Sum)) {
+        Ok(()) => own / total[0].max(1.0),
+        Err(error) => {
+            fail(group, &error);
+            1.0
         }
-        _ => 1.0,
     }
 }

@@ -11,8 +11,11 @@
 //!
 //! Callers: [`SyncBatchNorm`](super::SyncBatchNorm).
 
-use super::here::Here;
+use super::fail;
+use super::here::{Here, waiting};
 use crate::element::ReduceOp;
+use crate::error::{Error, Result};
+use crate::group::ProcessGroup;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -28,22 +31,18 @@ pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
     let Some(group) = &here.group else {
         return own;
     };
-    match group.all_reduce_tensor(own.clone().detach(), ReduceOp::Sum) {
+    let mine = own.clone().detach();
+    match waiting(|| group.all_reduce_tensor(mine, ReduceOp::Sum)) {
         Ok(sum) => Tensor::from_dispatch(Dispatch::rank_sum(
             own.into_dispatch(),
             sum.into_dispatch(),
             here.clone(),
         )),
         Err(error) => {
-            report(&error);
+            fail(group, &error);
             own
         }
     }
-}
-
-/// The group keeps its first failure, and whoever calls it next gets that.
-fn report(error: &dyn std::fmt::Display) {
-    tracing::debug!("statistics stay those of this rank: {error}");
 }
 
 #[backend_extension(
@@ -98,30 +97,40 @@ impl<B: Backend> Backward<B, 2> for Exchange {
             return;
         };
         let device = gradient.device();
+        let Some(group) = &ops.state.group else {
+            return gradients.register::<B>(own.id, gradient);
+        };
         let exchanged = block_on(B::float_into_data(gradient.clone()))
-            .map_err(|error| report(&error))
-            .ok()
-            .and_then(|data| over_ranks(&data, &ops.state));
+            .map_err(|error| Error::Tensor {
+                rank: group.global_rank(),
+                operation: "reading the gradient of statistics",
+                message: format!("{error:?}"),
+            })
+            .and_then(|data| over_ranks(group, &data, ops.state.samples));
         let gradient = match exchanged {
-            Some(data) => B::float_from_data(data, &device),
-            None => gradient,
+            Ok(data) => B::float_from_data(data, &device),
+            Err(error) => {
+                fail(group, &error);
+                gradient
+            }
         };
         gradients.register::<B>(own.id, gradient);
     }
 }
 
-/// What all ranks say of the sum together; `None` if the group has failed.
-fn over_ranks(gradient: &TensorData, here: &Here) -> Option<TensorData> {
-    let group = here.group.as_ref()?;
-    let weight = here.samples.map_or(1.0, |samples| samples as f64);
-    let mut sum: Vec<f64> = gradient.iter::<f64>().map(|value| value * weight).collect();
-    if let Err(error) = group.all_reduce(&mut sum, ReduceOp::Sum) {
-        report(&error);
-        return None;
-    }
-    // A rank that does not count has no gradient.
+/// What all ranks say of the sum together.
+fn over_ranks(
+    group: &ProcessGroup,
+    gradient: &TensorData,
+    samples: Option<usize>,
+) -> Result<TensorData> {
+    let weight = samples.map_or(1.0, |samples| samples as f64);
+    // A rank that does not count has no gradient, even if it computed one that is no number.
+    let weighed = |value: f64| if weight > 0.0 { value * weight } else { 0.0 };
+    let mut sum: Vec<f64> = gradient.iter::<f64>().map(weighed).collect();
+    waiting(|| group.all_reduce(&mut sum, ReduceOp::Sum))?;
     let back = if weight > 0.0 { 1.0 / weight } else { 0.0 };
     let sum: Vec<f64> = sum.into_iter().map(|value| value * back).collect();
     let data = TensorData::new(sum, gradient.shape().clone());
-    Some(data.convert_dtype(gradient.dtype()))
+    Ok(data.convert_dtype(gradient.dtype()))
 }

@@ -10,8 +10,9 @@ use super::summary::{FIELDS, RankFigures, StepSummary};
 use crate::ddp::SyncStats;
 use crate::error::Result;
 use crate::group::{ProcessGroup, Work};
+use crate::norm;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "observe")]
 use super::outputs::{Outputs, Sinks};
@@ -26,7 +27,8 @@ const UNDER_WAY: usize = 8;
 /// was busy 1.5 times as long as the median rank for 20 steps in a row, and again when that is over.
 ///
 /// In synchronous training all ranks' steps take equally long, because the fast ranks wait for the slow
-/// one. So the times that are compared leave waiting for averages out, and have in them all else that
+/// one. So the times that are compared leave waiting for averages (and for the statistics of
+/// [`SyncBatchNorm`](norm::SyncBatchNorm)) out, and have in them all else that
 /// a rank did between two calls: loading, forward, backward, the optimizer.
 ///
 /// ```no_run
@@ -51,6 +53,8 @@ pub struct StepMonitor {
     group: ProcessGroup,
     since: Instant,
     stats: SyncStats,
+    /// How long passes have waited for other ranks until then.
+    waited: Duration,
     /// The steps whose figures are on their way, the oldest first.
     under_way: VecDeque<Work<Option<Vec<f64>>>>,
     /// How many have arrived.
@@ -72,6 +76,7 @@ impl StepMonitor {
         Ok(Self {
             since: Instant::now(),
             stats: SyncStats::default(),
+            waited: norm::waited(),
             under_way: VecDeque::new(),
             arrived: 0,
             detector: Detector::new(group.world_size()),
@@ -94,7 +99,14 @@ impl StepMonitor {
 
     /// Begins the next step now: what came since the last one, such as a validation, is in no step.
     pub fn begin(&mut self, stats: SyncStats) {
-        (self.since, self.stats) = (Instant::now(), stats);
+        (self.since, self.stats, self.waited) = (Instant::now(), stats, norm::waited());
+    }
+
+    /// Numbers the steps from this one on, as a run that goes on from a checkpoint does.
+    #[must_use]
+    pub fn first_step(mut self, number: u64) -> Self {
+        self.arrived = number;
+        self
     }
 
     /// Ends a step on this rank, on so many samples; `stats` are those of
@@ -103,19 +115,20 @@ impl StepMonitor {
     /// # Errors
     /// The group's own, of this step or an earlier one.
     pub fn step(&mut self, samples: usize, stats: SyncStats) -> Result<()> {
-        let now = Instant::now();
+        let (now, waited) = (Instant::now(), norm::waited());
         let step = (now - self.since).as_secs_f64();
         let averaging = stats.averaging.saturating_sub(self.stats.averaging);
+        let others = averaging + waited.saturating_sub(self.waited);
         let figures = RankFigures {
             step,
-            busy: (step - averaging.as_secs_f64()).max(0.0),
+            busy: (step - others.as_secs_f64()).max(0.0),
             wait: stats.wait.saturating_sub(self.stats.wait).as_secs_f64(),
             samples: samples as f64,
             bytes: stats.bytes.saturating_sub(self.stats.bytes) as f64,
             process: self.group.process(),
             sent: self.group.sent() as f64,
         };
-        (self.since, self.stats) = (now, stats);
+        (self.since, self.stats, self.waited) = (now, stats, waited);
         let numbers = figures.encode().to_vec();
         self.under_way
             .push_back(self.group.gather_async(numbers, 0));

@@ -30,7 +30,7 @@
 //! | metrics | what rank 0 computes from the outputs of all ranks, put together by [`GatherOutput`] before any metric sees them: every metric, with a state or without, has one device's value, to rounding |
 //! | gradient accumulation | sums on each rank, averaged over the ranks once, with the last pass |
 //! | schedulers | every rank has its own, stepped at the same steps |
-//! | running statistics of `BatchNorm` | the mean over ranks, taken at the end of each epoch's training; a rank's forward pass normalises with its own share of the batch |
+//! | running statistics of `BatchNorm` | the mean over ranks, taken at the end of each epoch's training; a rank's forward pass normalises with its own share of the batch. (Where a rank has no batch left while others do, the pass that it runs with them counts for nothing, but moves its statistics) |
 //! | statistics of [`SyncBatchNorm`](crate::norm::SyncBatchNorm) | those of the whole batch, forward and backward |
 //! | early stopping | decided by rank 0, from its metrics |
 //! | checkpoints | written by rank 0; `checkpoint(n)` reads on every process, so all must see the folder |

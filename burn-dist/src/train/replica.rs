@@ -17,7 +17,7 @@ use super::place::Place;
 use super::root::Root;
 use super::shares::{Drawn, Pass, Share, Shares};
 use super::strategy::Report;
-use crate::ddp::{Ddp, DdpConfig};
+use crate::ddp::{self, Ddp, DdpConfig};
 use crate::error::{Error, Result};
 use crate::launch::Worker;
 use crate::norm;
@@ -119,12 +119,11 @@ where
         random::seed(run.seed, worker.rank());
         let mut learner = lock(&run.learner).clone();
         learner.fork(&device);
-        // Statistics of its own come with the way to validation and back.
-        let plain = learner.model().valid().train().fork(&device);
+        let plain = ddp::with_own_states(&learner.model()).fork(&device);
         let ddp = run.ddp.init(worker.group())?;
         let model = ddp.attach(plain.clone())?;
         // What all ranks have now: another process may have built another model.
-        learner.load_model(Ddp::copy_into(&model, plain).into_record());
+        learner.load_model(ddp::copy_into(&model, plain).into_record());
         let place = Place {
             rank: worker.rank(),
             world_size: worker.world_size(),

@@ -7,7 +7,7 @@ use super::output::GatherOutput;
 use super::replica::{self, Run, Trained, lock};
 use super::root::Root;
 use super::shares::Shares;
-use crate::ddp::DdpConfig;
+use crate::ddp::{DdpConfig, with_own_states};
 use crate::error::Error;
 use crate::launch::Launcher;
 #[cfg(feature = "observe")]
@@ -158,7 +158,8 @@ where
         valid: ValidLoader<M>,
         first_epoch: usize,
     ) -> (M, SupervisedTrainingEventProcessor<M>) {
-        let untrained = learner.model();
+        // Training moves the states that the learner's clones share.
+        let untrained = with_own_states(&learner.model());
         let interrupter = components.interrupter;
         let run = Run {
             learner: Mutex::new(learner),

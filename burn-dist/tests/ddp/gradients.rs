@@ -226,6 +226,34 @@ fn buffers_start_as_rank_zeros_and_are_no_parameters() {
 }
 
 #[test]
+fn clones_of_one_model_get_running_statistics_of_their_own() {
+    let device = Device::flex().autodiff();
+    let model = Normalised {
+        linear: linear(&device),
+        norm: BatchNormConfig::new(2).init(&device),
+        counter: RunningState::new(Tensor::full([1], 7.0, &device)),
+    };
+    let before = values(&model);
+    let trained = run(3, |worker| {
+        // Clones share their running states, which a rank must not lock while it waits for the others.
+        let (ddp, model) = attach(worker, model.clone())?;
+        let input = Tensor::<2>::ones([4, 3], worker.device());
+        let input = input.mul_scalar(worker.rank() as f64 + 1.0);
+        let loss = model.norm.forward(model.linear.forward(input)).sum();
+        ddp.synchronize(loss.backward(), &model)?;
+        Ok(values(&model.norm.valid()))
+    });
+    let trained = trained.unwrap();
+    assert_ne!(trained[0], trained[1]);
+    assert_ne!(trained[1], trained[2]);
+    assert_eq!(
+        values(&model),
+        before,
+        "the model that was given is as it was"
+    );
+}
+
+#[test]
 fn the_wrapped_model_is_saved_and_validated_as_before() {
     run(2, |worker| {
         let plain = linear(worker.device());

@@ -1,16 +1,18 @@
 //! Batch normalisation: running statistics that stay equal, and statistics of the whole batch.
 
-use crate::net::{Net, Norm, net};
+use crate::net::{Net, Norm, Samples, data, net};
 use crate::recorder::{Recorder, assert_same_values};
 use crate::training::{
-    assert_close, burns_loader, loader, numbers, one_device, ranks, run, training,
+    assert_close, burns_loader, learner, loader, numbers, one_device, ranks, run, training,
 };
 use burn::module::Module;
 use burn::nn::BatchNormConfig;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::Launcher;
 use burn_dist::norm::SyncBatchNorm;
+use burn_dist::train::DataLoaderBuilder;
 use std::time::Duration;
 
 /// The numbers of each rank of one layer, `[ranks][rows][3][2]`, all different.
@@ -160,4 +162,51 @@ fn running_statistics_are_the_mean_over_ranks() {
     for ((first, second), both) in first.iter().zip(&second).zip(&both) {
         assert!((f64::midpoint(*first, *second) - both).abs() < 1e-6);
     }
+}
+
+#[test]
+fn a_layer_that_fails_ends_what_is_synchronised_later() {
+    let devices = vec![Device::flex().autodiff(); 2];
+    let later = std::sync::Mutex::new(Vec::new());
+    let outcome = Launcher::new(devices)
+        .timeout(Duration::from_mins(1))
+        .run(|worker| {
+            let ddp = DdpConfig::new().init(worker.group())?;
+            let norm = SyncBatchNorm::new(BatchNormConfig::new(3).init(worker.device()));
+            let norm = ddp.attach(norm)?;
+            if worker.rank() == 1 {
+                // Only this group: the one that averages is another.
+                worker.group().abort("rank 1 has had enough");
+            } else {
+                norm.forward(tensor(numbers_of(0, 2), worker.device()));
+            }
+            let verified = ddp.verify_replicas(&norm);
+            let error = verified.as_ref().map_err(ToString::to_string).err();
+            later.lock().unwrap().push(error);
+            verified
+        });
+    outcome.unwrap_err();
+    for error in later.into_inner().unwrap() {
+        let error = error.unwrap();
+        assert!(error.contains("rank 1 has had enough"), "{error}");
+    }
+}
+
+#[test]
+fn a_training_that_fails_gives_back_the_statistics_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = Samples {
+        panics_at: Some(10),
+        ..Samples::default()
+    };
+    // The means over ranks are taken before the validation, which fails.
+    let valid = DataLoaderBuilder::new(broken)
+        .batch_size(10)
+        .build(data(11));
+    let loaders = (loader(25, 10, None, 0), valid);
+    let untrained = numbers(&net(Norm::Batch));
+    let training = training(folder.path(), loaders, ranks(2), &Recorder::default());
+    let result = training.launch(learner(net(Norm::Batch)));
+    assert!(result.error.is_some());
+    assert_eq!(numbers(&result.model), untrained);
 }

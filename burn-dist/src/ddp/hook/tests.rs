@@ -238,3 +238,18 @@ fn hooks_of_a_closed_usage_do_nothing() {
     assert!(model[0].weight.base().grad(&gradients).is_some());
     assert_eq!(recorder.usage.anchors(), 0);
 }
+
+#[test]
+fn what_counts_for_nothing_is_zero_even_if_it_is_no_number() {
+    use burn::backend::{Flex, ops::FloatTensorOps as _};
+    let gradient = || {
+        let data = TensorData::from([f32::NAN, f32::INFINITY, 2.0]);
+        Flex::float_from_data(data, &burn::backend::flex::FlexDevice)
+    };
+    let of = |weight| {
+        let read = read::<Flex>(weighed::<Flex>(gradient(), weight));
+        block_on(read).unwrap().try_to_vec::<f32>().unwrap()
+    };
+    assert_eq!(of(0.0), [0.0; 3]);
+    assert_eq!(of(0.5)[1..], [f32::INFINITY, 1.0]);
+}
