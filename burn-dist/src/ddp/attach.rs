@@ -21,15 +21,15 @@ use std::sync::Arc;
 pub(super) fn attach<M: Module>(
     config: &DdpConfig,
     group: &ProcessGroup,
-    model: M,
+    model: &M,
 ) -> Result<(M, Attached)> {
-    let mut parameters = Parameters::of(&model);
+    let mut parameters = Parameters::of(model);
     parameters.check_equal(group)?;
     check_devices(group, &parameters)?;
     // With states of its own: a state that ranks share would be locked by the first of them that waits for the
     // others to broadcast it, and mix their statistics. (Statistics that wait to be taken over are taken over
     // on the way, or they would come after rank 0's.)
-    let model = broadcast(group, with_own_states(&model))?;
+    let model = broadcast(group, with_own_states(model))?;
 
     let channel = Reducer::channel();
     let usage = Arc::new(Usage::new(parameters.entries.len(), channel.0.clone()));

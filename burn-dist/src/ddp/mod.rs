@@ -142,12 +142,16 @@ impl Ddp {
     /// [`Error::ModelMismatch`] names the first parameter that differs; [`Error::Order`] if a model
     /// is attached already; [`Error::InvalidArgument`] if the device is of a backend that this build
     /// does not support; and the group's own errors. All ranks fail together.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the attached model takes the place of the one that is given"
+    )]
     pub fn attach<M: Module>(&self, model: M) -> Result<M> {
         if self.attached.get().is_some() {
             return Err(self
                 .order("a model is attached already; make another Ddp for a second model".into()));
         }
-        let (model, attached) = attach::attach(&self.config, &self.group, model)?;
+        let (model, attached) = attach::attach(&self.config, &self.group, &model)?;
         // Nothing else sets it but a second `attach` that runs at the same time.
         self.attached
             .set(attached)
