@@ -18,6 +18,7 @@ use burn_dist::ddp::{DdpConfig, parameters_sha256};
 use burn_dist::launch::{Launcher, Worker};
 use burn_dist::random::{self, Dropout, DropoutConfig};
 use burn_dist::{Error, Result};
+use serde_json::Value as Json;
 use std::path::Path;
 use std::time::Duration;
 
@@ -288,6 +289,48 @@ fn what_can_not_be_saved_fails_on_all_ranks_and_they_go_on() {
     ]) {
         assert!(failed.contains(due), "{failed}");
     }
+}
+
+/// Lists in one another, so many.
+fn nested(levels: u32) -> Json {
+    (0..levels).fold(Json::Null, |inner, _| Json::Array(vec![inner]))
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let failed = with(folder.path(), 2, false, |worker, mut checkpoints, _| {
+        let shared = checkpoints.snapshot(1).shared("deep", &nested(62));
+        let mut own = checkpoints.snapshot(1);
+        // On rank 1 alone.
+        if worker.rank() == 1 {
+            own = own.own("deep", &nested(62));
+        }
+        let mut failed = Vec::new();
+        for snapshot in [shared, own] {
+            match checkpoints.save(snapshot)? {
+                Saved::Failed(error) => failed.push(error.to_string()),
+                Saved::Written(path) => panic!("{} was written", path.display()),
+            }
+        }
+        let good = checkpoints.snapshot(1).shared("deep", &nested(61));
+        let saved = checkpoints.save(good.own("deep", &nested(61)))?;
+        assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
+        Ok(failed)
+    });
+    for failed in failed.unwrap() {
+        for (rank, failed) in failed.iter().enumerate() {
+            let due = format!("rank {rank}: the value `deep` can't be saved: it is nested deeper");
+            assert!(failed.contains(&due), "{failed}");
+        }
+    }
+    with(folder.path(), 2, true, |_, _, restored| {
+        let restored = restored.unwrap();
+        assert_eq!(restored.shared::<Json>("deep")?, nested(61));
+        assert_eq!(restored.own::<Json>("deep")?, nested(61));
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use crate::options::Options;
 use crate::progress::say;
 use crate::training::Epoch;
+use burn::data::dataset::{Dataset, DatasetError};
 use burn::optim::ModuleOptimizer;
 use burn_dist::checkpoint::{CheckpointConfig, Checkpoints, Restored};
 use burn_dist::data::ShardedLoader;
 use burn_dist::launch::Worker;
-use datasets::MnistBatch;
+use datasets::{MnistBatch, MnistDataset, MnistItem};
 use models::MnistCnn;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -21,6 +22,21 @@ struct Flags {
     batch_size: u32,
     lr: f64,
     seed: u64,
+    /// Equal flags may name other digits than before, and as many.
+    digits_checksum: u64,
+}
+
+/// FNV-1a of all images and labels in their order. It tells data apart, and is no proof against forgers.
+fn checksum(digits: &MnistDataset) -> Result<u64, DatasetError> {
+    let mut hash: u64 = 0xCBF2_9CE4_8422_2325;
+    for item in digits.iter() {
+        let MnistItem { image, label } = item?;
+        let bytes = image.into_iter().chain([label]);
+        hash = bytes.fold(hash, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+    }
+    Ok(hash)
 }
 
 /// The figures so far, equal on all ranks but for the time.
@@ -64,6 +80,7 @@ impl Keeper {
     pub(crate) fn open(
         worker: &Worker,
         options: &Options,
+        digits: &MnistDataset,
     ) -> Result<(Self, Option<Restored>), Failure> {
         let opened = options.checkpoint.as_ref().map(|folder| {
             CheckpointConfig::new(folder.clone())
@@ -83,6 +100,12 @@ impl Keeper {
                 None => say("there is no checkpoint yet: starting from the beginning"),
             }
         }
+        // Without checkpoints nothing is compared.
+        let digits_checksum = if checkpoints.is_some() {
+            checksum(digits)?
+        } else {
+            0
+        };
         let keeper = Self {
             checkpoints,
             every: u64::from(options.checkpoint_every),
@@ -91,6 +114,7 @@ impl Keeper {
                 batch_size: options.batch_size,
                 lr: options.lr,
                 seed: options.seed,
+                digits_checksum,
             },
         };
         Ok((keeper, restored))
@@ -117,8 +141,8 @@ impl Keeper {
         if flags != self.flags {
             let ours = &self.flags;
             return Err(format!(
-                "the checkpoint is of a run with other flags, and would not go on as it began: {flags:?} \
-                 there, {ours:?} here"
+                "the checkpoint is of a run with other flags or digits, and would not go on as it began: \
+                 {flags:?} there, {ours:?} here"
             )
             .into());
         }

@@ -81,7 +81,7 @@ pub(crate) fn train(
     });
     let momentum = MomentumConfig::new().with_momentum(0.9);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let (mut keeper, restored) = Keeper::open(worker, options)?;
+    let (mut keeper, restored) = Keeper::open(worker, options, &digits.train)?;
     let Start {
         model,
         mut optimizer,

@@ -277,6 +277,30 @@ fn what_would_not_go_on_as_it_began_is_refused() {
     }
 }
 
+#[test]
+fn other_digits_are_refused_though_they_are_as_many() {
+    let place = Place::new();
+    let folder = place.path("checkpoints");
+    succeed(place.saving(&folder, 100, 2));
+    let refused = || {
+        let mut resumed = place.saving(&folder, 100, 2);
+        let output = resumed.arg("--resume").output().unwrap();
+        let [_, err] = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(err.contains("of a run with other flags or digits"), "{err}");
+    };
+    // One label, and then one pixel.
+    for file in ["train-labels-idx1-ubyte", "train-images-idx3-ubyte"] {
+        let path = place.path(file);
+        let ours = std::fs::read(&path).unwrap();
+        let mut other = ours.clone();
+        *other.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, other).unwrap();
+        refused();
+        std::fs::write(&path, ours).unwrap();
+    }
+}
+
 /// A small disk, which is gone when this is dropped.
 struct SmallDisk(PathBuf);
 

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - a directory called `step-N` was complete and synced when it got that name;
+//! - a save that failed leaves no directory of that name, or its error says that it does;
 //! - one job at a time has the folder: it holds a lock on it, which the system lets go of with the process;
 //! - nothing is removed before a newer checkpoint is whole, and what was found damaged is never removed.
 //!
@@ -26,6 +27,9 @@ const LARGEST_SUM: u64 = 256;
 /// Writes one file so that it outlives a power failure.
 pub(super) type WriteFile = fn(&Path, &[u8]) -> io::Result<()>;
 
+/// Makes the names in a folder outlive a power failure.
+type SyncFolder = fn(&Path) -> io::Result<()>;
+
 #[derive(Debug)]
 pub(super) struct Folder {
     path: Arc<Path>,
@@ -34,6 +38,8 @@ pub(super) struct Folder {
     damaged: Vec<u64>,
     /// Tests have a disk that is full.
     write_file: WriteFile,
+    /// Tests have one that fails.
+    sync: SyncFolder,
     /// `None` where the file system knows no locks.
     _lock: Option<File>,
 }
@@ -54,7 +60,7 @@ impl Folder {
     /// unfinished.
     pub(super) fn open(path: &Path, keep: usize) -> Result<Self> {
         let wrong = |error: io::Error| failed(path, format!("the folder can't be used: {error}"));
-        fs::create_dir_all(path).map_err(wrong)?;
+        make_folder(path, sync_folder).map_err(wrong)?;
         let lock = File::create(path.join("lock")).map_err(wrong)?;
         let lock = match lock.try_lock() {
             Ok(()) => Some(lock),
@@ -77,6 +83,7 @@ impl Folder {
             keep,
             damaged: Vec::new(),
             write_file,
+            sync: sync_folder,
             _lock: lock,
         })
     }
@@ -155,13 +162,7 @@ impl Folder {
         }
         let unfinished = self.path.join(format!("{UNFINISHED}{}", name(step)));
         let written = self.write_unfinished(&unfinished, &manifest, files);
-        let written = written.and_then(|()| {
-            if path.exists() {
-                self.set_aside(step)?;
-            }
-            fs::rename(&unfinished, &path)?;
-            sync_folder(&self.path)
-        });
+        let written = written.and_then(|()| self.publish(step, &unfinished));
         if let Err(error) = written {
             remove(&unfinished);
             let message = format!("it can't be written: {error}; those before it are as they were");
@@ -187,7 +188,30 @@ impl Folder {
         for (name, bytes) in &manifest.files()? {
             (self.write_file)(&folder.join(name), bytes)?;
         }
-        sync_folder(folder)
+        (self.sync)(folder)
+    }
+
+    /// Gives what is written whole its name. If the name might not outlive a power failure, takes it back: a
+    /// checkpoint of a save that failed would count among those kept, and be in the way of another try.
+    fn publish(&mut self, step: u64, unfinished: &Path) -> io::Result<()> {
+        let path = self.path.join(name(step));
+        if path.exists() {
+            self.set_aside(step)?;
+            self.damaged.retain(|damaged| *damaged != step);
+        }
+        fs::rename(unfinished, &path)?;
+        let Err(error) = (self.sync)(&self.path) else {
+            return Ok(());
+        };
+        let left = match fs::rename(&path, unfinished) {
+            Ok(()) => String::new(),
+            Err(reason) => format!(
+                ", and its name can't be taken back: {reason}; it is there, whole, but a power failure may \
+                 undo that; remove it before this step is saved again"
+            ),
+        };
+        let message = format!("its name can't be synced: {error}{left}");
+        Err(io::Error::other(message))
     }
 
     /// Now that the checkpoint of `newest` is whole: removes all but the last `keep`, and lets no damaged
@@ -245,6 +269,26 @@ fn name(step: u64) -> String {
 fn step(directory: &str) -> Option<u64> {
     let step = directory.strip_prefix("step-")?.parse().ok()?;
     (name(step) == directory).then_some(step)
+}
+
+/// Makes a folder, and those above it that are missing, so that their names outlive a power failure.
+fn make_folder(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let above = path.ancestors().zip(path.ancestors().skip(1));
+    let missing: Vec<_> = above.take_while(|(folder, _)| !folder.exists()).collect();
+    fs::create_dir_all(path)?;
+    for (_, parent) in missing {
+        // A relative path begins in the working directory.
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        sync(parent).map_err(|error| {
+            let parent = parent.display();
+            io::Error::other(format!("{parent}, above it, can't be synced: {error}"))
+        })?;
+    }
+    Ok(())
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

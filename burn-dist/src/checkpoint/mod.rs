@@ -29,8 +29,16 @@
 //! ```
 //!
 //! A checkpoint is written under a name that begins with a dot, with every file and the directory synced,
-//! and renamed then; older ones are removed after that. What a damaged one is called is changed to
-//! `damaged-step-N` once a new one has been written.
+//! and renamed then; older ones are removed after that. A name that can't be synced is taken back. What a
+//! damaged one is called is changed to `damaged-step-N` once a new one has been written.
+//!
+//! # What is not restored
+//!
+//! - Gradients that add up for a step that is not over: those that [`Ddp::no_sync`](crate::ddp::Ddp::no_sync) has
+//!   kept, or the program itself. The sampler counts their samples as seen, so save after a step of the
+//!   optimizer, and not in between.
+//! - Burn's own generators, which can't be read. A model that draws from those (with `burn::nn::Dropout`) goes on
+//!   with other draws; [`random::Dropout`](crate::random::Dropout) draws from the stream that is saved.
 //!
 //! Callers: training programs.
 

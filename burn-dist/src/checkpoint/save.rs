@@ -27,7 +27,7 @@ pub enum Saved {
     /// It is on disk, here; those before it are as many as were to be kept.
     Written(PathBuf),
     /// It could not be written, and rank 0 has logged why ([`Error::Checkpoint`]). Those before it are as
-    /// they were, and training can go on.
+    /// they were, and training can go on. If something of it is there all the same, the error says so.
     Failed(Error),
 }
 

@@ -18,6 +18,10 @@ use serde::Serialize;
 ///
 /// The calling thread's stream of [`random`](crate::random) is part of it. Burn's own generators are not,
 /// for they can't be read: a model that draws from those (with `burn::nn::Dropout`) goes on with other draws.
+///
+/// Take it right after a step of the optimizer. Gradients that add up for the next one, kept by
+/// [`Ddp::no_sync`](crate::ddp::Ddp::no_sync) or by the program, are no part of it: saved in between, a run
+/// would go on without them, though its data count them as seen.
 #[derive(Debug)]
 #[must_use = "a snapshot is on disk only once it is saved"]
 pub struct Snapshot {
@@ -70,7 +74,7 @@ impl Snapshot {
         self
     }
 
-    /// Adds a value that is equal on all ranks.
+    /// Adds a value that is equal on all ranks, nested up to 61 levels deep.
     pub fn shared<T: Serialize>(mut self, name: &str, value: &T) -> Self {
         if self.collects {
             let put = state::put(&mut self.shared.values, name, value);
@@ -79,7 +83,8 @@ impl Snapshot {
         self
     }
 
-    /// Adds a value that is each rank's own. Those of all ranks together may take 256 MiB.
+    /// Adds a value that is each rank's own, nested up to 61 levels deep. Those of all ranks together may
+    /// take 256 MiB.
     pub fn own<T: Serialize>(mut self, name: &str, value: &T) -> Self {
         let put = state::put(&mut self.own.values, name, value);
         self.note(put);

@@ -12,8 +12,11 @@ use std::collections::BTreeMap;
 /// Values by name.
 pub(super) type Values = BTreeMap<String, Value>;
 
-/// Deeper than any value of ours is nested.
+/// As deep as what is read may be nested, so that damaged bytes can't use up the stack.
 const DEEPEST: usize = 64;
+
+/// As deep as a value may be: around those of a rank are the list of ranks, the rank's map, and that of values.
+const DEEPEST_VALUE: usize = DEEPEST - 3;
 
 /// What all ranks share.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,13 +48,30 @@ pub(super) fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, String>
     }
 }
 
-/// Keeps a value under a name that is not taken.
+/// Keeps a value under a name that is not taken, if [`decode`] can read it again.
 pub(super) fn put<T: Serialize>(values: &mut Values, name: &str, value: &T) -> Result<(), String> {
     let wrong = |error| format!("the value `{name}` can't be saved: {error}");
     let value = Value::serialized(value).map_err(wrong)?;
+    if !fits(&value, DEEPEST_VALUE) {
+        return Err(format!(
+            "the value `{name}` can't be saved: it is nested deeper than {DEEPEST_VALUE} levels, and could \
+             not be read again; flatten it, or save it as text"
+        ));
+    }
     match values.insert(name.to_owned(), value) {
         None => Ok(()),
         Some(_) => Err(format!("two values are called `{name}`")),
+    }
+}
+
+/// Whether there are no more than so many levels of lists, maps and tags.
+fn fits(value: &Value, levels: usize) -> bool {
+    let inner = |value: &Value| levels > 0 && fits(value, levels - 1);
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(inner),
+        Value::Map(entries) => levels > 0 && entries.iter().all(|(k, v)| inner(k) && inner(v)),
+        Value::Tag(_, value) => inner(value),
+        _ => true,
     }
 }
 
@@ -92,6 +112,43 @@ mod tests {
             // It must return; what it returns depends on the bytes.
             let _ = decode::<Shared>(&bytes);
         }
+    }
+
+    /// Lists, maps and tags in one another, so many.
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(Value::Bool(true), |inner, level| match level % 4 {
+            0 => Value::Array(vec![inner]),
+            1 => Value::Map(vec![(Value::Null, inner)]),
+            2 => Value::Map(vec![(inner, Value::Null)]),
+            _ => Value::Tag(1000, Box::new(inner)),
+        })
+    }
+
+    #[test]
+    fn what_was_put_can_be_read_however_deep() {
+        let mut values = Values::new();
+        put(&mut values, "deepest", &nested(DEEPEST_VALUE)).unwrap();
+        let own = OfRank {
+            stream: crate::random::state(),
+            values: values.clone(),
+        };
+        let ranks = vec![own.clone(), own];
+        let bytes = encode(&ranks).unwrap();
+        assert_eq!(decode::<Vec<OfRank>>(&bytes), Ok(ranks));
+        let shared = Shared {
+            sampler: None,
+            values,
+        };
+        let bytes = encode(&shared).unwrap();
+        assert_eq!(decode::<Shared>(&bytes), Ok(shared));
+
+        let mut values = Values::new();
+        for beyond in 1..=4 {
+            let error = put(&mut values, "deep", &nested(DEEPEST_VALUE + beyond)).unwrap_err();
+            let due = "the value `deep` can't be saved: it is nested deeper than 61 levels";
+            assert!(error.starts_with(due), "{error}");
+        }
+        assert_eq!(values, Values::new());
     }
 
     #[test]

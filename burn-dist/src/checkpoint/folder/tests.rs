@@ -269,6 +269,83 @@ fn a_full_disk_costs_one_checkpoint() {
     assert_newest(&mut folder, 3);
 }
 
+/// A disk that fails once the checkpoint of step 2 has its name.
+fn fails(folder: &Path) -> io::Result<()> {
+    if folder.join(name(2)).exists() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    sync_folder(folder)
+}
+
+#[test]
+fn a_name_that_can_not_be_synced_is_taken_back() {
+    let (temporary, folder) = with_steps(&[1, 2], 1);
+    // Damaged, so that it gives way to the new one.
+    fs::remove_file(temporary.path().join(name(2)).join("model.bpk")).unwrap();
+    let mut folder = reopened(&temporary, folder);
+    folder.newest().unwrap_err();
+    folder.sync = fails;
+    let error = write(&mut folder, 2).unwrap_err().to_string();
+    let due = "it can't be written: its name can't be synced: no storage space; those before it are as \
+               they were";
+    assert!(error.ends_with(due), "{error}");
+    let names = ["damaged-step-000000000002", "lock"];
+    assert_eq!(sorted_names(temporary.path()), names);
+    // It is not in the way of another try.
+    folder.sync = sync_folder;
+    write(&mut folder, 2).unwrap();
+    assert_eq!(assert_newest(&mut folder, 2), []);
+}
+
+/// A disk that fails so, and does not let the name be taken back.
+fn fails_for_good(folder: &Path) -> io::Result<()> {
+    if folder.join(name(2)).exists() {
+        let in_the_way = folder.join(format!("{UNFINISHED}{}", name(2)));
+        fs::create_dir(&in_the_way)?;
+        fs::write(in_the_way.join("file"), "")?;
+    }
+    fails(folder)
+}
+
+#[test]
+fn a_name_that_can_not_be_taken_back_is_said() {
+    let (temporary, mut folder) = with_steps(&[1], 1);
+    folder.sync = fails_for_good;
+    let error = write(&mut folder, 2).unwrap_err().to_string();
+    for due in [
+        "its name can't be synced: no storage space, and its name can't be taken back: ",
+        "; it is there, whole, but a power failure may undo that; remove it before this step",
+    ] {
+        assert!(error.contains(due), "{error}");
+    }
+    let names = ["lock", "step-000000000001", "step-000000000002"];
+    assert_eq!(sorted_names(temporary.path()), names);
+    assert_newest(&mut folder, 2);
+    let error = write(&mut folder, 2).unwrap_err().to_string();
+    assert!(error.contains("of this step already"), "{error}");
+}
+
+#[test]
+fn the_folders_above_a_new_one_are_synced() {
+    let temporary = tempfile::tempdir().unwrap();
+    let outer = temporary.path().join("outer");
+    let inner = outer.join("inner");
+    let mut synced = Vec::new();
+    for _ in 0..2 {
+        // What was there before is left alone.
+        make_folder(&inner, |folder| {
+            synced.push(folder.to_owned());
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert_eq!(synced, [outer.as_path(), temporary.path()]);
+    let other = outer.join("other");
+    let error = make_folder(&other, |_| Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+    let due = format!("{}, above it, can't be synced", outer.display());
+    assert!(error.to_string().starts_with(&due), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
