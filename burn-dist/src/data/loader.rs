@@ -21,9 +21,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// More threads or batches in waiting than this are a mistake in a unit, not a wish.
-const MOST: usize = 1024;
-
 /// Builds a [`ShardedLoader`]; mirrors Burn's
 /// [`DataLoaderBuilder`](burn::data::dataloader::DataLoaderBuilder).
 ///
@@ -75,11 +72,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
             seed: None,
             remainder: Remainder::default(),
             device: None,
-            prefetch: Prefetch {
-                workers: 0,
-                depth: 2,
-                timeout: Duration::from_mins(5),
-            },
+            prefetch: Prefetch::default(),
         }
     }
 
@@ -161,17 +154,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
                  `shard(0, 1)` for a single rank",
             ));
         };
-        let Prefetch { workers, depth, .. } = self.prefetch;
-        if workers > MOST {
-            return Err(invalid(format!(
-                "{workers} workers are too many; at most {MOST}"
-            )));
-        }
-        if !(1..=MOST).contains(&depth) {
-            return Err(invalid(format!(
-                "prefetch is {depth}; it counts the batches ready on each worker, from 1 to {MOST}"
-            )));
-        }
+        self.prefetch.check()?;
         let sampler =
             DistributedSamplerConfig::new(dataset.len(), rank, world_size, self.batch_size)
                 .with_seed(self.seed)

@@ -12,9 +12,10 @@
 //! queue, at the place of the batch. Code that never returns is the one thing that can't be stopped:
 //! waits for it end at the deadline, and the thread is then left behind with a warning.
 //!
-//! Callers: `batches`, `train`.
+//! Callers: `loader`, `batches`, `train`.
 
 use super::plan::EpochPlan;
+use super::sampler::invalid;
 use crate::error::{Error, Result};
 use burn::tensor::Device;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -25,6 +26,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+/// More threads or batches in waiting than this are a mistake in a unit, not a wish.
+const MOST: usize = 1024;
 
 /// A dataset together with its batcher. Hides the type of the items.
 pub(crate) trait Source<O>: Send + Sync {
@@ -120,7 +124,7 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// How to load ahead.
+/// How to load ahead: what a builder of loaders is told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prefetch {
     /// Threads; 0 loads on the consumer's thread.
@@ -129,6 +133,35 @@ pub(crate) struct Prefetch {
     pub(crate) depth: usize,
     /// How long to wait for a batch, and at the end for the threads.
     pub(crate) timeout: Duration,
+}
+
+impl Default for Prefetch {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            depth: 2,
+            timeout: Duration::from_mins(5),
+        }
+    }
+}
+
+impl Prefetch {
+    /// # Errors
+    /// [`Error::Data`] if the number of workers or of batches is out of range.
+    pub(crate) fn check(&self) -> Result<()> {
+        let &Self { workers, depth, .. } = self;
+        if workers > MOST {
+            return Err(invalid(format!(
+                "{workers} workers are too many; at most {MOST}"
+            )));
+        }
+        if !(1..=MOST).contains(&depth) {
+            return Err(invalid(format!(
+                "prefetch is {depth}; it counts the batches ready on each worker, from 1 to {MOST}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// The threads that load the batches of one job.

@@ -31,7 +31,7 @@ pub struct DataLoaderBuilder<I, O> {
     batcher: Arc<dyn Batcher<I, O>>,
     batch_size: usize,
     seed: Option<u64>,
-    workers: usize,
+    prefetch: Prefetch,
     device: Option<Device>,
 }
 
@@ -46,7 +46,7 @@ where
             batcher: Arc::new(batcher),
             batch_size: 1,
             seed: None,
-            workers: 0,
+            prefetch: Prefetch::default(),
             device: None,
         }
     }
@@ -65,10 +65,25 @@ where
         self
     }
 
-    /// Loads on so many threads of each rank; 0 loads on the thread that trains.
+    /// Loads on so many threads of each rank, at most 1024; 0 loads on the thread that trains.
     #[must_use]
     pub fn num_workers(mut self, num_workers: usize) -> Self {
-        self.workers = num_workers;
+        self.prefetch.workers = num_workers;
+        self
+    }
+
+    /// How many finished batches each worker may hold ready, from 1 to 1024; 2 unless set.
+    #[must_use]
+    pub fn prefetch(mut self, batches: usize) -> Self {
+        self.prefetch.depth = batches;
+        self
+    }
+
+    /// How long to wait for a batch from a worker before it is an error, 5 minutes unless set. Ending a pass
+    /// waits as long for batches under way. Without workers there is no limit.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.prefetch.timeout = timeout;
         self
     }
 
@@ -80,11 +95,14 @@ where
     }
 
     /// Builds the loader. Give every process the same data set, the whole of it.
+    ///
+    /// As Burn's builder, this one reports no error. If the number of workers or of batches ready is out of
+    /// range, the first batch of a pass is an error that says so.
     pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Arc<dyn DataLoader<O>> {
         let shape = Shape {
             batch_size: self.batch_size,
             seed: self.seed,
-            workers: self.workers,
+            prefetch: self.prefetch,
         };
         Arc::new(Loader {
             batches: shape.batches(dataset.len()),
@@ -100,12 +118,12 @@ where
     }
 }
 
-/// What decides about batches.
+/// What decides about batches, and how they are loaded.
 #[derive(Clone, Copy)]
 struct Shape {
     batch_size: usize,
     seed: Option<u64>,
-    workers: usize,
+    prefetch: Prefetch,
 }
 
 impl Shape {
@@ -152,14 +170,11 @@ where
     }
 
     fn feed(&self, job: &Arc<Job<O, Parts>>) -> Result<Feed<O>> {
-        if self.shape.workers == 0 {
+        let prefetch = self.shape.prefetch;
+        prefetch.check()?;
+        if prefetch.workers == 0 {
             return Ok(Feed::Here(Arc::clone(job)));
         }
-        let prefetch = Prefetch {
-            workers: self.shape.workers,
-            depth: 2,
-            timeout: Duration::from_mins(5),
-        };
         Workers::start(Arc::clone(job), prefetch).map(Feed::Workers)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A loader of this module takes the rank's part of every batch itself. Of any other, each rank gets a slice
 //! of the data set: an equal part, to one sample. Slices are made for all ranks at once and in order, because
-//! Burn's loaders draw from their generator for each.
+//! Burn's loaders draw from their generator for each. A single rank gets all of it, moved once, as on one device
+//! without ranks: another draw would be another order.
 //!
 //! Callers: `replica`.
 
@@ -28,26 +29,33 @@ impl<I> Shares<I> {
     /// The share of a rank, on its device.
     pub(super) fn of(&self, place: Place, device: &Device) -> Share<I> {
         let total = self.loader.num_items();
-        let slices = self.slices.get_or_init(|| {
-            let (_, taken) = place::at(place, || self.loader.to_device(device));
-            if taken {
-                return None;
+        // All of it, or the rank's part of every batch if the loader takes that itself.
+        let moved = || place::at(place, || self.loader.to_device(device));
+        let (loader, parts) = if place.world_size == 1 {
+            moved()
+        } else {
+            let slices = self.slices.get_or_init(|| {
+                let (_, taken) = moved();
+                (!taken).then(|| self.slice(place.world_size))
+            });
+            match slices {
+                None => moved(),
+                Some(slices) => (slices[place.rank].to_device(device), false),
             }
-            let bound = |rank| total * rank / place.world_size;
-            let slice = |rank| self.loader.slice(bound(rank), bound(rank + 1));
-            Some((0..place.world_size).map(slice).collect())
-        });
-        let loader = match slices {
-            None => place::at(place, || self.loader.to_device(device)).0,
-            Some(_) if place.world_size == 1 => self.loader.to_device(device),
-            Some(slices) => slices[place.rank].to_device(device),
         };
         Share {
             loader,
-            parts: slices.is_none(),
+            parts,
             total,
             rank: place.rank,
         }
+    }
+
+    /// The slices of all ranks.
+    fn slice(&self, world_size: usize) -> Vec<Arc<dyn DataLoader<I>>> {
+        let bound = |rank: usize| self.loader.num_items() * rank / world_size;
+        let slice = |rank: usize| self.loader.slice(bound(rank), bound(rank + 1));
+        (0..world_size).map(slice).collect()
     }
 }
 

@@ -1,17 +1,20 @@
 //! How training ends and goes on: checkpoints, early stopping, interruption, failures.
 
-use crate::net::{Net, Norm, Samples, data, net};
+use crate::net::{Batch, Item, Net, Norm, Samples, data, net};
 use crate::recorder::{Recorder, assert_same_values};
 use crate::training::{
     Loader, assert_close, burns_loader, learner, loader, numbers, one_device, ranks, run, training,
 };
-use burn::train::metric::LossMetric;
+use burn::data::dataloader::batcher::Batcher;
+use burn::tensor::Device;
 use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::metric::{LossMetric, NumericEntry};
 use burn::train::{
     Interrupter, LearningResult, MetricEarlyStoppingStrategy, StoppingCondition, TrainingStrategy,
 };
 use burn_dist::train::DataLoaderBuilder;
 use std::path::Path;
+use std::time::Duration;
 
 fn ours() -> (Loader, Loader) {
     (loader(25, 10, None, 0), loader(11, 10, None, 0))
@@ -82,18 +85,49 @@ fn all_ranks_stop_early_where_one_device_does() {
     assert_same_values(&alone, &together);
 }
 
+/// Pulls the training's interrupter while it makes the batch with a certain sample.
+struct Pulls {
+    at: Item,
+    interrupter: Interrupter,
+}
+
+impl Batcher<Item, Batch> for Pulls {
+    fn batch(&self, items: Vec<Item>, device: &Device) -> Batch {
+        if items.contains(&self.at) {
+            // Ranks that decided by themselves would all have decided by then.
+            std::thread::sleep(Duration::from_millis(200));
+            self.interrupter.stop(Some("enough"));
+        }
+        Samples::default().batch(items, device)
+    }
+}
+
 #[test]
 fn an_interruption_stops_all_ranks_in_the_same_step() {
     let folder = tempfile::tempdir().unwrap();
     let (recorder, interrupter) = (Recorder::default(), Interrupter::new());
-    interrupter.stop(Some("enough"));
+    // Of the first epoch's fifth batch of nine, 20 to 24, rank 1 alone has this sample.
+    let pulls = Pulls {
+        at: 22,
+        interrupter: interrupter.clone(),
+    };
+    let train = DataLoaderBuilder::new(pulls).batch_size(5).build(data(45));
+    let loaders = (train, loader(11, 10, None, 0));
     let strategy = ranks(3);
-    let result = training(folder.path(), ours(), strategy.clone(), &recorder)
+    let result = training(folder.path(), loaders, strategy.clone(), &recorder)
         .with_interrupter(interrupter)
         .launch(learner(net(Norm::No)));
     assert!(result.error.is_none(), "{:?}", result.error);
     let reason = result.interrupted.unwrap().reason;
     assert_eq!(reason.as_deref(), Some("enough"));
+    let values = recorder.values();
+    let batches = values.iter().filter(|logged| {
+        let aggregated = matches!(logged.entry, NumericEntry::Aggregated { .. });
+        aggregated && logged.metric.contains("Loss")
+    });
+    // Those before, and none of the validation.
+    assert_eq!(batches.count(), 4);
+    assert_ne!(numbers(&result.model), numbers(&net(Norm::No)));
     // Replicas that stopped at different steps would have been an error.
     assert!(strategy.report().is_some());
 }

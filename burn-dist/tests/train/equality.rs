@@ -7,6 +7,16 @@ use crate::training::{
 };
 use burn::train::SupervisedTraining;
 
+/// For training and validation.
+type Loaders = (Loader, Loader);
+
+fn burns(samples: usize, batch: usize) -> Loaders {
+    (
+        burns_loader(samples, batch, Some(5)),
+        burns_loader(samples / 2, batch, None),
+    )
+}
+
 /// Trains on one device with Burn's loaders and on ranks with ours.
 fn compare(
     world_size: usize,
@@ -14,21 +24,27 @@ fn compare(
     batch: usize,
     change: impl Fn(SupervisedTraining<Net>) -> SupervisedTraining<Net>,
 ) {
-    let folder = tempfile::tempdir().unwrap();
-    let (alone, together) = (Recorder::default(), Recorder::default());
-    let loaders: (Loader, Loader) = (
-        burns_loader(samples, batch, Some(5)),
-        burns_loader(samples / 2, batch, None),
-    );
-    let one = training(folder.path(), loaders, one_device(), &alone);
-    let one = run(change(one), net(Norm::No));
-
-    let loaders = (
+    let ours = (
         loader(samples, batch, Some(5), 1),
         loader(samples / 2, batch, None, 0),
     );
+    compare_with(world_size, burns(samples, batch), ours, change);
+}
+
+/// Trains on one device with the first loaders and on ranks with the second.
+fn compare_with(
+    world_size: usize,
+    first: Loaders,
+    second: Loaders,
+    change: impl Fn(SupervisedTraining<Net>) -> SupervisedTraining<Net>,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let (alone, together) = (Recorder::default(), Recorder::default());
+    let one = training(folder.path(), first, one_device(), &alone);
+    let one = run(change(one), net(Norm::No));
+
     let strategy = ranks(world_size);
-    let many = training(folder.path(), loaders, strategy.clone(), &together);
+    let many = training(folder.path(), second, strategy.clone(), &together);
     let many = run(change(many), net(Norm::No));
 
     assert_same_values(&alone, &together);
@@ -40,6 +56,11 @@ fn compare(
 #[test]
 fn one_rank_is_one_device() {
     compare(1, 45, 12, |training| training);
+}
+
+#[test]
+fn one_rank_with_burns_own_loaders_is_one_device() {
+    compare_with(1, burns(45, 12), burns(45, 12), |training| training);
 }
 
 #[test]

@@ -1,12 +1,15 @@
-//! Loaders that know nothing of ranks: each rank gets a slice of the data set.
+//! Loaders that know nothing of ranks, of which each rank gets a slice of the data set; and ours alone.
 
-use crate::net::{Batch, Norm, Samples, data, net};
+use crate::net::{Batch, Item, Norm, Samples, data, net};
 use crate::recorder::{Logged, Recorder};
 use crate::training::{burns_loader, learner, loader, ranks, run, training};
 use burn::data::dataloader::DataLoader;
+use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
 use burn::train::metric::NumericEntry;
-use std::sync::Arc;
+use burn_dist::train::DataLoaderBuilder;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 fn counts(recorder: &Recorder, split: &str, metric: &str) -> usize {
     let of = |logged: &Logged| logged.split == split && logged.metric.contains(metric);
@@ -72,4 +75,48 @@ fn alone_the_loader_gives_what_burns_gives() {
         assert!(pass.by_ref().all(|batch| batch.is_ok()));
         assert!(pass.progress().is_completed());
     }
+}
+
+#[test]
+fn workers_that_cannot_be_are_the_error_of_the_first_batch() {
+    let builder = || DataLoaderBuilder::new(Samples::default());
+    for (builder, said) in [
+        (builder().num_workers(2_000), "2000 workers are too many"),
+        (builder().prefetch(0), "prefetch is 0"),
+    ] {
+        let loader = builder.build(data(3));
+        let mut batches = loader.iter();
+        let error = batches.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        assert!(batches.next().is_none());
+    }
+}
+
+/// Makes no batch until it is let go.
+struct Hangs {
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Batcher<Item, Batch> for Hangs {
+    fn batch(&self, items: Vec<Item>, device: &Device) -> Batch {
+        // Returns when the test drops the sending end.
+        let _ = self.gate.lock().unwrap().recv();
+        Samples::default().batch(items, device)
+    }
+}
+
+#[test]
+fn a_batcher_that_hangs_is_an_error_at_the_deadline() {
+    let (release, gate) = mpsc::channel();
+    let gate = Mutex::new(gate);
+    let loader = DataLoaderBuilder::new(Hangs { gate })
+        .num_workers(2)
+        .prefetch(1)
+        .timeout(Duration::from_secs(1))
+        .build(data(10));
+    let mut batches = loader.iter();
+    let error = batches.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("within 1 s"), "{error}");
+    assert!(batches.next().is_none());
+    drop(release);
 }
