@@ -6,18 +6,23 @@ mod report;
 use crate::flags::{Job, Options};
 use crate::net::Digits;
 use burn::data::dataloader::DataLoader;
+use burn::data::dataset::Dataset;
 use burn::train::LearningResult;
 use burn::train::logger::{InMemoryMetricLogger, MetricLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
+use burn_dist::JobConfig;
 use burn_dist::ddp::parameters_sha256;
-use burn_dist::train::{Distributed, TensorBoardLogger};
+use burn_dist::train::{self, Distributed, TensorBoardLogger};
 use datasets::MnistBatch;
 use report::Report;
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// What a run came to.
 pub(crate) struct Figures {
@@ -25,11 +30,32 @@ pub(crate) struct Figures {
     /// Training samples of an epoch.
     samples: usize,
     started: Instant,
-    finals: Finals,
+    noted: Arc<Mutex<Noted>>,
 }
 
-/// The latest epoch's value of each metric, and how many epochs ended.
-type Finals = Arc<Mutex<(HashMap<(String, MetricId), f64>, usize)>>;
+/// Values of metrics.
+type Values = HashMap<(Split, MetricId), f64>;
+
+/// What burn-train has logged so far.
+#[derive(Default)]
+struct Noted {
+    /// The epochs whose test is over. One that is cut short in training has none.
+    epochs: Vec<Epoch>,
+    /// Those of the epoch under way.
+    values: Values,
+    /// Its test samples.
+    tested: usize,
+}
+
+/// An epoch, from training to test.
+#[derive(Clone)]
+struct Epoch {
+    /// From 1; a run that goes on from a checkpoint begins with a later one.
+    number: usize,
+    values: Values,
+    tested: usize,
+    ended: Instant,
+}
 
 impl Figures {
     /// The run begins.
@@ -38,14 +64,14 @@ impl Figures {
             options: options.clone(),
             samples: train.num_items(),
             started: Instant::now(),
-            finals: Arc::default(),
+            noted: Arc::default(),
         }
     }
 
     /// Notes the metrics of each epoch.
     pub(crate) fn logger(&self) -> impl MetricLogger + 'static {
         Logger {
-            finals: Arc::clone(&self.finals),
+            noted: Arc::clone(&self.noted),
             other: match &self.options.log_dir {
                 Some(folder) => Box::new(TensorBoardLogger::new(folder)),
                 None => Box::new(InMemoryMetricLogger::default()),
@@ -59,53 +85,32 @@ impl Figures {
         &self,
         result: LearningResult<Digits>,
         strategy: Option<(&Distributed, Job)>,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ) -> Result<(), Failure> {
         let run = strategy
             .as_ref()
             .and_then(|(strategy, _)| strategy.report());
+        let in_job = strategy.is_some();
         if let Some((_, job)) = strategy {
             job.finish()?;
         }
         if let Some(error) = result.error {
             return Err(error.to_string().into());
         }
-        let seconds = self.started.elapsed().as_secs_f64();
-        let (values, epochs) = self
-            .finals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if epochs == 0 {
-            // Another process of the job has the metrics.
+        if in_job && JobConfig::from_env()?.is_some_and(|job| job.process() > 0) {
+            // Process 0 has the metrics.
             return Ok(());
         }
-        let value = |split: &str, metric: &str| {
-            let id = MetricId::new(Arc::new(metric.to_owned()));
-            values.get(&(split.to_owned(), id)).copied().unwrap_or(0.0)
+        let interrupted = result.interrupted.is_some();
+        let epochs = self.epochs(interrupted)?;
+        let Some(last) = epochs.last() else {
+            return self.nothing();
         };
-        let report = Report {
-            backend: "burn-train",
-            world_size: run.as_ref().map_or(1, |run| run.world_size),
-            epochs,
-            global_batch_size: self.options.batch_size(),
-            learning_rate: self.options.lr,
-            seed: self.options.seed,
-            train_loss: value("train", "Loss"),
-            train_accuracy: value("train", "Accuracy") / 100.0,
-            test_accuracy: value("valid", "Accuracy") / 100.0,
-            train_seconds: seconds,
-            samples_per_second: (self.samples * epochs) as f64 / seconds,
-            sync_wait_fraction: run
-                .as_ref()
-                .map_or(0.0, |run| run.sync_wait.as_secs_f64() / seconds),
-            parameters_sha256: &parameters_sha256(&result.model)?,
-            // A run whose replicas differ ends with an error.
-            replicas_identical: true,
-            interrupted: result.interrupted.is_some(),
-        };
+        let checksum = parameters_sha256(&result.model)?;
+        let report = self.report(last, epochs.len(), run.as_ref(), &checksum, interrupted)?;
         println!(
-            "test accuracy {:.2} % after {seconds:.1} s on {} rank(s)",
+            "test accuracy {:.2} % after {:.1} s on {} rank(s)",
             report.test_accuracy * 100.0,
+            report.train_seconds,
             report.world_size
         );
         match &self.options.report {
@@ -113,24 +118,120 @@ impl Figures {
             None => Ok(()),
         }
     }
+
+    /// The epochs of this run that nothing cut short.
+    fn epochs(&self, interrupted: bool) -> Result<Vec<Epoch>, Failure> {
+        let mut epochs = lock(&self.noted).epochs.clone();
+        if interrupted {
+            // A test that was cut short is logged like any other.
+            let tests = self.options.digits()?.test.len();
+            epochs.retain(|epoch| epoch.tested == tests);
+        }
+        Ok(epochs)
+    }
+
+    /// There are no figures: an error if they were asked for.
+    fn nothing(&self) -> Result<(), Failure> {
+        let message = "the run ended before a whole epoch, so that it has no figures";
+        let Some(path) = &self.options.report else {
+            println!("{message}");
+            return Ok(());
+        };
+        Err(format!("{message}: {} was not written", path.display()).into())
+    }
+
+    /// The report of a run of so many epochs, with the values of the last.
+    fn report<'a>(
+        &self,
+        last: &Epoch,
+        epochs: usize,
+        run: Option<&train::Report>,
+        parameters_sha256: &'a str,
+        interrupted: bool,
+    ) -> Result<Report<'a>, Failure> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        // Without the part of an epoch that may have come after them.
+        let whole = last.ended.duration_since(self.started).as_secs_f64();
+        Ok(Report {
+            backend: "burn-train",
+            world_size: run.map_or(1, |run| run.world_size),
+            epochs: last.number,
+            global_batch_size: self.options.batch_size(),
+            learning_rate: self.options.lr,
+            seed: self.options.seed,
+            train_loss: last.value(Split::Train, "Loss")?,
+            train_accuracy: last.value(Split::Train, "Accuracy")? / 100.0,
+            test_accuracy: last.value(Split::Valid, "Accuracy")? / 100.0,
+            train_seconds: seconds,
+            samples_per_second: (self.samples * epochs) as f64 / whole,
+            sync_wait_fraction: run.map_or(0.0, |run| run.sync_wait.as_secs_f64() / seconds),
+            parameters_sha256,
+            // A run whose replicas differ ends with an error.
+            replicas_identical: true,
+            interrupted,
+        })
+    }
+}
+
+impl Epoch {
+    fn value(&self, split: Split, metric: &str) -> Result<f64, Failure> {
+        let key = (split, id(metric));
+        let value = self.values.get(&key).copied();
+        value.ok_or_else(|| {
+            let (split, epoch) = (key.0, self.number);
+            format!("burn-train logged no {metric} of {split} for epoch {epoch}").into()
+        })
+    }
+}
+
+impl Noted {
+    fn note(&mut self, update: &MetricsUpdate, epoch: usize, split: &Split) {
+        let testing = *split == Split::Valid;
+        let mut over = false;
+        for metric in &update.entries_numeric {
+            let metric_id = &metric.entry.metric_id;
+            match metric.numeric_entry {
+                Some(NumericEntry::Final(value)) => {
+                    self.values
+                        .insert((split.clone(), metric_id.clone()), value);
+                    over = true;
+                }
+                Some(NumericEntry::Aggregated { count, .. })
+                    if testing && *metric_id == id("Accuracy") =>
+                {
+                    self.tested += count;
+                }
+                _ => {}
+            }
+        }
+        if testing && over {
+            self.epochs.push(Epoch {
+                number: epoch,
+                values: mem::take(&mut self.values),
+                tested: mem::take(&mut self.tested),
+                ended: Instant::now(),
+            });
+        }
+    }
+}
+
+fn id(metric: &str) -> MetricId {
+    MetricId::new(Arc::new(metric.to_owned()))
+}
+
+fn lock(noted: &Mutex<Noted>) -> MutexGuard<'_, Noted> {
+    noted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes down each epoch's values, and leaves all else to another logger.
 struct Logger {
-    finals: Finals,
+    noted: Arc<Mutex<Noted>>,
     other: Box<dyn MetricLogger>,
 }
 
 impl MetricLogger for Logger {
     fn log(&mut self, update: MetricsUpdate, epoch: usize, split: &Split) {
-        for metric in &update.entries_numeric {
-            if let Some(NumericEntry::Final(value)) = metric.numeric_entry {
-                let key = (split.to_string(), metric.entry.metric_id.clone());
-                let mut finals = self.finals.lock().unwrap_or_else(PoisonError::into_inner);
-                finals.0.insert(key, value);
-                finals.1 = epoch;
-            }
-        }
+        lock(&self.noted).note(&update, epoch, split);
         self.other.log(update, epoch, split);
     }
 
