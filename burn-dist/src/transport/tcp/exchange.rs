@@ -3,9 +3,10 @@
 //!
 //! It writes what the sockets take and reads what has come, in turn, and sleeps only when none of them
 //! goes on: after some tries where the other side has lately answered fast, at once where it has not (its
-//! way is slow, or it computes, and this core is better used for that). So two processes that send to each other never wait for each other, no byte is copied but
-//! by the system, and no other thread is woken. A connection may be in use by several exchanges: one
-//! of them reads it, and keeps what is the others'; each frame has one writer.
+//! way is slow, or it computes, and this core is better used for that). So two processes that send to each
+//! other never wait for each other, no byte is copied but by the system, and no other thread is woken. A
+//! connection may be in use by several exchanges: one of them reads it, and keeps what is the others'; each
+//! frame has one writer.
 //!
 //! Whoever leaves before a frame is written leaves its rest to the next writer; only a deadline in the
 //! middle of one ends the connection, for the other side takes too little of it.

@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use super::lock;
 use super::meeting::Entry;
-use super::relay::End;
+use super::relay::{End, Relay};
 use super::shared::{Floor, Lent};
 use crate::error::Result;
 
@@ -156,6 +156,11 @@ impl Entry<'_> {
     ) -> Result<Bytes> {
         let occasion = self.meeting.enter(self.rank, &self.call)?;
         let deadline = Instant::now() + self.timeout;
+        let mut delivery = Delivery {
+            entry: &self,
+            relay: &occasion.relay,
+            result: None,
+        };
         let output = memory.as_mut();
         let lent = match input {
             Some(input) => Lent::Beside { input, output },
@@ -164,8 +169,7 @@ impl Entry<'_> {
         // If this fails it fails for all, and nobody waits for the leader.
         self.exchange(&occasion, lent, deadline, share)?;
         let result = Bytes::from_owner(memory);
-        let handed: Arc<[Bytes]> = Arc::new([result.clone()]);
-        occasion.relay.end(End::Delivered(handed));
+        delivery.result = Some(result.clone());
         Ok(result)
     }
 
@@ -177,6 +181,27 @@ impl Entry<'_> {
         let come = occasion.relay.wait(deadline, || ());
         come.and_then(|come| come.first().cloned())
             .ok_or_else(|| self.withdrawn())
+    }
+}
+
+/// Hands the result out when dropped, or says that there is none, so that the others here never wait for a
+/// leader that is gone.
+struct Delivery<'o, 'm> {
+    entry: &'o Entry<'m>,
+    relay: &'o Relay,
+    result: Option<Bytes>,
+}
+
+impl Drop for Delivery<'_, '_> {
+    fn drop(&mut self) {
+        let (meeting, rank) = (self.entry.meeting, self.entry.rank);
+        let result = self.result.take();
+        if result.is_none() {
+            // Whatever failed has said so already, unless the leader panicked.
+            meeting.fail(meeting.left(rank, "panicked while it reduced", None));
+        }
+        let end = result.map_or(End::Closed, |result| End::Delivered(Arc::new([result])));
+        self.relay.end(end);
     }
 }
 
