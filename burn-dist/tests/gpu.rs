@@ -11,11 +11,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::BatchNormConfig;
 use burn::optim::SgdConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Backend, Devices, Launcher, Worker};
+use burn_dist::norm::SyncBatchNorm;
 use burn_dist::{JobConfig, ReduceOp, Secret, random};
 use models::{Mlp, MlpConfig};
 
@@ -97,7 +99,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
         .zip(expected)
         .map(|(one, other)| (one - other).abs());
     let largest = difference.fold(0.0, f32::max);
-    println!("{what}: the largest difference of a parameter is {largest:e}");
+    println!("{what}: the largest difference is {largest:e}");
     assert!(largest < 1e-3, "{what}: {largest}");
 }
 
@@ -130,6 +132,42 @@ fn tensors_are_reduced_where_they_are() {
             Ok(())
         });
         done.unwrap();
+    }
+}
+
+/// What a layer of one of two ranks gives for its half of some numbers, and their gradient.
+fn normalise(worker: &Worker) -> burn_dist::Result<Vec<f32>> {
+    let device = worker.device();
+    let rank = worker.rank();
+    let norm = SyncBatchNorm::new(BatchNormConfig::new(3).init(device));
+    let values: Vec<f32> = (0..12)
+        .map(|at| ((rank * 12 + at) as f32 * 0.37).sin())
+        .collect();
+    let input = Tensor::<2>::from_data(TensorData::new(values, [4, 3]), device).require_grad();
+    let output = norm.forward(input.clone());
+    let gradient = input.grad(&output.clone().powi_scalar(3).sum().backward());
+    let tensors = [output.detach().without_autodiff(), gradient.unwrap()];
+    let data = tensors.map(|tensor| tensor.into_data().try_into_vec_as::<f32>().unwrap());
+    Ok(data.concat())
+}
+
+#[test]
+fn batches_are_normalised_over_ranks_as_on_the_cpu() {
+    let both = |backend| {
+        launcher(backend, 2)
+            .run(|worker| normalise(&worker))
+            .unwrap()
+    };
+    let expected = both(Backend::Cpu);
+    assert_ne!(expected[0], expected[1]);
+    for backend in backends() {
+        for (found, expected) in both(backend).iter().zip(&expected) {
+            assert_close(
+                found,
+                expected,
+                &format!("a layer over 2 ranks on {backend}"),
+            );
+        }
     }
 }
 

@@ -26,8 +26,8 @@ use rank_sum::rank_sum;
 /// forward and in backward, as `torch.nn.SyncBatchNorm`: N ranks with batch B normalise as one with N·B,
 /// to rounding. Otherwise it is Burn's [`BatchNorm`], of which it is made, with its records.
 ///
-/// The ranks are those of the [`launch`](crate::launch) that the thread belongs to; elsewhere it is that
-/// thread alone. Every rank must run the same layers in the same order, forward and backward. In a
+/// The ranks are all those of the [`launch`](crate::launch) that the thread belongs to, and no part of them:
+/// where groups of ranks train models of their own, use [`BatchNorm`]. Elsewhere it is that thread alone. Every rank must run the same layers in the same order, forward and backward. In a
 /// loop of your own, ranks may have batches of different sizes, with losses that are weighed so that the
 /// mean over ranks of their gradients is right; the strategy of the module `train` does that itself.
 ///

@@ -35,7 +35,9 @@
 //! | early stopping | decided by rank 0, from its metrics |
 //! | checkpoints | written by rank 0; `checkpoint(n)` reads on every process, so all must see the folder |
 //! | `Interrupter` | whichever process it was pulled in: all ranks stop at the same step, with its reason |
-//! | renderer, loggers | rank 0 alone |
+//! | outputs with a length of their own (`SequenceOutput`) | every step's must be of one shape on all ranks: pad batches to one length |
+//! | random numbers | [`random`](crate::random): each rank's stream begins with each training, one that goes on from a checkpoint too |
+//! | renderer, loggers | rank 0 alone. (With the feature `tui`, `SupervisedTraining` opens the dashboard before it asks the strategy: on a terminal of its own, give other processes `renderer(Box::new(CliMetricsRenderer::new()))`) |
 //! | stragglers, times of steps | rank 0's [`StepMonitor`](crate::observe::StepMonitor): warnings, and with the feature `observe` the outputs given to the strategy |
 //!
 //! A rank that fails (its data, its device, a panic in a step) ends all ranks;
