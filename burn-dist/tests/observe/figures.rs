@@ -1,11 +1,10 @@
 //! Figures of two ranks, in TensorBoard's file and over Prometheus' socket.
 
+use crate::scrape::scrape;
 use burn_dist::ProcessGroup;
 use burn_dist::ddp::SyncStats;
 use burn_dist::observe::{Outputs, StepMonitor};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::TcpStream;
 
 const STEPS: u64 = 12;
 
@@ -37,20 +36,6 @@ fn run(outputs: &Outputs) {
             });
         }
     });
-}
-
-fn scrape(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_mins(1)))
-        .unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
-    reply
 }
 
 #[test]

@@ -6,4 +6,6 @@
 )]
 
 mod figures;
+#[path = "../support/scrape.rs"]
+mod scrape;
 mod trace;

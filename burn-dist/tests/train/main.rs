@@ -12,5 +12,8 @@ mod norms;
 mod processes;
 mod recorder;
 #[cfg(feature = "observe")]
+#[path = "../support/scrape.rs"]
+mod scrape;
+#[cfg(feature = "observe")]
 mod seeing;
 mod training;

@@ -2,11 +2,10 @@
 
 use crate::net::{Norm, Samples, data, net};
 use crate::recorder::Recorder;
+use crate::scrape::scrape;
 use crate::training::{Loader, loader, ranks, run, training};
 use burn_dist::observe::Outputs;
 use burn_dist::train::{DataLoaderBuilder, TensorBoardLogger};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,19 +21,6 @@ fn slow(rank: usize) -> Loader {
     };
     let builder = DataLoaderBuilder::new(samples).batch_size(3);
     builder.build(data(3 * STEPS))
-}
-
-fn scrape(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_mins(1)))
-        .unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    reply
 }
 
 /// How often the event files of a folder name each series.
