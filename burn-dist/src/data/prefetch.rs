@@ -107,6 +107,14 @@ impl<O, P: Picks> Job<O, P> {
         }
     }
 
+    /// Waits until the device has made the batch at `step` of what this thread has asked for. A batcher may
+    /// write to its tensors in place, and Burn orders what two threads ask for only by when memory was
+    /// allocated, so the consumer's thread could otherwise be given a batch that is not written yet.
+    fn settle(&self, step: usize) -> Result<()> {
+        let synced = self.device.sync();
+        synced.map_err(|error| self.error(step, &format!("the device failed: {error}")))
+    }
+
     fn error(&self, step: usize, message: &str) -> Error {
         let (rank, epoch) = (self.rank, self.picks.epoch());
         Error::Data {
@@ -242,7 +250,10 @@ fn work<O, P: Picks>(
     _alive: &Sender<Infallible>,
 ) {
     for step in (first..job.picks.num_batches()).step_by(stride) {
-        let loaded = job.load(step);
+        let loaded = job.load(step).and_then(|loaded| {
+            job.settle(step)?;
+            Ok(loaded)
+        });
         let failed = loaded.is_err();
         if queue.send(loaded).is_err() || failed {
             return;

@@ -8,6 +8,7 @@ use super::config::DdpConfig;
 use super::hook::{GradientSink, Hooks, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
+use super::route;
 use super::usage::Usage;
 use super::values::with_own_states;
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub(super) fn attach<M: Module>(
     // on the way, or they would come after rank 0's.)
     let model = broadcast(group, with_own_states(model))?;
 
+    let route = route::choose(config, group, &parameters)?;
     let channel = Reducer::channel();
     let usage = Arc::new(Usage::new(parameters.entries.len(), channel.0.clone()));
     let sink: Arc<dyn GradientSink> = usage.clone();
@@ -44,6 +46,8 @@ pub(super) fn attach<M: Module>(
         config.clone(),
         group.clone(),
         Arc::clone(&parameters),
+        route,
+        usage.lane(),
         channel,
     )?;
     let attached = Attached {

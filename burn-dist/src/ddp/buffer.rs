@@ -8,11 +8,13 @@
 use super::layout::Precision;
 use crate::element::ReduceOp;
 use crate::error::Result;
-use crate::group::ProcessGroup;
+use crate::group::{ProcessGroup, Work};
 use burn::tensor::{Bytes, DType, DataError, Element, TensorData, bf16, f16};
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use std::ops::{AddAssign, Range};
+use std::time::Instant;
+use tracing::Span;
 
 /// A bucket's elements, in the type they are averaged in.
 #[derive(Debug)]
@@ -62,6 +64,11 @@ impl Buffer {
     /// The type of the elements.
     pub(super) fn dtype(&self) -> DType {
         self.precision.dtype()
+    }
+
+    /// The number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.memory.len() / self.precision.size()
     }
 
     /// The memory of some elements.
@@ -139,12 +146,39 @@ impl Buffer {
         bytemuck::cast_slice(self.bytes(at))
     }
 
-    /// Averages over all ranks of the group.
-    pub(super) fn average(&mut self, group: &ProcessGroup) -> Result<()> {
-        match self.elements() {
-            Elements::Single(elements) => group.all_reduce(elements, ReduceOp::Mean),
-            Elements::Double(elements) => group.all_reduce(elements, ReduceOp::Mean),
+    /// Averages over all ranks of the group, a piece after the other.
+    pub(super) fn average(&mut self, group: &ProcessGroup, pieces: &[Range<usize>]) -> Result<()> {
+        for piece in pieces {
+            let piece = piece.clone();
+            match self.elements() {
+                Elements::Single(elements) => {
+                    group.all_reduce(&mut elements[piece], ReduceOp::Mean)
+                }
+                Elements::Double(elements) => {
+                    group.all_reduce(&mut elements[piece], ReduceOp::Mean)
+                }
+            }?;
         }
+        Ok(())
+    }
+
+    /// Averages over all ranks of the group on the group's own thread; the span is around it there.
+    pub(super) fn start_average(
+        self,
+        group: &ProcessGroup,
+        span: Span,
+    ) -> Work<(Self, Range<Instant>)> {
+        match self.precision {
+            Precision::Single => group.all_reduce_owned::<f32, _>(self, ReduceOp::Mean, span),
+            Precision::Double => group.all_reduce_owned::<f64, _>(self, ReduceOp::Mean, span),
+        }
+    }
+}
+
+/// All elements, which must be of this type.
+impl<E: Pod> AsMut<[E]> for Buffer {
+    fn as_mut(&mut self) -> &mut [E] {
+        bytemuck::cast_slice_mut(&mut self.memory)
     }
 }
 

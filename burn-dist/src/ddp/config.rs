@@ -8,6 +8,20 @@ use crate::group::ProcessGroup;
 use burn::config::Config;
 use std::sync::OnceLock;
 
+/// Where gradients are averaged.
+#[derive(Config, Debug, PartialEq, Eq)]
+pub enum ReduceOn {
+    /// By their devices, where these can: CUDA GPUs of one process, one for each rank, with NVIDIA's NCCL
+    /// (`libnccl.so`). Everywhere else in host memory; which of the two, and why, is in the log (`info`).
+    ///
+    /// All ranks get the same averages, but NCCL adds in an order of its own: they can differ in the last
+    /// bits from those of the host, or of another number of GPUs. While a model is attached so, nothing
+    /// else may use Burn's own collectives on its devices.
+    Device,
+    /// In host memory, always: sums are added in one order, whatever ranks run on.
+    Host,
+}
+
 /// Configuration of [`Ddp`].
 ///
 /// Gradients travel in buckets: larger ones use the link better, smaller ones leave earlier. The
@@ -21,6 +35,9 @@ pub struct DdpConfig {
     /// this size and more does not wait for others: its gradient is averaged where it lies.
     #[config(default = 1.0)]
     pub first_bucket_mb: f64,
+    /// Where gradients are averaged.
+    #[config(default = "ReduceOn::Device")]
+    pub reduce_on: ReduceOn,
 }
 
 impl DdpConfig {

@@ -18,17 +18,12 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use std::any::Any;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-
-/// A tensor on its way to the host: polled on the reducer's thread, so that the thread that computes
-/// need not wait for its device.
-pub(super) type HostRead = Pin<Box<dyn Future<Output = Result<TensorData, String>> + Send>>;
 
 /// A parameter's tensor as a forward pass used it: the leaf of autodiff's graph that its gradient
 /// gathers in. The backend's own type is behind the `Any`.
@@ -54,13 +49,8 @@ pub(super) trait GradientSink: fmt::Debug + Send + Sync {
     /// returns whether the sum is complete and wanted.
     fn arrived(&self, parameter: usize, others_came: bool) -> bool;
 
-    /// What gradients are multiplied by before they are averaged.
-    fn weight(&self) -> f64 {
-        1.0
-    }
-
-    /// The complete gradient, taken out of Burn's container and weighed.
-    fn complete(&self, parameter: usize, gradient: HostRead);
+    /// The complete gradient, taken out of Burn's container.
+    fn complete(&self, parameter: usize, gradient: FloatTensor<Dispatch>);
 }
 
 /// Names one parameter of one replica.
@@ -96,7 +86,28 @@ impl GradientHook for burn::backend::Flex {}
 #[cfg(feature = "cube")]
 impl GradientHook for burn::backend::Cube {}
 
-impl<B: Backend, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
+/// A plain backend under autodiff.
+pub(super) trait Plain: Backend {
+    /// The tensor as one of any backend.
+    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch>;
+}
+
+#[cfg(feature = "flex")]
+impl Plain for burn::backend::Flex {
+    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch> {
+        // Nothing looks at the number of dimensions of the type.
+        Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
+    }
+}
+
+#[cfg(feature = "cube")]
+impl Plain for burn::backend::Cube {
+    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch> {
+        Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
+    }
+}
+
+impl<B: Plain, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
     fn gradient_hook(
         parameter: FloatTensor<Self>,
         anchor: FloatTensor<Self>,
@@ -126,7 +137,7 @@ impl<B: Backend, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
 #[derive(Debug)]
 struct HandOver;
 
-impl<B: Backend> Backward<B, 2> for HandOver {
+impl<B: Plain> Backward<B, 2> for HandOver {
     type State = Target;
 
     fn backward(
@@ -150,51 +161,9 @@ impl<B: Backend> Backward<B, 2> for HandOver {
         if sink.arrived(parameter, others_came)
             && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
         {
-            let weight = sink.weight();
-            let weighed = weighed::<B>(complete, weight);
-            sink.complete(parameter, read::<B>(weighed));
+            sink.complete(parameter, B::dispatched(complete));
         }
     }
-}
-
-fn weighed<B: Backend>(gradient: FloatTensor<B>, weight: f64) -> FloatTensor<B> {
-    if is_one(weight) {
-        gradient
-    } else if is_nothing(weight) {
-        let (shape, device, dtype) = (gradient.shape(), gradient.device(), gradient.dtype());
-        B::float_zeros(shape, &device, dtype.into())
-    } else {
-        B::float_mul_scalar(gradient, weight.into())
-    }
-}
-
-/// Whether a weight changes nothing.
-pub(super) fn is_one(weight: f64) -> bool {
-    weight.to_bits() == 1.0_f64.to_bits()
-}
-
-/// Whether what is weighed so counts for nothing, even if it is no number.
-pub(super) fn is_nothing(weight: f64) -> bool {
-    weight.abs().to_bits() == 0
-}
-
-/// Reads a backend's tensor once the future is polled.
-fn read<B: Backend>(tensor: FloatTensor<B>) -> HostRead {
-    Box::pin(async move {
-        B::float_into_data(tensor)
-            .await
-            .map_err(|error| format!("{error:?}"))
-    })
-}
-
-/// Reads a tensor once the future is polled.
-pub(super) fn read_tensor<const D: usize>(tensor: Tensor<D>) -> HostRead {
-    Box::pin(async move {
-        tensor
-            .into_data_async()
-            .await
-            .map_err(|error| format!("{error:?}"))
-    })
 }
 
 /// The reparameterization that applies the hook to one parameter.

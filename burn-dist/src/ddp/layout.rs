@@ -48,6 +48,10 @@ impl Precision {
     }
 }
 
+/// Where pieces of a large parameter begin: at multiples of so many elements. Devices can show a part of a
+/// tensor that begins there without a copy.
+const PIECE_ALIGNMENT: usize = 1024;
+
 /// All buckets of a model, in the order they are averaged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -110,6 +114,19 @@ impl Bucket {
     /// Whether it is one large parameter's, without a flag.
     pub(super) fn is_lone(&self) -> bool {
         self.flags.is_empty()
+    }
+
+    /// The parts that are averaged one after the other, in elements: a large parameter is cut into pieces of
+    /// at most `cap` bytes, so that one can be read while another is averaged.
+    pub(super) fn pieces(&self, cap: usize) -> Vec<Range<usize>> {
+        let whole = 0..self.len();
+        if !self.is_lone() {
+            return vec![whole];
+        }
+        let most = (cap / self.precision.size()).max(1);
+        let starts = whole.step_by(most.next_multiple_of(PIECE_ALIGNMENT));
+        let ends = starts.clone().skip(1).chain([self.len()]);
+        starts.zip(ends).map(|(start, end)| start..end).collect()
     }
 
     /// How many parameters write to it.
@@ -273,6 +290,11 @@ mod tests {
             let mut first_packed = true;
             for (bucket, writers) in layout.buckets.iter().zip(&writers) {
                 prop_assert_eq!(bucket.writers(), writers.len());
+                let pieces = bucket.pieces(cap);
+                let most = (cap / bucket.precision.size()).max(1) + PIECE_ALIGNMENT;
+                prop_assert!(pieces.iter().all(|piece| !bucket.is_lone() || piece.len() <= most));
+                let all: Vec<usize> = pieces.into_iter().flatten().collect();
+                prop_assert_eq!(all, (0..bucket.len()).collect::<Vec<_>>());
                 if bucket.is_lone() {
                     prop_assert_eq!(bucket.slots.len(), 1);
                     let entry = &entries[bucket.slots[0].parameter];

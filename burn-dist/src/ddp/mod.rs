@@ -26,19 +26,23 @@ mod buffer;
 mod config;
 #[cfg(feature = "train")]
 mod copies;
+mod fabric;
+mod gradient;
 mod hook;
 mod layout;
 mod parameters;
 mod pool;
 mod reducer;
 mod replicas;
+mod route;
 mod settle;
+mod staging;
 mod usage;
 mod values;
 
 #[cfg(feature = "bench")]
 pub(crate) use benched::{BenchedAverage, BenchedBucket};
-pub use config::DdpConfig;
+pub use config::{DdpConfig, ReduceOn};
 #[cfg(any(test, fuzzing))]
 pub(crate) use parameters::check_parameters;
 #[cfg(test)]
@@ -206,7 +210,7 @@ impl Ddp {
         }
         let handed = step.handed.iter().filter(|handed| **handed).count();
         let ready_order = std::mem::take(&mut step.ready_order);
-        let rest = settle::collect_rest(parameters, grads, model, step);
+        let rest = settle::collect_rest(parameters, usage, grads, model, step);
         let rest = rest.map_err(|message| self.order(message))?;
         let at_end = rest.readings.len();
 

@@ -74,9 +74,9 @@ impl Average {
         }
     }
 
-    /// Whether any rank had set a flag.
-    pub(super) fn flag(&self, at: usize) -> bool {
-        self.buffer().flag(at)
+    /// The number of elements, flags included.
+    pub(super) fn len(&self) -> usize {
+        self.buffer().len()
     }
 
     /// Takes the gradient at a place, in its parameter's own type: a view of the bucket, if that is the

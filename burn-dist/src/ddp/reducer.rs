@@ -12,20 +12,22 @@
 //!
 //! Callers: `attach`, hooks (through `Usage`), `Ddp::synchronize`.
 
-use super::buffer::Buffer;
 use super::config::DdpConfig;
-use super::hook::HostRead;
-use super::layout::{self, Bucket, Layout, Place};
+use super::fabric::Pending;
+use super::gradient::Gradient;
+use super::layout::{Bucket, Layout};
 use super::parameters::Parameters;
-use super::pool::{Average, Pool};
+use super::pool::Average;
+use super::route::Route;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::tensor::TensorData;
+use burn::tensor::StreamId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use worker::Worker;
 
 /// What the replica's thread tells the reducer.
 pub(super) enum Command {
@@ -47,20 +49,37 @@ pub(super) enum Command {
 /// A gradient that is still to be read: the sum of its parts, or nothing.
 pub(super) struct Reading {
     parameter: usize,
-    parts: Vec<HostRead>,
+    parts: Vec<Gradient>,
 }
 
 impl Reading {
-    pub(super) fn new(parameter: usize, parts: Vec<HostRead>) -> Self {
+    pub(super) fn new(parameter: usize, parts: Vec<Gradient>) -> Self {
         Self { parameter, parts }
     }
+}
+
+/// An averaged bucket.
+#[derive(Debug)]
+pub(super) enum Averaged {
+    /// It is in host memory, for gradients that are views of it.
+    InMemory(Average),
+    /// It is in host memory, in pieces that go to the device.
+    InPieces(Vec<Average>),
+    /// Its device was asked for it.
+    OnDevice(Pending),
+    /// It holds no gradients, or they were taken out.
+    Nothing,
 }
 
 /// The averaged buckets of one step.
 #[derive(Debug)]
 pub(super) struct Averages {
     pub(super) layout: Arc<Layout>,
-    pub(super) buckets: Vec<Average>,
+    pub(super) buckets: Vec<Averaged>,
+    /// For each parameter, whether any rank used it.
+    pub(super) used: Vec<bool>,
+    /// Whether gradients go to their device a bucket at a time.
+    pub(super) joined: bool,
     /// When each bucket was averaged.
     pub(super) times: Vec<Range<Instant>>,
 }
@@ -96,19 +115,21 @@ impl Reducer {
         unbounded()
     }
 
-    /// Starts the thread.
+    /// Starts the thread, on the lane that gradients come on.
     pub(super) fn start(
         config: DdpConfig,
         group: ProcessGroup,
         parameters: Arc<Parameters>,
+        route: Route,
+        lane: StreamId,
         (commands, inbox): (Sender<Command>, Receiver<Command>),
     ) -> Result<Self> {
         let rank = group.global_rank();
         let count = parameters.entries.len();
-        let mut worker = Worker::new(config, group.clone(), parameters);
+        let mut worker = Worker::new(config, group.clone(), parameters, route);
         let thread = std::thread::Builder::new()
             .name(format!("burn-dist-reducer-{rank}"))
-            .spawn(move || worker.run(&inbox))
+            .spawn(move || lane.executes(|| worker.run(&inbox)))
             .map_err(|error| Error::System {
                 rank,
                 what: "starting the reducer thread",
@@ -185,235 +206,7 @@ impl Reducer {
     }
 }
 
-/// The thread's own state.
-struct Worker {
-    config: DdpConfig,
-    group: ProcessGroup,
-    parameters: Arc<Parameters>,
-    layout: Arc<Layout>,
-    /// Where each parameter is in it.
-    places: Vec<Option<Place>>,
-    pool: Pool,
-    step: Step,
-    /// Whether the layout follows the order in which gradients really come.
-    ordered: bool,
-    /// The first error: the end of all averaging.
-    failed: Option<Error>,
-}
-
-/// The buckets of the current step.
-struct Step {
-    /// Those that gradients have come for.
-    filling: Vec<Option<Buffer>>,
-    /// How many parameters each bucket still waits for, for their gradients or flags.
-    missing: Vec<usize>,
-    /// Those that are averaged: a beginning of all buckets.
-    averaged: Vec<Average>,
-    /// When they were.
-    times: Vec<Range<Instant>>,
-}
-
-impl Step {
-    fn new(layout: &Layout) -> Self {
-        let buckets = layout.buckets.iter();
-        Self {
-            filling: buckets.clone().map(|_| None).collect(),
-            missing: buckets.map(Bucket::writers).collect(),
-            averaged: Vec::new(),
-            times: Vec::new(),
-        }
-    }
-}
-
-impl Worker {
-    fn new(config: DdpConfig, group: ProcessGroup, parameters: Arc<Parameters>) -> Self {
-        let order = layout::reversed(parameters.entries.len());
-        let layout = plan(&config, &parameters, &order);
-        Self {
-            places: layout.places(parameters.entries.len()),
-            pool: Pool::new(&layout),
-            step: Step::new(&layout),
-            layout: Arc::new(layout),
-            config,
-            group,
-            parameters,
-            ordered: false,
-            failed: None,
-        }
-    }
-
-    /// Runs until the replica's end is dropped.
-    fn run(&mut self, inbox: &Receiver<Command>) {
-        while let Ok(command) = inbox.recv() {
-            match command {
-                Command::Ready(reading) => self.take(reading),
-                Command::Finish {
-                    rest,
-                    ready_order,
-                    reply,
-                } => {
-                    for reading in rest {
-                        self.take(reading);
-                    }
-                    // A replica that is gone wants no answer.
-                    let _ = reply.send(self.finish(&ready_order));
-                }
-                Command::Stop => break,
-            }
-        }
-    }
-
-    /// Packs one gradient and averages the buckets that are full; keeps the first error.
-    fn take(&mut self, reading: Reading) {
-        if self.failed.is_none()
-            && let Err(error) = self.pack(reading).and_then(|()| self.average_full())
-        {
-            self.fail(error);
-        }
-    }
-
-    /// Keeps the first error, and tells the other ranks: they would wait for this one otherwise.
-    fn fail(&mut self, error: Error) {
-        self.group.abort(&error.to_string());
-        self.failed = Some(error);
-    }
-
-    fn pack(&mut self, reading: Reading) -> Result<()> {
-        let Reading { parameter, parts } = reading;
-        let rank = self.group.global_rank();
-        let _span = tracing::trace_span!("pack", rank, parameter).entered();
-        let Some(place) = self.places[parameter].clone() else {
-            // `settle` collects only what has a place, and only trained parameters are hooked.
-            return Err(self.unreadable(parameter, "it has no place in a bucket"));
-        };
-        let mut used = false;
-        for read in parts {
-            // The gradient's own memory goes as soon as it is copied.
-            let packed = futures_lite::future::block_on(read)
-                .and_then(|data| self.pack_part(&place, data, used));
-            packed.map_err(|message| self.unreadable(parameter, &message))?;
-            used = true;
-        }
-        if !used {
-            let range = place.range.clone();
-            self.filling(place.bucket).clear(range);
-        }
-        let (flag_bucket, flag) = place.flag;
-        self.filling(flag_bucket).set_flag(flag, used);
-        self.step.missing[place.bucket] -= 1;
-        if flag_bucket != place.bucket {
-            self.step.missing[flag_bucket] -= 1;
-        }
-        Ok(())
-    }
-
-    /// Puts a gradient, or a further part of it, to its place.
-    fn pack_part(&mut self, place: &Place, data: TensorData, add: bool) -> Result<(), String> {
-        let bucket = &self.layout.buckets[place.bucket];
-        if bucket.is_lone() && !add {
-            let buffer = Buffer::of(data, bucket.precision, bucket.len())?;
-            self.step.filling[place.bucket] = Some(buffer);
-            return Ok(());
-        }
-        let range = place.range.clone();
-        self.filling(place.bucket).pack(range, &data, add)
-    }
-
-    /// The memory of a bucket in this step.
-    fn filling(&mut self, bucket: usize) -> &mut Buffer {
-        let memory = || self.pool.take(&self.layout, bucket);
-        self.step.filling[bucket].get_or_insert_with(memory)
-    }
-
-    fn average_full(&mut self) -> Result<()> {
-        let step = &mut self.step;
-        loop {
-            let next = step.averaged.len();
-            if step.missing.get(next) != Some(&0) {
-                return Ok(());
-            }
-            let Some(mut buffer) = step.filling[next].take() else {
-                // Every bucket has a writer, and so is full only after one has written.
-                return Ok(());
-            };
-            let bucket = &self.layout.buckets[next];
-            let (rank, bytes) = (self.group.global_rank(), bucket.bytes());
-            let span = tracing::debug_span!("bucket", rank, bucket = next, bytes).entered();
-            let start = Instant::now();
-            buffer.average(&self.group)?;
-            step.times.push(start..Instant::now());
-            drop(span);
-            step.averaged.push(if bucket.is_lone() {
-                Average::Lone(buffer)
-            } else {
-                self.pool.lend(next, buffer)
-            });
-        }
-    }
-
-    fn finish(&mut self, ready_order: &[usize]) -> Result<Averages> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let layout = Arc::clone(&self.layout);
-        if !self.ordered
-            && let Err(error) = self.follow(ready_order)
-        {
-            self.fail(error.clone());
-            return Err(error);
-        }
-        let next = Step::new(&self.layout);
-        let done = std::mem::replace(&mut self.step, next);
-        Ok(Averages {
-            layout,
-            buckets: done.averaged,
-            times: done.times,
-        })
-    }
-
-    /// Lays the buckets out anew, in the order that rank 0 has seen in the first step.
-    fn follow(&mut self, ready_order: &[usize]) -> Result<()> {
-        let rank = self.group.global_rank();
-        let peer = self.group.ranks()[0];
-        let control = |message| Error::Control {
-            rank,
-            peer,
-            message,
-        };
-        let ours = (self.group.rank() == 0).then(|| crate::control::encode(&ready_order));
-        let ours = ours.transpose().map_err(control)?;
-        let bytes = self.group.broadcast_bytes(ours.as_deref(), 0)?;
-        let order: Vec<usize> = crate::control::decode(&bytes).map_err(control)?;
-        let parameters = self.parameters.entries.len();
-        let order = layout::completed(order, parameters)
-            .ok_or_else(|| control("its bucket order names other parameters".into()))?;
-        self.layout = Arc::new(plan(&self.config, &self.parameters, &order));
-        self.places = self.layout.places(parameters);
-        self.pool = Pool::new(&self.layout);
-        self.ordered = true;
-        tracing::debug!(
-            buckets = self.layout.buckets.len(),
-            "buckets follow backward's order"
-        );
-        Ok(())
-    }
-
-    fn unreadable(&self, parameter: usize, message: &str) -> Error {
-        Error::Tensor {
-            rank: self.group.global_rank(),
-            operation: "reading a gradient",
-            message: format!(
-                "{message} (parameter `{}`)",
-                self.parameters.entries[parameter].description.path
-            ),
-        }
-    }
-}
-
-fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
-    let (first, cap) = config.caps();
-    Layout::new(&parameters.entries, order, first, cap)
-}
+mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,16 @@
 //!
 //! Callers: `Ddp`.
 
-use super::hook::{GradientSink, is_nothing, is_one, read_tensor};
+use super::gradient::{is_nothing, is_one};
 use super::layout::Place;
-use super::parameters::{Parameters, Path};
-use super::reducer::{Averages, Reading};
+use super::parameters::{Entry, Parameters, Path};
+use super::pool::Average;
+use super::reducer::{Averaged, Averages, Reading};
 use super::usage::{Finished, Usage};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Device, Gradients, Shape, Tensor};
+use std::collections::HashMap;
 
 /// What a backward pass left: Burn's container, or what a module's gradients were gathered in.
 pub(super) trait Leftover {
@@ -45,6 +47,7 @@ pub(super) struct Rest {
 /// Collects what is missing of a step. The error says how the calls or the model make that impossible.
 pub(super) fn collect_rest<M: Module>(
     parameters: &Parameters,
+    usage: &Usage,
     mut grads: impl Leftover,
     model: &M,
     step: Finished,
@@ -94,7 +97,7 @@ pub(super) fn collect_rest<M: Module>(
                 if held[i] {
                     late.push(i);
                 }
-                parts[i].push(read_tensor(weighed(gradient, weight)));
+                parts[i].push(usage.on_lane(gradient, weight));
             }
         },
     );
@@ -152,6 +155,7 @@ pub(super) fn unpack<M: Module>(
         parameters,
         places: averages.layout.places(parameters.entries.len()),
         averages,
+        joined: HashMap::new(),
         made: vec![None; parameters.entries.len()],
         gradients: GradientsParams::new(),
     };
@@ -205,6 +209,8 @@ struct Unpacker<'a> {
     parameters: &'a Parameters,
     averages: Averages,
     places: Vec<Option<Place>>,
+    /// The buckets that are on their device as a whole.
+    joined: HashMap<usize, Tensor<1>>,
     /// Under which id each parameter has its gradient already.
     made: Vec<Option<ParamId>>,
     gradients: GradientsParams,
@@ -234,20 +240,91 @@ impl ModuleVisitor for Unpacker<'_> {
             return;
         }
         let entry = &self.parameters.entries[parameter];
-        let buckets = &mut self.averages.buckets;
-        let (flag_bucket, flag) = place.flag;
-        if !buckets[flag_bucket].flag(flag) {
+        if !self.averages.used[parameter] {
             tracing::debug!(
                 parameter = entry.description.path,
                 "no rank used a parameter"
             );
             return;
         }
-        let range = place.range.clone();
-        let data = buckets[place.bucket].take(range, &entry.description.shape, entry.dtype);
         let device = param.base().device().without_autodiff();
-        let gradient = Tensor::<D>::from_data(data, (&device, entry.dtype));
+        let place = place.clone();
+        let gradient = if self.averages.joined {
+            self.of_joined::<D>(&place, entry, &device)
+        } else {
+            self.of_packed::<D>(&place, entry, &device)
+        };
+        // Every bucket of a step is averaged, and is of one of the two kinds.
+        let Some(gradient) = gradient else { return };
         self.gradients.register(param.id, gradient);
         self.made[parameter] = Some(param.id);
     }
+}
+
+impl Unpacker<'_> {
+    /// A gradient from the memory of its bucket.
+    fn of_packed<const D: usize>(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        device: &Device,
+    ) -> Option<Tensor<D>> {
+        let Averaged::InMemory(average) = &mut self.averages.buckets[place.bucket] else {
+            return None;
+        };
+        let data = average.take(place.range.clone(), &entry.description.shape, entry.dtype);
+        Some(Tensor::from_data(data, (device, entry.dtype)))
+    }
+
+    /// A gradient from its bucket, which goes to the device as a whole.
+    fn of_joined<const D: usize>(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        device: &Device,
+    ) -> Option<Tensor<D>> {
+        let shape = Shape::from(entry.description.shape.clone());
+        if place.range.is_empty() {
+            return Some(Tensor::zeros(shape, (device, entry.dtype)));
+        }
+        let bucket = &self.averages.layout.buckets[place.bucket];
+        let (len, dtype) = (bucket.gradient_len(), bucket.precision.dtype());
+        let averaged = &mut self.averages.buckets[place.bucket];
+        let joined = match std::mem::replace(averaged, Averaged::Nothing) {
+            Averaged::InPieces(pieces) => Some(upload(pieces, len, dtype, device)),
+            Averaged::OnDevice(pending) => Some(pending.resolve()),
+            Averaged::InMemory(_) | Averaged::Nothing => None,
+        };
+        if let Some(joined) = joined {
+            self.joined.insert(place.bucket, joined);
+        }
+        let joined = self.joined.get(&place.bucket)?.clone();
+        let part = if place.range == (0..len) {
+            joined
+        } else {
+            joined.slice(place.range.clone())
+        };
+        let gradient = part.reshape::<D, _>(shape);
+        Some(if entry.dtype == dtype {
+            gradient
+        } else {
+            gradient.cast(entry.dtype)
+        })
+    }
+}
+
+/// The gradients of a bucket, on their device.
+fn upload(pieces: Vec<Average>, len: usize, dtype: DType, device: &Device) -> Tensor<1> {
+    let mut pieces: Vec<Tensor<1>> = pieces
+        .into_iter()
+        .map(|mut piece| {
+            let len = piece.len().min(len);
+            let data = piece.take(0..len, &[len], dtype);
+            Tensor::from_data(data, (device, dtype))
+        })
+        .collect();
+    if pieces.len() == 1 {
+        return pieces.swap_remove(0);
+    }
+    Tensor::cat(pieces, 0)
 }

@@ -21,9 +21,12 @@
 //!
 //! Callers: hooks, on the replica's thread; `Ddp`.
 
-use super::hook::{GradientSink, HostRead, Leaf, read_tensor};
+use super::gradient::Gradient;
+use super::hook::{GradientSink, Leaf};
 use super::reducer::{Command, Reading};
-use burn::tensor::{Device, Tensor};
+use burn::backend::Dispatch;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{Device, StreamId, Tensor};
 use crossbeam::channel::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +40,8 @@ const STRIDE: usize = 16;
 #[derive(Debug)]
 pub(super) struct Usage {
     ready: Sender<Command>,
+    /// The stream that the reducer reads gradients on.
+    lane: StreamId,
     step: Mutex<Step>,
 }
 
@@ -86,7 +91,7 @@ struct State {
     /// Whether its gradient was handed to the reducer.
     handed: bool,
     /// Its gradient, where it was held back.
-    held: Option<HostRead>,
+    held: Option<Gradient>,
     /// The sum of gradients that `no_sync` kept, flattened.
     kept: Option<Tensor<1>>,
 }
@@ -113,7 +118,7 @@ pub(super) struct Finished {
     /// Which parameters' gradients were handed over during backward.
     pub(super) handed: Vec<bool>,
     /// For the others, what was held back and what `no_sync` kept.
-    pub(super) parts: Vec<Vec<HostRead>>,
+    pub(super) parts: Vec<Vec<Gradient>>,
     /// For each parameter, whether its gradient was held back.
     pub(super) held: Vec<bool>,
     /// In which order gradients became complete.
@@ -125,10 +130,11 @@ pub(super) struct Finished {
 }
 
 impl Usage {
-    /// Nothing used yet, of so many parameters; complete gradients go to `ready`.
+    /// Nothing used yet, of so many parameters; complete gradients go to `ready`, on a lane of their own.
     pub(super) fn new(parameters: usize, ready: Sender<Command>) -> Self {
         Self {
             ready,
+            lane: StreamId::allocate(),
             step: Mutex::new(Step {
                 mode: Mode::Watching,
                 local: false,
@@ -149,8 +155,8 @@ impl Usage {
         step.used = 0;
         let count = step.parameters.len();
         let ended = std::mem::replace(&mut step.parameters, states(count));
-        let part = |state: State| -> Vec<HostRead> {
-            let kept = state.kept.map(read_tensor);
+        let part = |state: State| -> Vec<Gradient> {
+            let kept = state.kept.map(|kept| self.on_lane(kept, 1.0));
             state.held.into_iter().chain(kept).collect()
         };
         Finished {
@@ -167,6 +173,11 @@ impl Usage {
     #[cfg(feature = "train")]
     pub(super) fn weigh(&self, weight: f64) {
         self.lock().weight = weight;
+    }
+
+    /// What gradients are multiplied by before they are averaged.
+    pub(super) fn weight(&self) -> f64 {
+        self.lock().weight
     }
 
     /// Drops what `no_sync` kept.
@@ -222,6 +233,16 @@ impl Usage {
             Some(kept) => kept + gradient,
             None => gradient,
         });
+    }
+
+    /// The stream that the reducer reads gradients on.
+    pub(super) fn lane(&self) -> StreamId {
+        self.lane
+    }
+
+    /// What a gradient counts for, for the reducer.
+    pub(super) fn on_lane(&self, gradient: Tensor<1>, weight: f64) -> Gradient {
+        Gradient::new(gradient.into_dispatch(), weight, self.lane)
     }
 
     /// How many anchors are kept.
@@ -335,11 +356,8 @@ impl GradientSink for Usage {
         state.arrived == state.uses && !state.split
     }
 
-    fn weight(&self) -> f64 {
-        self.lock().weight
-    }
-
-    fn complete(&self, parameter: usize, gradient: HostRead) {
+    fn complete(&self, parameter: usize, gradient: FloatTensor<Dispatch>) {
+        let gradient = Gradient::new(gradient, self.weight(), self.lane);
         let kept = {
             let mut step = self.lock();
             step.ready_order.push(parameter);
@@ -352,7 +370,8 @@ impl GradientSink for Usage {
             state.handed = true;
             state.kept.take()
         };
-        let parts = [Some(gradient), kept.map(read_tensor)];
+        let kept = kept.map(|kept| self.on_lane(kept, 1.0));
+        let parts = [Some(gradient), kept];
         let reading = Reading::new(parameter, parts.into_iter().flatten().collect());
         // If the reducer has ended, `synchronize` says why.
         let _ = self.ready.send(Command::Ready(reading));

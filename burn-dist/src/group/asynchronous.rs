@@ -10,6 +10,9 @@ use crate::collective;
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 use crate::transport::threads::Entry;
+use std::ops::Range;
+use std::time::Instant;
+use tracing::Span;
 
 /// Each call is the blocking call of the same name on another thread. Wrong arguments are reported by
 /// [`Work::wait`] too. The time that a call waits for other ranks counts from when it is its turn.
@@ -46,6 +49,22 @@ impl ProcessGroup {
             Ok(self.all_reduce_ticket::<T>(&[buffer.len()], op)),
             move |entry| collective::all_reduce(entry, &mut buffer, op).map(|()| buffer),
         )
+    }
+
+    /// [`Self::all_reduce`] on a buffer of any kind, in a span, with the time that it took.
+    pub(crate) fn all_reduce_owned<T: Element, B: AsMut<[T]> + Send + 'static>(
+        &self,
+        mut buffer: B,
+        op: ReduceOp,
+        span: Span,
+    ) -> Work<(B, Range<Instant>)> {
+        let ticket = self.all_reduce_ticket::<T>(&[buffer.as_mut().len()], op);
+        self.start(Ok(ticket), move |entry| {
+            let _span = span.entered();
+            let start = Instant::now();
+            collective::all_reduce(entry, buffer.as_mut(), op)?;
+            Ok((buffer, start..Instant::now()))
+        })
     }
 
     /// [`Self::gather`] of an owned buffer; the result is `None` on all ranks but the root.

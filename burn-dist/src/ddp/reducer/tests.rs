@@ -1,19 +1,44 @@
 //! Reducers without models: gradients are numbers.
 
 use super::*;
+use crate::ddp::fabric::Fabric;
+use crate::element::ReduceOp;
+use burn::backend::Dispatch;
+use burn::backend::tensor::FloatTensor;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{DType, Device, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use std::collections::HashSet;
 
-const ELEMENTS: usize = 64;
+/// Enough for three pieces of the smallest size.
+const ELEMENTS: usize = 2304;
 
 /// Sizes of the first bucket in bytes with which each parameter has a bucket of its own: packed, or
-/// alone.
+/// alone; and with which all are in one.
 const PACKED: f64 = 4.0 * ELEMENTS as f64 + 4.0;
 const ALONE: f64 = 1.0;
+const TOGETHER: f64 = 16.0 * ELEMENTS as f64;
+
+/// The ways to an average, with the CPU for a device.
+const WAYS: [fn(&ProcessGroup) -> Route; 3] = [
+    |_| Route::OneByOne,
+    |_| Route::Joined,
+    |group| Route::OnDevice(Box::new(Memory(group.clone()))),
+];
+
+/// Devices that average in host memory after all.
+#[derive(Debug)]
+struct Memory(ProcessGroup);
+
+impl Fabric for Memory {
+    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+        let tensor = Tensor::<1>::from_dispatch(tensor);
+        let mean = self.0.all_reduce_tensor(tensor, ReduceOp::Mean).unwrap();
+        Pending::new(|| mean)
+    }
+}
 
 /// One rank's reducer.
-fn reducer(group: ProcessGroup, parameters: usize, bucket: f64) -> Reducer {
+fn reducer(group: ProcessGroup, route: Route, parameters: usize, bucket: f64) -> Reducer {
     let device = Device::flex().autodiff();
     let layer = || -> Linear {
         LinearConfig::new(8, ELEMENTS / 8)
@@ -27,12 +52,18 @@ fn reducer(group: ProcessGroup, parameters: usize, bucket: f64) -> Reducer {
         .with_bucket_cap_mb(megabytes)
         .with_first_bucket_mb(megabytes);
     let channel = Reducer::channel();
-    Reducer::start(config, group, parameters, channel).unwrap()
+    Reducer::start(config, group, parameters, route, lane(), channel).unwrap()
+}
+
+/// The CPU has no streams.
+fn lane() -> StreamId {
+    StreamId { value: 0 }
 }
 
 fn gradient(parameter: usize, value: f32) -> Reading {
-    let data = TensorData::new(vec![value; ELEMENTS], [ELEMENTS]);
-    Reading::new(parameter, vec![Box::pin(async { Ok(data) })])
+    let tensor = Tensor::<1>::full([ELEMENTS], value, &Device::flex());
+    let gradient = Gradient::new(tensor.into_dispatch(), 1.0, lane());
+    Reading::new(parameter, vec![gradient])
 }
 
 /// Runs `work` as every rank of a group of two threads.
@@ -55,28 +86,65 @@ fn order(averages: &Averages) -> Vec<usize> {
     slots.map(|slot| slot.parameter).collect()
 }
 
-/// What a parameter's gradient is, where any rank had one.
-fn average(averages: &mut Averages, parameter: usize) -> Option<Vec<f32>> {
-    let place = averages.layout.places(3).swap_remove(parameter).unwrap();
-    let buckets = &mut averages.buckets;
-    let data = buckets[place.bucket].take(place.range, &[ELEMENTS], DType::F32);
-    let (bucket, flag) = place.flag;
-    buckets[bucket]
-        .flag(flag)
-        .then(|| data.iter::<f32>().collect())
+/// What the gradients of some parameters are, where any rank had one.
+fn averages_of<const N: usize>(
+    averages: Averages,
+    parameters: [usize; N],
+) -> [Option<Vec<f32>>; N] {
+    let Averages {
+        layout,
+        buckets,
+        used,
+        ..
+    } = averages;
+    let values: Vec<Vec<f32>> = buckets
+        .into_iter()
+        .zip(&layout.buckets)
+        .map(|(bucket, plan)| {
+            let len = plan.gradient_len();
+            let data = match bucket {
+                Averaged::InMemory(mut average) => average.take(0..len, &[len], DType::F32),
+                Averaged::InPieces(pieces) => {
+                    let of = |mut piece: Average| {
+                        let len = piece.len().min(len);
+                        let data = piece.take(0..len, &[len], DType::F32);
+                        data.iter::<f32>().collect::<Vec<_>>()
+                    };
+                    return pieces.into_iter().flat_map(of).collect();
+                }
+                Averaged::OnDevice(pending) => pending.resolve().into_data(),
+                Averaged::Nothing => return Vec::new(),
+            };
+            data.iter::<f32>().collect()
+        })
+        .collect();
+    parameters.map(|parameter| {
+        let place = layout.places(3).swap_remove(parameter).unwrap();
+        used[parameter].then(|| values[place.bucket][place.range].to_vec())
+    })
+}
+
+fn memory(averaged: &mut Averaged) -> &mut Average {
+    match averaged {
+        Averaged::InMemory(average) => average,
+        other => panic!("not in memory: {other:?}"),
+    }
 }
 
 #[test]
 fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
-    for bucket in [PACKED, ALONE] {
-        follow(bucket);
+    for bucket in [PACKED, ALONE, TOGETHER] {
+        for way in WAYS {
+            follow(way, bucket);
+        }
     }
 }
 
-fn follow(bucket: f64) {
+fn follow(way: fn(&ProcessGroup) -> Route, bucket: f64) {
     on_two(|group| {
         let rank = group.rank();
-        let mut reducer = reducer(group, 3, bucket);
+        let route = way(&group);
+        let mut reducer = reducer(group, route, 3, bucket);
         let all = || {
             (0..3)
                 .map(|parameter| gradient(parameter, rank as f32))
@@ -88,9 +156,10 @@ fn follow(bucket: f64) {
         assert_eq!(order(&first), [2, 1, 0]);
         // The order of the first step stays.
         for seen in [vec![2, 0, 1], vec![0, 1, 2]] {
-            let mut later = reducer.finish(all(), seen).unwrap();
+            let later = reducer.finish(all(), seen).unwrap();
             assert_eq!(order(&later), [1, 0, 2]);
-            assert_eq!(average(&mut later, 0), Some(vec![0.5; ELEMENTS]));
+            let half = Some(vec![0.5; ELEMENTS]);
+            assert_eq!(averages_of(later, [0, 2]), [half.clone(), half]);
         }
         reducer.stop(false);
     });
@@ -98,15 +167,18 @@ fn follow(bucket: f64) {
 
 #[test]
 fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
-    for bucket in [PACKED, ALONE] {
-        use_again(bucket);
+    for bucket in [PACKED, ALONE, TOGETHER] {
+        for way in WAYS {
+            use_again(way, bucket);
+        }
     }
 }
 
-fn use_again(bucket: f64) {
+fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
     on_two(|group| {
         let rank = group.rank();
-        let mut reducer = reducer(group, 2, bucket);
+        let route = way(&group);
+        let mut reducer = reducer(group, route, 2, bucket);
         for step in 0..6_u8 {
             // The second parameter in every other step, and then on rank 1 alone.
             let value = f32::from(step) + 1.0;
@@ -117,10 +189,10 @@ fn use_again(bucket: f64) {
                 Reading::new(1, Vec::new())
             };
             let rest = vec![gradient(0, value), second];
-            let mut averages = reducer.finish(rest, Vec::new()).unwrap();
-            assert_eq!(average(&mut averages, 0), Some(vec![value; ELEMENTS]));
+            let averages = reducer.finish(rest, Vec::new()).unwrap();
             let half = vec![value / 2.0; ELEMENTS];
-            assert_eq!(average(&mut averages, 1), (step % 2 == 1).then_some(half));
+            let expected = [Some(vec![value; ELEMENTS]), (step % 2 == 1).then_some(half)];
+            assert_eq!(averages_of(averages, [0, 1]), expected);
         }
         reducer.stop(false);
     });
@@ -129,14 +201,15 @@ fn use_again(bucket: f64) {
 #[test]
 fn no_bucket_is_allocated_after_the_first_steps() {
     on_two(|group| {
-        let mut reducer = reducer(group, 3, PACKED);
+        let mut reducer = reducer(group, Route::OneByOne, 3, PACKED);
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
             let all = (0..3).map(|parameter| gradient(parameter, 1.0)).collect();
-            let averages = reducer.finish(all, Vec::new()).unwrap();
+            let mut averages = reducer.finish(all, Vec::new()).unwrap();
             // The first step's layout is another.
             if step > 0 {
-                seen.extend(averages.buckets.iter().map(Average::address));
+                let buckets = averages.buckets.iter_mut();
+                seen.extend(buckets.map(|bucket| memory(bucket).address()));
             }
             drop(averages);
             // If the buckets were given back to the allocator, these would take their places.
@@ -156,6 +229,8 @@ fn averaging_counts_from_the_moment_on_that_is_asked_for() {
             buckets: Vec::new(),
         }),
         buckets: Vec::new(),
+        used: Vec::new(),
+        joined: false,
         times: vec![at(0)..at(2), at(3)..at(5), at(8)..at(9)],
     };
     for (moment, seconds) in [(0, 5), (1, 4), (2, 3), (4, 2), (9, 0), (20, 0)] {

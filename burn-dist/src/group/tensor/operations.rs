@@ -3,7 +3,7 @@
 //! Callers: the public calls in `tensor`.
 
 use burn::tensor::kind::Numeric;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, StreamId, Tensor};
 
 use crate::collective;
 use crate::element::ReduceOp;
@@ -223,7 +223,12 @@ impl ProcessGroup {
     ) -> Work<R> {
         match on {
             On::This => self.done(ticket.and_then(|ticket| ticket.run(operation))),
-            On::Communication => self.start(ticket, operation),
+            On::Communication => {
+                // A GPU may not have made the tensor yet, and it is read only now. On the caller's stream
+                // that comes after all that made it, and before all that uses the result.
+                let stream = StreamId::current();
+                self.start(ticket, move |entry| stream.executes(|| operation(entry)))
+            }
         }
     }
 

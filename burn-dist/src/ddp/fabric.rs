@@ -1,0 +1,120 @@
+//! Devices that average among themselves.
+//!
+//! Callers: `route` makes one, the reducer's thread uses it, `settle` waits for what it gives.
+
+use burn::backend::Dispatch;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Tensor;
+use std::fmt;
+
+/// One rank's end of it. Dropped, its device is free for another.
+pub(super) trait Fabric: fmt::Debug + Send {
+    /// Asks this rank's device for the mean over all ranks, without waiting for it. Every rank calls it with
+    /// as many elements, in the same order, and only once it knows that all others will: what is asked
+    /// for can't be taken back, and a device waits for the others without end.
+    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending;
+}
+
+/// A mean that a device was asked for.
+pub(super) struct Pending(Box<dyn FnOnce() -> Tensor<1> + Send>);
+
+impl Pending {
+    pub(super) fn new(resolve: impl FnOnce() -> Tensor<1> + Send + 'static) -> Self {
+        Self(Box::new(resolve))
+    }
+
+    /// The mean, for what this thread asks of the device from now on.
+    pub(super) fn resolve(self) -> Tensor<1> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").finish_non_exhaustive()
+    }
+}
+
+/// A group of one: its gradients are their averages.
+#[derive(Debug)]
+pub(super) struct Alone;
+
+impl Fabric for Alone {
+    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+        Pending::new(|| Tensor::from_dispatch(tensor))
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub(super) use nccl::{Nccl, Taken};
+
+#[cfg(feature = "cuda")]
+mod nccl {
+    //! NVIDIA's NCCL, through Burn's own collective.
+    //!
+    //! Burn has one communicator for a set of devices in a process, and a queue for all collectives of a
+    //! device. Two models that are averaged at once would mix theirs there, in another order on every rank;
+    //! so a device belongs to one [`Nccl`] at a time.
+
+    use super::{Fabric, Pending};
+    use burn::backend::Dispatch;
+    use burn::backend::tensor::FloatTensor;
+    use burn::tensor::distributed::{ReduceOperation, all_reduce};
+    use burn::tensor::{Device, Tensor};
+    use std::sync::{Mutex, PoisonError};
+
+    /// The numbers of the devices that are taken.
+    static TAKEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+    /// A device that was taken, for as long as this lives.
+    #[derive(Debug)]
+    pub(in crate::ddp) struct Taken(usize);
+
+    impl Taken {
+        /// Takes a device, if it is free.
+        pub(in crate::ddp) fn new(device: usize) -> Option<Self> {
+            let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            if taken.contains(&device) {
+                return None;
+            }
+            taken.push(device);
+            Some(Self(device))
+        }
+
+        /// The device's number.
+        pub(in crate::ddp) fn number(&self) -> usize {
+            self.0
+        }
+    }
+
+    impl Drop for Taken {
+        fn drop(&mut self) {
+            let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            taken.retain(|device| *device != self.0);
+        }
+    }
+
+    /// The devices of all ranks of a group, which one process has.
+    #[derive(Debug)]
+    pub(in crate::ddp) struct Nccl {
+        devices: Vec<Device>,
+        _own: Taken,
+    }
+
+    impl Nccl {
+        pub(in crate::ddp) fn new(devices: Vec<Device>, own: Taken) -> Self {
+            let _own = own;
+            Self { devices, _own }
+        }
+    }
+
+    impl Fabric for Nccl {
+        fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+            let tensor = Tensor::<1>::from_dispatch(tensor);
+            let mean = all_reduce(tensor, ReduceOperation::Mean, self.devices.clone());
+            // The lane waits too, so that the memory is not used again before.
+            drop(mean.clone().resolve());
+            Pending::new(move || mean.resolve())
+        }
+    }
+}

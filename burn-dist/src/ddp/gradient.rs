@@ -1,0 +1,106 @@
+//! A gradient on its way from autodiff to its bucket.
+//!
+//! A GPU works on what a thread asks of it in one queue a thread, Burn's *stream*, and a thread that wants what
+//! another has asked for waits for all that the other has asked for by then. The reducer would so wait for the
+//! rest of backward, which the replica's thread may have asked for long before it is computed. Therefore the
+//! replica's thread itself asks for a copy of each gradient, on a stream that belongs to the two of them
+//! (the *lane*), as soon as backward has asked for the gradient: the lane waits for what was asked for until
+//! then and no more, and the reducer, which runs on the lane, has nothing else to wait for.
+//!
+//! Invariants: the copy is of memory that nothing writes to any more. Burn compares when memory was
+//! allocated, not when it was last written to, and so would not see that a gradient which was added to in
+//! place is newer than what the lane has waited for; the factor of the copy is allocated for it alone, and so
+//! makes it wait every time.
+//!
+//! Callers: `hook`, `usage` and `settle` make gradients, on the replica's thread; `reducer` reads them.
+
+use super::staging;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Dispatch, DispatchDevice, TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{Shape, StreamId, TensorData};
+
+/// The gradient of one parameter, or a part of its sum, of any shape.
+#[derive(Debug)]
+pub(super) struct Gradient(FloatTensor<Dispatch>);
+
+impl Gradient {
+    /// What a gradient counts for. On a GPU it is copied on the lane, from where this thread's stream is now.
+    pub(super) fn new(tensor: FloatTensor<Dispatch>, weight: f64, lane: StreamId) -> Self {
+        let queued = is_queued(&tensor.device());
+        if is_nothing(weight) {
+            let (shape, device, dtype) = (tensor.shape(), tensor.device(), tensor.dtype());
+            let zeros = || Dispatch::float_zeros(shape, &device, dtype.into());
+            return Self(if queued {
+                lane.executes(zeros)
+            } else {
+                zeros()
+            });
+        }
+        if queued {
+            let one_each = Shape::from(vec![1; tensor.shape().num_dims()]);
+            let (device, dtype) = (tensor.device(), tensor.dtype());
+            let factor = Dispatch::float_full(one_each, weight.into(), &device, dtype.into());
+            // The clone keeps the backend from writing to the gradient's own memory.
+            let copy = lane.executes(|| Dispatch::float_mul(tensor.clone(), factor));
+            return Self(copy);
+        }
+        Self(if is_one(weight) {
+            tensor
+        } else {
+            Dispatch::float_mul_scalar(tensor, weight.into())
+        })
+    }
+
+    /// Waits for the device and reads it. The error says what went wrong.
+    pub(super) fn read(self) -> Result<TensorData, String> {
+        staging::read(self.0)
+    }
+
+    /// As a tensor of its device, for the lane.
+    pub(super) fn into_tensor(self) -> FloatTensor<Dispatch> {
+        self.0
+    }
+}
+
+/// Whether a device works on what it is asked for later, in the order of streams.
+pub(super) fn is_queued(device: &DispatchDevice) -> bool {
+    match device {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => false,
+        #[allow(
+            unreachable_patterns,
+            reason = "which patterns exist depends on Burn's features"
+        )]
+        _ => true,
+    }
+}
+
+/// Whether a weight changes nothing.
+pub(super) fn is_one(weight: f64) -> bool {
+    weight.to_bits() == 1.0_f64.to_bits()
+}
+
+/// Whether what is weighed so counts for nothing, even if it is no number.
+pub(super) fn is_nothing(weight: f64) -> bool {
+    weight.abs().to_bits() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn what_counts_for_nothing_is_zero_even_if_it_is_no_number() {
+        let of = |weight| {
+            let values = [f32::NAN, f32::INFINITY, 2.0];
+            let gradient = Tensor::<1>::from_floats(values, &Device::flex());
+            let lane = StreamId::allocate();
+            let read = Gradient::new(gradient.into_dispatch(), weight, lane).read();
+            read.unwrap().try_to_vec::<f32>().unwrap()
+        };
+        assert_eq!(of(0.0), [0.0; 3]);
+        assert_eq!(of(0.5)[1..], [f32::INFINITY, 1.0]);
+        assert_eq!(of(1.0)[1..], [f32::INFINITY, 2.0]);
+    }
+}

@@ -1,0 +1,396 @@
+//! The reducer's thread: what it knows and does.
+//!
+//! Callers: `Reducer` starts it.
+
+use super::{Averaged, Averages, Command, Reading};
+use crate::control;
+use crate::ddp::buffer::Buffer;
+use crate::ddp::config::DdpConfig;
+use crate::ddp::layout::{self, Bucket, Layout, Place};
+use crate::ddp::parameters::Parameters;
+use crate::ddp::pool::{Average, Pool};
+use crate::ddp::route::Route;
+use crate::ddp::staging::{self, Sum};
+use crate::element::ReduceOp;
+use crate::error::{Error, Result};
+use crate::group::{ProcessGroup, Work};
+use burn::tensor::TensorData;
+use crossbeam::channel::Receiver;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::Span;
+
+/// The thread's own state.
+pub(super) struct Worker {
+    config: DdpConfig,
+    group: ProcessGroup,
+    parameters: Arc<Parameters>,
+    route: Route,
+    layout: Arc<Layout>,
+    /// Where each parameter is in it.
+    places: Vec<Option<Place>>,
+    pool: Pool,
+    step: Step,
+    /// Whether the layout follows the order in which gradients really come.
+    ordered: bool,
+    /// The first error: the end of all averaging.
+    failed: Option<Error>,
+}
+
+/// The buckets of the current step.
+struct Step {
+    /// Those that gradients were packed to.
+    filling: Vec<Option<Buffer>>,
+    /// The gradients that wait on their device until their bucket is complete, for each parameter.
+    sums: Vec<Sum>,
+    /// Which parameters this rank used; those of averaged buckets, which any rank used.
+    used: Vec<bool>,
+    /// How many parameters each bucket still waits for, for their gradients or flags.
+    missing: Vec<usize>,
+    /// Those that are full: a beginning of all buckets.
+    averaging: Vec<Averaging>,
+    /// When they were.
+    times: Vec<Range<Instant>>,
+}
+
+/// A bucket that is full.
+enum Averaging {
+    Done(Averaged),
+    /// Its pieces are averaged by the group's own thread.
+    Started(Vec<Work<(Buffer, Range<Instant>)>>),
+}
+
+impl Step {
+    fn new(layout: &Layout, parameters: usize) -> Self {
+        let buckets = layout.buckets.iter();
+        Self {
+            filling: buckets.clone().map(|_| None).collect(),
+            sums: (0..parameters).map(|_| Sum::default()).collect(),
+            used: vec![false; parameters],
+            missing: buckets.map(Bucket::writers).collect(),
+            averaging: Vec::new(),
+            times: Vec::new(),
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: DdpConfig,
+        group: ProcessGroup,
+        parameters: Arc<Parameters>,
+        route: Route,
+    ) -> Self {
+        let count = parameters.entries.len();
+        let layout = plan(&config, &parameters, &layout::reversed(count));
+        Self {
+            places: layout.places(count),
+            pool: Pool::new(&layout),
+            step: Step::new(&layout, count),
+            layout: Arc::new(layout),
+            config,
+            group,
+            parameters,
+            route,
+            ordered: false,
+            failed: None,
+        }
+    }
+
+    /// Runs until the replica's end is dropped.
+    pub(super) fn run(&mut self, inbox: &Receiver<Command>) {
+        while let Ok(command) = inbox.recv() {
+            match command {
+                Command::Ready(reading) => self.take(reading),
+                Command::Finish {
+                    rest,
+                    ready_order,
+                    reply,
+                } => {
+                    for reading in rest {
+                        self.take(reading);
+                    }
+                    // A replica that is gone wants no answer.
+                    let _ = reply.send(self.finish(&ready_order));
+                }
+                Command::Stop => break,
+            }
+        }
+    }
+
+    /// Puts one gradient to its bucket and averages the buckets that are full; keeps the first error.
+    fn take(&mut self, reading: Reading) {
+        if self.failed.is_none()
+            && let Err(error) = self.pack(reading).and_then(|()| self.average_full())
+        {
+            self.fail(error);
+        }
+    }
+
+    /// Keeps the first error, and tells the other ranks: they would wait for this one otherwise.
+    fn fail(&mut self, error: Error) {
+        self.group.abort(&error.to_string());
+        self.failed = Some(error);
+    }
+
+    fn pack(&mut self, reading: Reading) -> Result<()> {
+        let Reading { parameter, parts } = reading;
+        let rank = self.group.global_rank();
+        let _span = tracing::trace_span!("pack", rank, parameter).entered();
+        let Some(place) = self.places[parameter].clone() else {
+            // `settle` collects only what has a place, and only trained parameters are hooked.
+            return Err(self.unreadable(parameter, "it has no place in a bucket"));
+        };
+        let used = !parts.is_empty();
+        if self.route.joins() {
+            for part in parts {
+                self.step.sums[parameter].add(part);
+            }
+        } else {
+            for (number, part) in parts.into_iter().enumerate() {
+                // The gradient's own memory goes as soon as it is copied.
+                let packed = part
+                    .read()
+                    .and_then(|data| self.pack_part(&place, data, number > 0));
+                packed.map_err(|message| self.unreadable(parameter, &message))?;
+            }
+            if !used {
+                let range = place.range.clone();
+                self.filling(place.bucket).clear(range);
+            }
+        }
+        self.step.used[parameter] = used;
+        let (flag_bucket, _) = place.flag;
+        self.step.missing[place.bucket] -= 1;
+        if flag_bucket != place.bucket {
+            self.step.missing[flag_bucket] -= 1;
+        }
+        Ok(())
+    }
+
+    /// Puts a gradient, or a further part of it, to its place.
+    fn pack_part(&mut self, place: &Place, data: TensorData, add: bool) -> Result<(), String> {
+        let bucket = &self.layout.buckets[place.bucket];
+        if bucket.is_lone() && !add {
+            let buffer = Buffer::of(data, bucket.precision, bucket.len())?;
+            self.step.filling[place.bucket] = Some(buffer);
+            return Ok(());
+        }
+        let range = place.range.clone();
+        self.filling(place.bucket).pack(range, &data, add)
+    }
+
+    /// The memory of a bucket in this step.
+    fn filling(&mut self, bucket: usize) -> &mut Buffer {
+        let memory = || self.pool.take(&self.layout, bucket);
+        self.step.filling[bucket].get_or_insert_with(memory)
+    }
+
+    fn average_full(&mut self) -> Result<()> {
+        loop {
+            let next = self.step.averaging.len();
+            if self.step.missing.get(next) != Some(&0) {
+                return Ok(());
+            }
+            let bytes = self.layout.buckets[next].bytes();
+            let rank = self.group.global_rank();
+            let span = tracing::debug_span!("bucket", rank, bucket = next, bytes);
+            let averaging = match self.route {
+                Route::OneByOne => self.average_in_memory(next, &span)?,
+                Route::Joined => self.average_joined(next, &span)?,
+                Route::OnDevice(_) => self.average_on_device(next, &span)?,
+            };
+            self.step.averaging.push(averaging);
+        }
+    }
+
+    /// Averages a bucket that gradients were packed to.
+    fn average_in_memory(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+        let _span = span.enter();
+        // A bucket of nothing but flags has had no writer.
+        self.filling(number);
+        let bucket = &self.layout.buckets[number];
+        let filled = self.step.filling[number].take();
+        let mut buffer = filled.unwrap_or_else(|| Buffer::new(bucket.precision, bucket.len()));
+        self.set_flags(number, &mut buffer);
+        let pieces = bucket.pieces(self.config.caps().1);
+        let start = Instant::now();
+        buffer.average(&self.group, &pieces)?;
+        self.step.times.push(start..Instant::now());
+        self.read_flags(number, &buffer);
+        let average = self.averaged(number, buffer);
+        Ok(Averaging::Done(Averaged::InMemory(average)))
+    }
+
+    /// Reads the gradients of a bucket from their device as one, or in pieces, and starts to average each
+    /// while the next is read.
+    fn average_joined(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+        let layout = Arc::clone(&self.layout);
+        let bucket = &layout.buckets[number];
+        if bucket.gradient_len() == 0 {
+            let mut flags = self.pool.take(&layout, number);
+            self.set_flags(number, &mut flags);
+            let started = flags.start_average(&self.group, span.clone());
+            return Ok(Averaging::Started(vec![started]));
+        }
+        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        let mut started = Vec::new();
+        for piece in bucket.pieces(self.config.caps().1) {
+            let gradients = piece.start..piece.end.min(bucket.gradient_len());
+            let reading = {
+                let rank = self.group.global_rank();
+                let _span = tracing::debug_span!("read", rank, bucket = number).entered();
+                staging::read(staging::part(&joined, &gradients))
+            };
+            let buffer = reading.and_then(|data| {
+                if bucket.is_lone() {
+                    return Buffer::of(data, bucket.precision, gradients.len());
+                }
+                let mut buffer = self.pool.take(&layout, number);
+                buffer.pack(gradients, &data, false)?;
+                self.set_flags(number, &mut buffer);
+                Ok(buffer)
+            });
+            let buffer =
+                buffer.map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
+            started.push(buffer.start_average(&self.group, span.clone()));
+        }
+        Ok(Averaging::Started(started))
+    }
+
+    /// Asks the device for the average of a bucket.
+    fn average_on_device(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+        let _span = span.enter();
+        let bucket = &self.layout.buckets[number];
+        let Route::OnDevice(fabric) = &self.route else {
+            return Ok(Averaging::Done(Averaged::Nothing));
+        };
+        if bucket.gradient_len() == 0 {
+            // Flags do not travel on devices.
+            return Ok(Averaging::Done(Averaged::Nothing));
+        }
+        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        let start = Instant::now();
+        // No rank asks its device to wait for others before all are there to do so.
+        self.group.barrier()?;
+        let averaged = fabric.average(joined);
+        self.step.times.push(start..Instant::now());
+        Ok(Averaging::Done(Averaged::OnDevice(averaged)))
+    }
+
+    /// Waits for the averages of a bucket.
+    fn wait(&mut self, number: usize, averaging: Averaging) -> Result<Averaged> {
+        let started = match averaging {
+            Averaging::Done(averaged) => return Ok(averaged),
+            Averaging::Started(started) => started,
+        };
+        let mut pieces = Vec::with_capacity(started.len());
+        for work in started {
+            let (buffer, time) = work.wait()?;
+            self.step.times.push(time);
+            self.read_flags(number, &buffer);
+            pieces.push(self.averaged(number, buffer));
+        }
+        Ok(Averaged::InPieces(pieces))
+    }
+
+    fn set_flags(&self, number: usize, buffer: &mut Buffer) {
+        let bucket = &self.layout.buckets[number];
+        for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
+            buffer.set_flag(at, self.step.used[parameter]);
+        }
+    }
+
+    fn read_flags(&mut self, number: usize, buffer: &Buffer) {
+        let bucket = &self.layout.buckets[number];
+        for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
+            self.step.used[parameter] = buffer.flag(at);
+        }
+    }
+
+    fn averaged(&self, number: usize, buffer: Buffer) -> Average {
+        if self.layout.buckets[number].is_lone() {
+            Average::Lone(buffer)
+        } else {
+            self.pool.lend(number, buffer)
+        }
+    }
+
+    fn finish(&mut self, ready_order: &[usize]) -> Result<Averages> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.conclude(ready_order).inspect_err(|error| {
+            self.fail(error.clone());
+        })
+    }
+
+    fn conclude(&mut self, ready_order: &[usize]) -> Result<Averages> {
+        let averaging = std::mem::take(&mut self.step.averaging);
+        let buckets = averaging.into_iter().enumerate();
+        let buckets = buckets.map(|(number, averaging)| self.wait(number, averaging));
+        let buckets = buckets.collect::<Result<Vec<Averaged>>>()?;
+        if let Route::OnDevice(_) = self.route {
+            let mut used: Vec<u8> = self.step.used.iter().copied().map(u8::from).collect();
+            self.group.all_reduce(&mut used, ReduceOp::Max)?;
+            self.step.used = used.into_iter().map(|used| used > 0).collect();
+        }
+        let layout = Arc::clone(&self.layout);
+        if !self.ordered {
+            self.follow(ready_order)?;
+        }
+        let next = Step::new(&self.layout, self.parameters.entries.len());
+        let done = std::mem::replace(&mut self.step, next);
+        Ok(Averages {
+            layout,
+            buckets,
+            used: done.used,
+            joined: self.route.joins(),
+            times: done.times,
+        })
+    }
+
+    /// Lays the buckets out anew, in the order that rank 0 has seen in the first step.
+    fn follow(&mut self, ready_order: &[usize]) -> Result<()> {
+        let rank = self.group.global_rank();
+        let peer = self.group.ranks()[0];
+        let control = |message| Error::Control {
+            rank,
+            peer,
+            message,
+        };
+        let ours = (self.group.rank() == 0).then(|| control::encode(&ready_order));
+        let ours = ours.transpose().map_err(control)?;
+        let bytes = self.group.broadcast_bytes(ours.as_deref(), 0)?;
+        let order: Vec<usize> = control::decode(&bytes).map_err(control)?;
+        let parameters = self.parameters.entries.len();
+        let order = layout::completed(order, parameters)
+            .ok_or_else(|| control("its bucket order names other parameters".into()))?;
+        self.layout = Arc::new(plan(&self.config, &self.parameters, &order));
+        self.places = self.layout.places(parameters);
+        self.pool = Pool::new(&self.layout);
+        self.ordered = true;
+        tracing::debug!(
+            buckets = self.layout.buckets.len(),
+            "buckets follow backward's order"
+        );
+        Ok(())
+    }
+
+    fn unreadable(&self, parameter: usize, message: &str) -> Error {
+        Error::Tensor {
+            rank: self.group.global_rank(),
+            operation: "reading a gradient",
+            message: format!(
+                "{message} (parameter `{}`)",
+                self.parameters.entries[parameter].description.path
+            ),
+        }
+    }
+}
+
+fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
+    let (first, cap) = config.caps();
+    Layout::new(&parameters.entries, order, first, cap)
+}

@@ -1,0 +1,75 @@
+//! Gradients between their device and a bucket: put one behind the other where they are, so that a bucket
+//! is one transfer and not one for each of its gradients.
+//!
+//! Everything here is asked of the device on the reducer's lane (see `gradient`).
+//!
+//! Callers: the reducer's thread.
+
+use super::gradient::Gradient;
+use super::layout::Bucket;
+use super::parameters::Parameters;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Dispatch, TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{Shape, TensorData};
+use futures_lite::future::block_on;
+use std::ops::Range;
+
+/// What has come of a parameter's gradient in this step.
+#[derive(Debug, Default)]
+pub(super) struct Sum(Option<FloatTensor<Dispatch>>);
+
+impl Sum {
+    pub(super) fn add(&mut self, part: Gradient) {
+        let part = part.into_tensor();
+        self.0 = Some(match self.0.take() {
+            Some(sum) => {
+                let shape = sum.shape();
+                Dispatch::float_add(sum, Dispatch::float_reshape(part, shape))
+            }
+            None => part,
+        });
+    }
+}
+
+/// The gradients of a bucket, which must have elements, in its type and order; zeros for what has not come.
+pub(super) fn join(
+    bucket: &Bucket,
+    parameters: &Parameters,
+    sums: &mut [Sum],
+) -> FloatTensor<Dispatch> {
+    let dtype = bucket.precision.dtype();
+    let slots = bucket.slots.iter().filter(|slot| slot.len > 0);
+    let parts = slots.map(|slot| {
+        let flat = Shape::from(vec![slot.len]);
+        let Some(sum) = std::mem::take(&mut sums[slot.parameter]).0 else {
+            let device = &parameters.entries[slot.parameter].device;
+            let device = device.clone().without_autodiff();
+            return Dispatch::float_zeros(flat, device.as_dispatch(), dtype.into());
+        };
+        let part = Dispatch::float_reshape(sum, flat);
+        if part.dtype() == dtype {
+            part
+        } else {
+            Dispatch::float_cast(part, dtype.into())
+        }
+    });
+    let mut parts: Vec<FloatTensor<Dispatch>> = parts.collect();
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    Dispatch::float_cat(parts, 0)
+}
+
+/// Some elements of a flat tensor.
+pub(super) fn part(tensor: &FloatTensor<Dispatch>, at: &Range<usize>) -> FloatTensor<Dispatch> {
+    let tensor = tensor.clone();
+    if *at == (0..tensor.shape().num_elements()) {
+        return tensor;
+    }
+    Dispatch::float_slice(tensor, &[at.clone().into()])
+}
+
+/// Waits for the device and reads a tensor. The error says what went wrong.
+pub(super) fn read(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> {
+    block_on(Dispatch::float_into_data(tensor)).map_err(|error| format!("{error:?}"))
+}
