@@ -15,7 +15,7 @@ use burn::nn::BatchNormConfig;
 use burn::optim::SgdConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_dist::ddp::DdpConfig;
+use burn_dist::ddp::{DdpConfig, ReduceOn};
 use burn_dist::launch::{Backend, Devices, Launcher, Worker};
 use burn_dist::norm::SyncBatchNorm;
 use burn_dist::{JobConfig, ReduceOp, Secret, random};
@@ -41,13 +41,45 @@ fn launcher(backend: Backend, replicas: usize) -> Launcher {
     Launcher::new(devices.devices).timeout(Duration::from_mins(2))
 }
 
-/// The parameters of a network after some steps on this rank's share of made-up data.
-fn train(worker: &Worker) -> burn_dist::Result<Vec<f32>> {
+/// Ways to train that lead to the same parameters.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    reduce_on: fn() -> ReduceOn,
+    /// The size of buckets.
+    megabytes: f64,
+}
+
+const HOWS: [How; 3] = [
+    How {
+        reduce_on: || ReduceOn::Device,
+        megabytes: 1.0,
+    },
+    How {
+        reduce_on: || ReduceOn::Host,
+        megabytes: 1.0,
+    },
+    // So small that each layer's weights come in pieces.
+    How {
+        reduce_on: || ReduceOn::Host,
+        megabytes: 0.001,
+    },
+];
+
+/// The parameters of a network after some steps on this rank's share of made-up data. Each step uses each
+/// parameter twice, and every other one adds the gradients of a pass before.
+fn train(worker: &Worker, how: How) -> burn_dist::Result<Vec<f32>> {
     let device = worker.device();
-    let sizes = vec![12, 20, 3];
+    let sizes = vec![12, 160, 40, 3];
     let model = random::init(7, device, |device| MlpConfig::new(sizes).init(device));
-    let ddp = DdpConfig::new().init(worker.group())?;
+    let ddp = DdpConfig::new()
+        .with_reduce_on((how.reduce_on)())
+        .with_bucket_cap_mb(how.megabytes)
+        .with_first_bucket_mb(how.megabytes)
+        .init(worker.group())?;
     let mut model = ddp.attach(model)?;
+    if worker.rank() == 0 {
+        println!("{device:?}, {how:?}: averaged on {:?}", ddp.reduce_on()?);
+    }
     let momentum = MomentumConfig::new().with_momentum(0.9);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
     let rows = BATCH / worker.world_size();
@@ -56,9 +88,15 @@ fn train(worker: &Worker) -> burn_dist::Result<Vec<f32>> {
         let value = |at: usize| ((first * 12 + at) as f32 * 0.37).sin();
         let inputs = (0..rows * 12).map(value).collect::<Vec<_>>();
         let inputs = Tensor::<2>::from_data(TensorData::new(inputs, [rows, 12]), device);
-        let loss = (model.forward(inputs) - 0.5).powi_scalar(2).mean();
-        let gradients = ddp.synchronize(loss.backward(), &model)?;
-        model = optimizer.step(0.05, model, gradients);
+        let loss = |inputs: Tensor<2>| {
+            let twice = model.forward(inputs.clone()) + model.forward(inputs * 0.5);
+            (twice - 0.5).powi_scalar(2).mean()
+        };
+        if step % 2 == 1 {
+            ddp.no_sync(&model, || (loss(inputs.clone() + 0.1) / 2.0).backward())?;
+        }
+        let gradients = ddp.synchronize(loss(inputs).backward(), &model)?;
+        model = optimizer.step(0.02, model, gradients);
     }
     ddp.verify_replicas(&model)?;
     Ok(parameters(&model))
@@ -78,10 +116,10 @@ fn parameters(model: &Mlp) -> Vec<f32> {
 }
 
 /// The parameters that all ranks end with.
-fn run(launcher: Launcher) -> Vec<f32> {
+fn run(launcher: Launcher, how: How) -> Vec<f32> {
     let first = Mutex::new(None);
     let done = launcher.run(|worker| -> burn_dist::Result<()> {
-        let trained = train(&worker)?;
+        let trained = train(&worker, how)?;
         // They are equal: `train` has verified it.
         *first.lock().unwrap() = Some(trained);
         Ok(())
@@ -105,12 +143,20 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 
 #[test]
 fn replicas_on_gpus_train_as_on_the_cpu() {
-    let expected = run(launcher(Backend::Cpu, 1));
-    assert_close(&run(launcher(Backend::Cpu, 2)), &expected, "2 on the CPU");
-    for backend in backends() {
-        for replicas in [1, 2] {
-            let found = run(launcher(backend, replicas));
-            assert_close(&found, &expected, &format!("{replicas} on {backend}"));
+    let on = |backend, replicas, how| run(launcher(backend, replicas), how);
+    let expected = on(Backend::Cpu, 1, HOWS[0]);
+    for how in HOWS {
+        let found = on(Backend::Cpu, 2, how);
+        assert_close(&found, &expected, &format!("2 on the CPU, {how:?}"));
+        for backend in backends() {
+            for replicas in [1, 2] {
+                let found = on(backend, replicas, how);
+                assert_close(
+                    &found,
+                    &expected,
+                    &format!("{replicas} on {backend}, {how:?}"),
+                );
+            }
         }
     }
 }
@@ -126,6 +172,22 @@ fn tensors_are_reduced_where_they_are() {
             assert_eq!(sum.device(), device);
             let sum = sum.into_data().try_into_vec_as::<f32>().unwrap();
             assert_eq!(sum, vec![2.0; 1500]);
+            // Written to in place just before, while the group's own thread has read others.
+            for round in 0..8 {
+                let tensor = Tensor::<1>::full([4000], round as f32, &device);
+                let others = group.all_reduce_tensor_async(tensor.clone() * 2.0, ReduceOp::Max);
+                let tensor = tensor.add_scalar(group.rank() as f32 * 2.0).mul_scalar(3.0);
+                let mean = group
+                    .all_reduce_tensor_async(tensor, ReduceOp::Mean)
+                    .wait()?;
+                let mean = mean
+                    .add_scalar(1.0)
+                    .into_data()
+                    .try_into_vec_as::<f32>()
+                    .unwrap();
+                assert_eq!(mean, vec![round as f32 * 3.0 + 4.0; 4000]);
+                others.wait()?;
+            }
             let count = Tensor::<1, Int>::from_data([1, 2, 3], &device);
             let counts = group.all_gather_tensor(count)?;
             assert_eq!(counts.len(), 2);
@@ -185,7 +247,7 @@ fn worker_process() {
     let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
         .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
         .address_file(folder.join("address"));
-    let trained = run(launcher(backend, 1).job(job));
+    let trained = run(launcher(backend, 1).job(job), HOWS[0]);
     println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
 }
 
@@ -200,7 +262,7 @@ fn processes_with_a_gpu_each_train_as_one_on_the_cpu() {
             .spawn()
             .unwrap()
     };
-    let expected = run(launcher(Backend::Cpu, 1));
+    let expected = run(launcher(Backend::Cpu, 1), HOWS[0]);
     for backend in backends() {
         let folder = tempfile::tempdir().unwrap();
         let started = [0, 1].map(|process| start(backend, process, folder.path()));

@@ -33,6 +33,7 @@ pub(super) fn attach<M: Module>(
     let model = broadcast(group, with_own_states(model))?;
 
     let route = route::choose(config, group, &parameters)?;
+    let reduce_on = route.reduce_on();
     let channel = Reducer::channel();
     let usage = Arc::new(Usage::new(parameters.entries.len(), channel.0.clone()));
     let sink: Arc<dyn GradientSink> = usage.clone();
@@ -54,6 +55,7 @@ pub(super) fn attach<M: Module>(
         parameters,
         usage,
         reducer,
+        reduce_on,
     };
     Ok((model, attached))
 }

@@ -162,15 +162,25 @@ impl Buffer {
         Ok(())
     }
 
-    /// Averages over all ranks of the group on the group's own thread; the span is around it there.
-    pub(super) fn start_average(
+    /// Averages or adds up over all ranks of the group on the group's own thread; the span is around it
+    /// there.
+    pub(super) fn start_reducing(
         self,
         group: &ProcessGroup,
+        op: ReduceOp,
         span: Span,
     ) -> Work<(Self, Range<Instant>)> {
         match self.precision {
-            Precision::Single => group.all_reduce_owned::<f32, _>(self, ReduceOp::Mean, span),
-            Precision::Double => group.all_reduce_owned::<f64, _>(self, ReduceOp::Mean, span),
+            Precision::Single => group.all_reduce_owned::<f32, _>(self, op, span),
+            Precision::Double => group.all_reduce_owned::<f64, _>(self, op, span),
+        }
+    }
+
+    /// Gives every rank of the group the first one's.
+    pub(super) fn broadcast(&mut self, group: &ProcessGroup) -> Result<()> {
+        match self.elements() {
+            Elements::Single(elements) => group.broadcast(elements, 0),
+            Elements::Double(elements) => group.broadcast(elements, 0),
         }
     }
 }

@@ -1,30 +1,29 @@
-//! Devices that average among themselves.
+//! Devices that add among themselves.
 //!
 //! Callers: `route` makes one, the reducer's thread uses it, `settle` waits for what it gives.
 
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::Tensor;
 use std::fmt;
 
 /// One rank's end of it. Dropped, its device is free for another.
 pub(super) trait Fabric: fmt::Debug + Send {
-    /// Asks this rank's device for the mean over all ranks, without waiting for it. Every rank calls it with
-    /// as many elements, in the same order, and only once it knows that all others will: what is asked
-    /// for can't be taken back, and a device waits for the others without end.
-    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending;
+    /// Asks this rank's device for the sum over all ranks of the fabric, without waiting for it. Every rank
+    /// calls it with as many elements, in the same order, and only once it knows that all others will: what
+    /// is asked for can't be taken back, and a device waits for the others without end.
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending;
 }
 
-/// A mean that a device was asked for.
-pub(super) struct Pending(Box<dyn FnOnce() -> Tensor<1> + Send>);
+/// A tensor that a device was asked for.
+pub(super) struct Pending(Box<dyn FnOnce() -> FloatTensor<Dispatch> + Send>);
 
 impl Pending {
-    pub(super) fn new(resolve: impl FnOnce() -> Tensor<1> + Send + 'static) -> Self {
+    pub(super) fn new(resolve: impl FnOnce() -> FloatTensor<Dispatch> + Send + 'static) -> Self {
         Self(Box::new(resolve))
     }
 
-    /// The mean, for what this thread asks of the device from now on.
-    pub(super) fn resolve(self) -> Tensor<1> {
+    /// The tensor, for what this thread asks of the device from now on.
+    pub(super) fn resolve(self) -> FloatTensor<Dispatch> {
         (self.0)()
     }
 }
@@ -35,13 +34,13 @@ impl fmt::Debug for Pending {
     }
 }
 
-/// A group of one: its gradients are their averages.
+/// A device without others.
 #[derive(Debug)]
 pub(super) struct Alone;
 
 impl Fabric for Alone {
-    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
-        Pending::new(|| Tensor::from_dispatch(tensor))
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+        Pending::new(|| tensor)
     }
 }
 
@@ -94,7 +93,7 @@ mod nccl {
         }
     }
 
-    /// The devices of all ranks of a group, which one process has.
+    /// The devices of some ranks, which one process has.
     #[derive(Debug)]
     pub(in crate::ddp) struct Nccl {
         devices: Vec<Device>,
@@ -109,12 +108,12 @@ mod nccl {
     }
 
     impl Fabric for Nccl {
-        fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+        fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
             let tensor = Tensor::<1>::from_dispatch(tensor);
-            let mean = all_reduce(tensor, ReduceOperation::Mean, self.devices.clone());
+            let sum = all_reduce(tensor, ReduceOperation::Sum, self.devices.clone());
             // The lane waits too, so that the memory is not used again before.
-            drop(mean.clone().resolve());
-            Pending::new(move || mean.resolve())
+            drop(sum.clone().resolve());
+            Pending::new(move || sum.resolve().into_dispatch())
         }
     }
 }

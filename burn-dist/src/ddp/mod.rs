@@ -6,16 +6,21 @@
 //!
 //! 1. `hook`: an identity on each parameter sees its gradient as soon as backward has it;
 //! 2. `usage` counts the uses of the parameter, so that a tied weight is handed over when complete;
-//! 3. `layout` says which bucket the parameter lies in;
-//! 4. `reducer`, a thread of its own, copies it there (a large one lies there already), and averages
-//!    each bucket over the ranks as soon as it is full, in the same order on every rank;
-//! 5. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
+//! 3. `gradient`: what goes over, which on a GPU is a copy on a stream that the reducer reads;
+//! 4. `layout` says which bucket the parameter lies in;
+//! 5. `reducer`, a thread of its own, fills the buckets, and has each averaged over the ranks as soon as it is
+//!    full, in the same order on every rank. `route` has said how, when the model was attached:
+//!    - on the CPU, gradients are copied to their bucket (a large one lies there already);
+//!    - on a GPU, `staging` joins them there, and the bucket is read, averaged in host memory while the next
+//!      is read, and written back;
+//!    - CUDA GPUs of one process average what is joined among themselves (`fabric`);
+//! 6. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
 //!    the averages to the optimizer;
-//! 6. `pool` gets the memory of a shared bucket back when the last of its gradients is dropped.
+//! 7. `pool` gets the memory of a shared bucket back when the last of its gradients is dropped.
 //!
 //! Threads: the replica's own thread runs forward, backward and every method of [`Ddp`]; the reducer
-//! thread owns the buckets and the process group's operations. They talk over one channel, and a
-//! hook never blocks.
+//! thread owns the buckets and the process group's operations, which for a GPU run on the group's
+//! communication thread. They talk over one channel, and a hook never blocks.
 //!
 //! Callers: training loops.
 
@@ -100,6 +105,7 @@ struct Attached {
     parameters: Arc<Parameters>,
     usage: Arc<Usage>,
     reducer: Reducer,
+    reduce_on: ReduceOn,
 }
 
 impl Drop for Ddp {
@@ -203,6 +209,7 @@ impl Ddp {
             parameters,
             usage,
             reducer,
+            ..
         } = attached;
         let mut step = usage.finish_step();
         if let Some(fault) = step.fault.take() {
@@ -297,6 +304,15 @@ impl Ddp {
     /// [`Error::ReplicasDiffer`] names the ranks that differ, on every rank.
     pub fn verify_replicas<M: Module>(&self, model: &M) -> Result<String> {
         replicas::verify(&self.group, &self.attached()?.parameters, model)
+    }
+
+    /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] if no model is attached.
+    pub fn reduce_on(&self) -> Result<ReduceOn> {
+        Ok(self.attached()?.reduce_on.clone())
     }
 
     /// What synchronisation has cost so far.

@@ -74,11 +74,6 @@ impl Average {
         }
     }
 
-    /// The number of elements, flags included.
-    pub(super) fn len(&self) -> usize {
-        self.buffer().len()
-    }
-
     /// Takes the gradient at a place, in its parameter's own type: a view of the bucket, if that is the
     /// bucket's type too. (What writes to a view in place is given a copy of it.)
     pub(super) fn take(&mut self, at: Range<usize>, shape: &[usize], dtype: DType) -> TensorData {

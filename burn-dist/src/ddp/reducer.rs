@@ -63,9 +63,7 @@ impl Reading {
 pub(super) enum Averaged {
     /// It is in host memory, for gradients that are views of it.
     InMemory(Average),
-    /// It is in host memory, in pieces that go to the device.
-    InPieces(Vec<Average>),
-    /// Its device was asked for it.
+    /// Its device has it, or was asked for it.
     OnDevice(Pending),
     /// It holds no gradients, or they were taken out.
     Nothing,
@@ -78,7 +76,7 @@ pub(super) struct Averages {
     pub(super) buckets: Vec<Averaged>,
     /// For each parameter, whether any rank used it.
     pub(super) used: Vec<bool>,
-    /// Whether gradients go to their device a bucket at a time.
+    /// Whether the buckets are on their device.
     pub(super) joined: bool,
     /// When each bucket was averaged.
     pub(super) times: Vec<Range<Instant>>,
@@ -102,7 +100,8 @@ impl Averages {
 /// The replica's end of its reducer.
 #[derive(Debug)]
 pub(super) struct Reducer {
-    group: ProcessGroup,
+    /// The group of the model's ranks, and those of a process and of leaders that are used beside it.
+    groups: Vec<ProcessGroup>,
     /// The number of parameters; there is at most one bucket more.
     parameters: usize,
     commands: Sender<Command>,
@@ -126,7 +125,9 @@ impl Reducer {
     ) -> Result<Self> {
         let rank = group.global_rank();
         let count = parameters.entries.len();
-        let mut worker = Worker::new(config, group.clone(), parameters, route);
+        let groups = [group.clone()].into_iter().chain(route.beside());
+        let groups = groups.collect();
+        let mut worker = Worker::new(config, group, parameters, route);
         let thread = std::thread::Builder::new()
             .name(format!("burn-dist-reducer-{rank}"))
             .spawn(move || lane.executes(|| worker.run(&inbox)))
@@ -136,7 +137,7 @@ impl Reducer {
                 message: error.to_string(),
             })?;
         Ok(Self {
-            group,
+            groups,
             parameters: count,
             commands,
             thread: Some(thread),
@@ -157,25 +158,37 @@ impl Reducer {
         // The thread answers after at most one timeout of the group for each bucket and the new order.
         // A device that never answers a read is the one thing that has no deadline of its own.
         let operations = u32::try_from(self.parameters.saturating_add(3)).unwrap_or(u32::MAX);
-        let deadline = self.group.timeout().saturating_mul(operations);
+        let deadline = self.group().timeout().saturating_mul(operations);
         match averages.recv_timeout(deadline) {
             Ok(averages) => averages,
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
             Err(RecvTimeoutError::Timeout) => {
                 let error = Error::Tensor {
-                    rank: self.group.global_rank(),
+                    rank: self.group().global_rank(),
                     operation: "reading gradients",
                     message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
                 };
-                self.group.abort(&error.to_string());
+                self.abort(&error.to_string());
                 Err(error)
             }
         }
     }
 
+    fn group(&self) -> &ProcessGroup {
+        // The first is always there.
+        &self.groups[0]
+    }
+
+    /// Ends all groups.
+    fn abort(&self, message: &str) {
+        for group in &self.groups {
+            group.abort(message);
+        }
+    }
+
     fn ended(&self) -> Error {
         Error::System {
-            rank: self.group.global_rank(),
+            rank: self.group().global_rank(),
             what: "averaging gradients",
             message: "the reducer thread has ended; its panic message is above".into(),
         }
@@ -191,9 +204,9 @@ impl Reducer {
         let _ = self.commands.send(Command::Stop);
         let thread = self.thread.take();
         let thread = if mid_step {
-            let untold = self.group.entrust(thread);
+            let untold = self.group().entrust(thread);
             if untold.is_err() {
-                self.group.abort("it dropped its Ddp in mid-step");
+                self.abort("it dropped its Ddp in mid-step");
             }
             untold.err().flatten()
         } else {
@@ -206,6 +219,7 @@ impl Reducer {
     }
 }
 
+mod devices;
 mod worker;
 
 #[cfg(test)]

@@ -23,14 +23,55 @@ pub(super) enum Route {
     OneByOne,
     /// They are joined on their device, and the buckets are read, averaged in host memory, and written back.
     Joined,
-    /// They are joined on their device, which averages the buckets with those of the other ranks.
-    OnDevice(Box<dyn Fabric>),
+    /// They are joined on their device, which adds the buckets up with those of other ranks.
+    OnDevice(Devices),
+}
+
+/// What adds up on devices.
+#[derive(Debug)]
+pub(super) struct Devices {
+    /// The devices of this process.
+    pub(super) fabric: Box<dyn Fabric>,
+    /// What adds up the sums of several processes.
+    pub(super) beyond: Option<Beyond>,
+}
+
+/// One rank of each process, the leader, reads the sum of its process's devices, adds it up with the other
+/// leaders over the network, and gives the result to the ranks of its process.
+#[derive(Debug)]
+pub(super) struct Beyond {
+    /// The ranks of this process; the first leads.
+    pub(super) process: ProcessGroup,
+    /// The leaders, on a leader.
+    pub(super) leaders: Option<ProcessGroup>,
 }
 
 impl Route {
     /// Whether the gradients of a bucket are joined on their device.
     pub(super) fn joins(&self) -> bool {
         !matches!(self, Self::OneByOne)
+    }
+
+    /// The groups that are used beside the model's own.
+    pub(super) fn beside(&self) -> Vec<ProcessGroup> {
+        match self {
+            Self::OnDevice(Devices {
+                beyond: Some(beyond),
+                ..
+            }) => {
+                let leaders = beyond.leaders.iter().cloned();
+                leaders.chain([beyond.process.clone()]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where buckets are averaged.
+    pub(super) fn reduce_on(&self) -> ReduceOn {
+        match self {
+            Self::OneByOne | Self::Joined => ReduceOn::Host,
+            Self::OnDevice(_) => ReduceOn::Device,
+        }
     }
 }
 
@@ -52,18 +93,22 @@ pub(super) fn choose(
     parameters: &Parameters,
 ) -> Result<Route> {
     let device = only_device(parameters);
-    let queued = device
-        .as_ref()
-        .filter(|device| is_queued(device.as_dispatch()));
+    let queued = device.filter(|device| is_queued(device.as_dispatch()));
+    let through_host = match &queued {
+        Some(_) => Route::Joined,
+        None => Route::OneByOne,
+    };
     let wanted = config.reduce_on == ReduceOn::Device;
     if group.world_size() == 1 {
         return Ok(match queued {
-            Some(_) if wanted => Route::OnDevice(Box::new(Alone)),
-            Some(_) => Route::Joined,
-            None => Route::OneByOne,
+            Some(_) if wanted => Route::OnDevice(Devices {
+                fabric: Box::new(Alone),
+                beyond: None,
+            }),
+            _ => through_host,
         });
     }
-    let own = match queued {
+    let own = match &queued {
         Some(device) => own::Device::take(device),
         None => Err("its model is in host memory, or on several devices".to_owned()),
     };
@@ -73,20 +118,40 @@ pub(super) fn choose(
         device: own.as_ref().map(own::Device::number).map_err(Clone::clone),
     };
     let reports = exchange(group, &report)?;
-    match (decide(&reports), own) {
-        (Ok(numbers), Ok(own)) => {
-            tracing::info!(devices = ?numbers, "gradients are averaged by their devices");
-            return Ok(Route::OnDevice(own.fabric(&numbers)));
+    match (decide(&reports, report.process), own) {
+        (Ok(plan), Ok(own)) => {
+            tracing::info!(devices = ?plan.numbers, "gradients are added up by their devices");
+            let fabric = own.fabric(&plan.numbers);
+            let beyond = plan.beyond.then(|| Beyond::new(group, report.process));
+            let beyond = beyond.transpose()?;
+            return Ok(Route::OnDevice(Devices { fabric, beyond }));
         }
         (Err(why), _) if wanted && reports.iter().any(|report| report.device.is_ok()) => {
             tracing::info!(why, "gradients are averaged in host memory");
         }
         _ => {}
     }
-    Ok(match queued {
-        Some(_) => Route::Joined,
-        None => Route::OneByOne,
-    })
+    Ok(through_host)
+}
+
+impl Beyond {
+    /// Every rank of the group calls it, with its process.
+    pub(super) fn new(group: &ProcessGroup, process: usize) -> Result<Self> {
+        let whole = |part: Option<ProcessGroup>| part.ok_or_else(|| no_part(group));
+        let process = whole(group.split(Some(process as u64), 0)?)?;
+        let leads = process.rank() == 0;
+        let leaders = group.split(leads.then_some(0), 0)?;
+        // Its ranks wait for the leader, which waits for other leaders.
+        let process = process.with_timeout(group.timeout().saturating_mul(2));
+        Ok(Self { process, leaders })
+    }
+}
+
+fn no_part(group: &ProcessGroup) -> Error {
+    Error::Order {
+        rank: group.global_rank(),
+        message: "the ranks of this process could not be told apart".to_owned(),
+    }
 }
 
 fn exchange(group: &ProcessGroup, report: &Report) -> Result<Vec<Report>> {
@@ -104,28 +169,45 @@ fn exchange(group: &ProcessGroup, report: &Report) -> Result<Vec<Report>> {
         .collect()
 }
 
-/// The numbers of the devices of all ranks if they can average among themselves, or why not.
-fn decide(reports: &[Report]) -> std::result::Result<Vec<usize>, String> {
-    let mut numbers = Vec::with_capacity(reports.len());
+/// How the devices of a process add up.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    /// The numbers of the devices of the process's ranks.
+    numbers: Vec<usize>,
+    /// Whether there are other processes.
+    beyond: bool,
+}
+
+/// How devices add up, for the ranks of one process, or why they can't.
+fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, String> {
+    let mut taken: Vec<(usize, usize)> = Vec::with_capacity(reports.len());
     for (rank, report) in reports.iter().enumerate() {
         if !report.wanted {
             return Err(format!("rank {rank} of the group is configured so"));
         }
-        if report.process != reports[0].process {
-            return Err("the ranks are in several processes".to_owned());
-        }
-        let number = match &report.device {
-            Ok(number) => *number,
+        let device = match &report.device {
+            Ok(number) => (report.process, *number),
             Err(why) => return Err(format!("rank {rank} of the group: {why}")),
         };
-        if let Some(other) = numbers.iter().position(|taken| *taken == number) {
+        if let Some(other) = taken.iter().position(|taken| *taken == device) {
+            let number = device.1;
             return Err(format!(
                 "ranks {other} and {rank} of the group share GPU {number}"
             ));
         }
-        numbers.push(number);
+        taken.push(device);
     }
-    Ok(numbers)
+    let own = |of: usize| taken.iter().filter(move |device| device.0 == of);
+    if reports
+        .iter()
+        .all(|report| own(report.process).count() == 1)
+    {
+        return Err("no process has several GPUs".to_owned());
+    }
+    Ok(Plan {
+        numbers: own(process).map(|device| device.1).collect(),
+        beyond: reports.iter().any(|report| report.process != process),
+    })
 }
 
 /// The device that all trained parameters are on, without autodiff.
@@ -142,7 +224,7 @@ fn only_device(parameters: &Parameters) -> Option<Device> {
 mod own {
     //! This rank's device, if it is one that can average.
 
-    use crate::ddp::fabric::{Fabric, Nccl, Taken};
+    use crate::ddp::fabric::{Alone, Fabric, Nccl, Taken};
     use burn::backend::{CubeDevice, DispatchDevice};
 
     pub(super) struct Device(Taken);
@@ -174,6 +256,9 @@ mod own {
         }
 
         pub(super) fn fabric(self, numbers: &[usize]) -> Box<dyn Fabric> {
+            if let [_] = numbers {
+                return Box::new(Alone);
+            }
             let devices = numbers
                 .iter()
                 .map(|&number| burn::tensor::Device::cuda(number));
@@ -222,18 +307,34 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_one_process_average_in_the_order_of_their_ranks() {
-        assert_eq!(decide(&[report(2), report(0)]), Ok(vec![2, 0]));
+    fn devices_add_up_in_the_order_of_their_ranks() {
+        let numbers = vec![2, 0];
+        let beyond = false;
+        assert_eq!(
+            decide(&[report(2), report(0)], 3),
+            Ok(Plan { numbers, beyond })
+        );
     }
 
     #[test]
-    fn what_keeps_devices_from_averaging_is_named() {
+    fn devices_of_each_process_add_up_by_themselves() {
+        let other = |device| Report {
+            process: 4,
+            ..report(device)
+        };
+        let reports = [report(1), report(0), other(0)];
+        for (process, numbers) in [(3, vec![1, 0]), (4, vec![0])] {
+            let beyond = true;
+            assert_eq!(decide(&reports, process), Ok(Plan { numbers, beyond }));
+        }
+        let why = decide(&[report(1), other(1)], 3).unwrap_err();
+        assert!(why.contains("no process has several"), "{why}");
+    }
+
+    #[test]
+    fn what_keeps_devices_from_adding_up_is_named() {
         let unwanted = Report {
             wanted: false,
-            ..report(1)
-        };
-        let elsewhere = Report {
-            process: 4,
             ..report(1)
         };
         let unable = Report {
@@ -242,11 +343,10 @@ mod tests {
         };
         for (other, part) in [
             (unwanted, "rank 1 of the group is configured so"),
-            (elsewhere, "several processes"),
             (unable, "rank 1 of the group: no NCCL"),
             (report(0), "ranks 0 and 1 of the group share GPU 0"),
         ] {
-            let why = decide(&[report(0), other]).unwrap_err();
+            let why = decide(&[report(0), other], 3).unwrap_err();
             assert!(why.contains(part), "{why}");
         }
     }

@@ -8,12 +8,11 @@
 use super::gradient::{is_nothing, is_one};
 use super::layout::Place;
 use super::parameters::{Entry, Parameters, Path};
-use super::pool::Average;
 use super::reducer::{Averaged, Averages, Reading};
 use super::usage::{Finished, Usage};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Gradients, Shape, Tensor};
+use burn::tensor::{Device, Gradients, Shape, Tensor};
 use std::collections::HashMap;
 
 /// What a backward pass left: Burn's container, or what a module's gradients were gathered in.
@@ -276,7 +275,7 @@ impl Unpacker<'_> {
         Some(Tensor::from_data(data, (device, entry.dtype)))
     }
 
-    /// A gradient from its bucket, which goes to the device as a whole.
+    /// A gradient from its bucket, which is on the device as a whole.
     fn of_joined<const D: usize>(
         &mut self,
         place: &Place,
@@ -290,12 +289,8 @@ impl Unpacker<'_> {
         let bucket = &self.averages.layout.buckets[place.bucket];
         let (len, dtype) = (bucket.gradient_len(), bucket.precision.dtype());
         let averaged = &mut self.averages.buckets[place.bucket];
-        let joined = match std::mem::replace(averaged, Averaged::Nothing) {
-            Averaged::InPieces(pieces) => Some(upload(pieces, len, dtype, device)),
-            Averaged::OnDevice(pending) => Some(pending.resolve()),
-            Averaged::InMemory(_) | Averaged::Nothing => None,
-        };
-        if let Some(joined) = joined {
+        if let Averaged::OnDevice(pending) = std::mem::replace(averaged, Averaged::Nothing) {
+            let joined = Tensor::from_dispatch(pending.resolve());
             self.joined.insert(place.bucket, joined);
         }
         let joined = self.joined.get(&place.bucket)?.clone();
@@ -311,20 +306,4 @@ impl Unpacker<'_> {
             gradient.cast(entry.dtype)
         })
     }
-}
-
-/// The gradients of a bucket, on their device.
-fn upload(pieces: Vec<Average>, len: usize, dtype: DType, device: &Device) -> Tensor<1> {
-    let mut pieces: Vec<Tensor<1>> = pieces
-        .into_iter()
-        .map(|mut piece| {
-            let len = piece.len().min(len);
-            let data = piece.take(0..len, &[len], dtype);
-            Tensor::from_data(data, (device, dtype))
-        })
-        .collect();
-    if pieces.len() == 1 {
-        return pieces.swap_remove(0);
-    }
-    Tensor::cat(pieces, 0)
 }

@@ -10,7 +10,7 @@ use super::layout::Bucket;
 use super::parameters::Parameters;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Dispatch, TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::{Device, Shape, TensorData};
 use futures_lite::future::block_on;
 use std::ops::Range;
 
@@ -53,7 +53,11 @@ pub(super) fn join(
             Dispatch::float_cast(part, dtype.into())
         }
     });
-    let mut parts: Vec<FloatTensor<Dispatch>> = parts.collect();
+    concatenated(parts.collect())
+}
+
+/// Flat tensors, at least one, as one.
+pub(super) fn concatenated(mut parts: Vec<FloatTensor<Dispatch>>) -> FloatTensor<Dispatch> {
     if parts.len() == 1 {
         return parts.swap_remove(0);
     }
@@ -72,4 +76,17 @@ pub(super) fn part(tensor: &FloatTensor<Dispatch>, at: &Range<usize>) -> FloatTe
 /// Waits for the device and reads a tensor. The error says what went wrong.
 pub(super) fn read(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> {
     block_on(Dispatch::float_into_data(tensor)).map_err(|error| format!("{error:?}"))
+}
+
+/// A tensor of a device, without autodiff.
+pub(super) fn write(data: TensorData, device: &Device) -> FloatTensor<Dispatch> {
+    Dispatch::float_from_data(data, device.clone().without_autodiff().as_dispatch())
+}
+
+/// A mean of so many, from their sum.
+pub(super) fn mean(sum: FloatTensor<Dispatch>, of: usize) -> FloatTensor<Dispatch> {
+    if of == 1 {
+        return sum;
+    }
+    Dispatch::float_div_scalar(sum, (of as f64).into())
 }

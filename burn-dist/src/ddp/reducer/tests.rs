@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::ddp::fabric::Fabric;
+use crate::ddp::route::{Beyond, Devices};
+use crate::ddp::staging;
 use crate::element::ReduceOp;
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
@@ -19,21 +21,31 @@ const ALONE: f64 = 1.0;
 const TOGETHER: f64 = 16.0 * ELEMENTS as f64;
 
 /// The ways to an average, with the CPU for a device.
-const WAYS: [fn(&ProcessGroup) -> Route; 3] = [
+const WAYS: [fn(&ProcessGroup) -> Route; 4] = [
     |_| Route::OneByOne,
     |_| Route::Joined,
-    |group| Route::OnDevice(Box::new(Memory(group.clone()))),
+    |group| {
+        let fabric = Box::new(Memory(group.clone()));
+        let beyond = None;
+        Route::OnDevice(Devices { fabric, beyond })
+    },
+    |group| {
+        let beyond = Beyond::new(group, usize::from(group.rank() == 3)).unwrap();
+        let fabric = Box::new(Memory(beyond.process.clone()));
+        let beyond = Some(beyond);
+        Route::OnDevice(Devices { fabric, beyond })
+    },
 ];
 
-/// Devices that average in host memory after all.
+/// Devices that add up in host memory after all.
 #[derive(Debug)]
 struct Memory(ProcessGroup);
 
 impl Fabric for Memory {
-    fn average(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
         let tensor = Tensor::<1>::from_dispatch(tensor);
-        let mean = self.0.all_reduce_tensor(tensor, ReduceOp::Mean).unwrap();
-        Pending::new(|| mean)
+        let sum = self.0.all_reduce_tensor(tensor, ReduceOp::Sum).unwrap();
+        Pending::new(|| sum.into_dispatch())
     }
 }
 
@@ -66,9 +78,9 @@ fn gradient(parameter: usize, value: f32) -> Reading {
     Reading::new(parameter, vec![gradient])
 }
 
-/// Runs `work` as every rank of a group of two threads.
-fn on_two(work: impl Fn(ProcessGroup) + Sync) {
-    let groups = ProcessGroup::threads(2).unwrap();
+/// Runs `work` as every rank of a group of four threads.
+fn on_four(work: impl Fn(ProcessGroup) + Sync) {
+    let groups = ProcessGroup::threads(4).unwrap();
     std::thread::scope(|scope| {
         for group in groups {
             scope.spawn(|| work(group));
@@ -104,15 +116,7 @@ fn averages_of<const N: usize>(
             let len = plan.gradient_len();
             let data = match bucket {
                 Averaged::InMemory(mut average) => average.take(0..len, &[len], DType::F32),
-                Averaged::InPieces(pieces) => {
-                    let of = |mut piece: Average| {
-                        let len = piece.len().min(len);
-                        let data = piece.take(0..len, &[len], DType::F32);
-                        data.iter::<f32>().collect::<Vec<_>>()
-                    };
-                    return pieces.into_iter().flat_map(of).collect();
-                }
-                Averaged::OnDevice(pending) => pending.resolve().into_data(),
+                Averaged::OnDevice(pending) => staging::read(pending.resolve()).unwrap(),
                 Averaged::Nothing => return Vec::new(),
             };
             data.iter::<f32>().collect()
@@ -141,7 +145,7 @@ fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
 }
 
 fn follow(way: fn(&ProcessGroup) -> Route, bucket: f64) {
-    on_two(|group| {
+    on_four(|group| {
         let rank = group.rank();
         let route = way(&group);
         let mut reducer = reducer(group, route, 3, bucket);
@@ -151,15 +155,15 @@ fn follow(way: fn(&ProcessGroup) -> Route, bucket: f64) {
                 .collect()
         };
         // Until an order is known, the last parameter comes first.
-        let seen = [vec![1, 0, 2], vec![2, 1, 0]][rank].clone();
+        let seen = if rank == 0 { [1, 0, 2] } else { [2, 1, 0] }.to_vec();
         let first = reducer.finish(all(), seen).unwrap();
         assert_eq!(order(&first), [2, 1, 0]);
         // The order of the first step stays.
         for seen in [vec![2, 0, 1], vec![0, 1, 2]] {
             let later = reducer.finish(all(), seen).unwrap();
             assert_eq!(order(&later), [1, 0, 2]);
-            let half = Some(vec![0.5; ELEMENTS]);
-            assert_eq!(averages_of(later, [0, 2]), [half.clone(), half]);
+            let mean = Some(vec![1.5; ELEMENTS]);
+            assert_eq!(averages_of(later, [0, 2]), [mean.clone(), mean]);
         }
         reducer.stop(false);
     });
@@ -175,7 +179,7 @@ fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
 }
 
 fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
-    on_two(|group| {
+    on_four(|group| {
         let rank = group.rank();
         let route = way(&group);
         let mut reducer = reducer(group, route, 2, bucket);
@@ -190,8 +194,11 @@ fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
             };
             let rest = vec![gradient(0, value), second];
             let averages = reducer.finish(rest, Vec::new()).unwrap();
-            let half = vec![value / 2.0; ELEMENTS];
-            let expected = [Some(vec![value; ELEMENTS]), (step % 2 == 1).then_some(half)];
+            let quarter = vec![value / 4.0; ELEMENTS];
+            let expected = [
+                Some(vec![value; ELEMENTS]),
+                (step % 2 == 1).then_some(quarter),
+            ];
             assert_eq!(averages_of(averages, [0, 1]), expected);
         }
         reducer.stop(false);
@@ -200,7 +207,7 @@ fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
 
 #[test]
 fn no_bucket_is_allocated_after_the_first_steps() {
-    on_two(|group| {
+    on_four(|group| {
         let mut reducer = reducer(group, Route::OneByOne, 3, PACKED);
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
@@ -218,6 +225,25 @@ fn no_bucket_is_allocated_after_the_first_steps() {
         assert_eq!(seen.len(), 3);
         reducer.stop(false);
     });
+}
+
+#[test]
+fn a_rank_that_stops_in_mid_step_ends_the_others() {
+    for way in WAYS {
+        on_four(|group| {
+            let rank = group.rank();
+            let route = way(&group);
+            let mut reducer = reducer(group, route, 2, ALONE);
+            if rank == 3 {
+                reducer.stop(true);
+                return;
+            }
+            let all = (0..2).map(|parameter| gradient(parameter, 1.0)).collect();
+            let error = reducer.finish(all, Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("dropped its Ddp"), "{error}");
+            reducer.stop(false);
+        });
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::ddp::layout::{self, Bucket, Layout, Place};
 use crate::ddp::parameters::Parameters;
 use crate::ddp::pool::{Average, Pool};
 use crate::ddp::route::Route;
-use crate::ddp::staging::{self, Sum};
+use crate::ddp::staging::Sum;
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::{ProcessGroup, Work};
@@ -23,15 +23,15 @@ use tracing::Span;
 
 /// The thread's own state.
 pub(super) struct Worker {
-    config: DdpConfig,
-    group: ProcessGroup,
-    parameters: Arc<Parameters>,
-    route: Route,
-    layout: Arc<Layout>,
+    pub(super) config: DdpConfig,
+    pub(super) group: ProcessGroup,
+    pub(super) parameters: Arc<Parameters>,
+    pub(super) route: Route,
+    pub(super) layout: Arc<Layout>,
     /// Where each parameter is in it.
     places: Vec<Option<Place>>,
-    pool: Pool,
-    step: Step,
+    pub(super) pool: Pool,
+    pub(super) step: Step,
     /// Whether the layout follows the order in which gradients really come.
     ordered: bool,
     /// The first error: the end of all averaging.
@@ -39,26 +39,31 @@ pub(super) struct Worker {
 }
 
 /// The buckets of the current step.
-struct Step {
+pub(super) struct Step {
     /// Those that gradients were packed to.
     filling: Vec<Option<Buffer>>,
     /// The gradients that wait on their device until their bucket is complete, for each parameter.
-    sums: Vec<Sum>,
+    pub(super) sums: Vec<Sum>,
     /// Which parameters this rank used; those of averaged buckets, which any rank used.
-    used: Vec<bool>,
+    pub(super) used: Vec<bool>,
     /// How many parameters each bucket still waits for, for their gradients or flags.
     missing: Vec<usize>,
     /// Those that are full: a beginning of all buckets.
     averaging: Vec<Averaging>,
     /// When they were.
-    times: Vec<Range<Instant>>,
+    pub(super) times: Vec<Range<Instant>>,
 }
 
+/// A piece of a bucket that is averaged or added up, and how long that took.
+pub(super) type Reduction = Work<(Buffer, Range<Instant>)>;
+
 /// A bucket that is full.
-enum Averaging {
+pub(super) enum Averaging {
     Done(Averaged),
-    /// Its pieces are averaged by the group's own thread.
-    Started(Vec<Work<(Buffer, Range<Instant>)>>),
+    /// Its pieces are averaged, or added up, by the group's own thread.
+    Started(Vec<Reduction>),
+    /// The leader of the process adds it up with other leaders.
+    Led,
 }
 
 impl Step {
@@ -130,7 +135,11 @@ impl Worker {
 
     /// Keeps the first error, and tells the other ranks: they would wait for this one otherwise.
     fn fail(&mut self, error: Error) {
-        self.group.abort(&error.to_string());
+        let message = error.to_string();
+        self.group.abort(&message);
+        for group in self.route.beside() {
+            group.abort(&message);
+        }
         self.failed = Some(error);
     }
 
@@ -223,93 +232,21 @@ impl Worker {
         Ok(Averaging::Done(Averaged::InMemory(average)))
     }
 
-    /// Reads the gradients of a bucket from their device as one, or in pieces, and starts to average each
-    /// while the next is read.
-    fn average_joined(&mut self, number: usize, span: &Span) -> Result<Averaging> {
-        let layout = Arc::clone(&self.layout);
-        let bucket = &layout.buckets[number];
-        if bucket.gradient_len() == 0 {
-            let mut flags = self.pool.take(&layout, number);
-            self.set_flags(number, &mut flags);
-            let started = flags.start_average(&self.group, span.clone());
-            return Ok(Averaging::Started(vec![started]));
-        }
-        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
-        let mut started = Vec::new();
-        for piece in bucket.pieces(self.config.caps().1) {
-            let gradients = piece.start..piece.end.min(bucket.gradient_len());
-            let reading = {
-                let rank = self.group.global_rank();
-                let _span = tracing::debug_span!("read", rank, bucket = number).entered();
-                staging::read(staging::part(&joined, &gradients))
-            };
-            let buffer = reading.and_then(|data| {
-                if bucket.is_lone() {
-                    return Buffer::of(data, bucket.precision, gradients.len());
-                }
-                let mut buffer = self.pool.take(&layout, number);
-                buffer.pack(gradients, &data, false)?;
-                self.set_flags(number, &mut buffer);
-                Ok(buffer)
-            });
-            let buffer =
-                buffer.map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
-            started.push(buffer.start_average(&self.group, span.clone()));
-        }
-        Ok(Averaging::Started(started))
-    }
-
-    /// Asks the device for the average of a bucket.
-    fn average_on_device(&mut self, number: usize, span: &Span) -> Result<Averaging> {
-        let _span = span.enter();
-        let bucket = &self.layout.buckets[number];
-        let Route::OnDevice(fabric) = &self.route else {
-            return Ok(Averaging::Done(Averaged::Nothing));
-        };
-        if bucket.gradient_len() == 0 {
-            // Flags do not travel on devices.
-            return Ok(Averaging::Done(Averaged::Nothing));
-        }
-        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
-        let start = Instant::now();
-        // No rank asks its device to wait for others before all are there to do so.
-        self.group.barrier()?;
-        let averaged = fabric.average(joined);
-        self.step.times.push(start..Instant::now());
-        Ok(Averaging::Done(Averaged::OnDevice(averaged)))
-    }
-
-    /// Waits for the averages of a bucket.
-    fn wait(&mut self, number: usize, averaging: Averaging) -> Result<Averaged> {
-        let started = match averaging {
-            Averaging::Done(averaged) => return Ok(averaged),
-            Averaging::Started(started) => started,
-        };
-        let mut pieces = Vec::with_capacity(started.len());
-        for work in started {
-            let (buffer, time) = work.wait()?;
-            self.step.times.push(time);
-            self.read_flags(number, &buffer);
-            pieces.push(self.averaged(number, buffer));
-        }
-        Ok(Averaged::InPieces(pieces))
-    }
-
-    fn set_flags(&self, number: usize, buffer: &mut Buffer) {
+    pub(super) fn set_flags(&self, number: usize, buffer: &mut Buffer) {
         let bucket = &self.layout.buckets[number];
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             buffer.set_flag(at, self.step.used[parameter]);
         }
     }
 
-    fn read_flags(&mut self, number: usize, buffer: &Buffer) {
+    pub(super) fn read_flags(&mut self, number: usize, buffer: &Buffer) {
         let bucket = &self.layout.buckets[number];
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             self.step.used[parameter] = buffer.flag(at);
         }
     }
 
-    fn averaged(&self, number: usize, buffer: Buffer) -> Average {
+    pub(super) fn averaged(&self, number: usize, buffer: Buffer) -> Average {
         if self.layout.buckets[number].is_lone() {
             Average::Lone(buffer)
         } else {
@@ -378,7 +315,7 @@ impl Worker {
         Ok(())
     }
 
-    fn unreadable(&self, parameter: usize, message: &str) -> Error {
+    pub(super) fn unreadable(&self, parameter: usize, message: &str) -> Error {
         Error::Tensor {
             rank: self.group.global_rank(),
             operation: "reading a gradient",

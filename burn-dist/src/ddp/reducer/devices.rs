@@ -1,0 +1,182 @@
+//! The reducer's work for GPUs: buckets that are joined on their device, read and averaged in host memory, or
+//! added up by devices.
+//!
+//! Reading, averaging and writing back go on at the same time: this thread reads a bucket, or a piece of a
+//! large gradient, while the group's own thread averages the one before; when backward is over, it writes each
+//! back once it is averaged. Where several processes have several devices each, those of a process add up
+//! first, and one rank of each reads and writes for all (as NCCL's and Horovod's hierarchical all-reduce).
+//!
+//! Callers: `worker`.
+
+use super::Averaged;
+use super::worker::{Averaging, Reduction, Worker};
+use crate::ddp::buffer::Buffer;
+use crate::ddp::fabric::Pending;
+use crate::ddp::layout::Bucket;
+use crate::ddp::route::{Beyond, Route};
+use crate::ddp::staging;
+use crate::element::ReduceOp;
+use crate::error::Result;
+use crate::group::ProcessGroup;
+use burn::backend::Dispatch;
+use burn::backend::tensor::FloatTensor;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::Span;
+
+impl Worker {
+    /// Reads the gradients of a bucket and starts to average them.
+    pub(super) fn average_joined(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+        let layout = Arc::clone(&self.layout);
+        let bucket = &layout.buckets[number];
+        let group = self.group.clone();
+        if bucket.gradient_len() == 0 {
+            let mut flags = self.pool.take(&layout, number);
+            self.set_flags(number, &mut flags);
+            let started = flags.start_reducing(&group, ReduceOp::Mean, span.clone());
+            return Ok(Averaging::Started(vec![started]));
+        }
+        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        self.start_pieces(number, &joined, &group, ReduceOp::Mean, span)
+    }
+
+    /// Asks the devices for the sum of a bucket.
+    pub(super) fn average_on_device(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+        let layout = Arc::clone(&self.layout);
+        let bucket = &layout.buckets[number];
+        let Route::OnDevice(devices) = &self.route else {
+            return Ok(Averaging::Done(Averaged::Nothing));
+        };
+        if bucket.gradient_len() == 0 {
+            // Flags do not travel on devices.
+            return Ok(Averaging::Done(Averaged::Nothing));
+        }
+        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        let beyond = devices.beyond.as_ref();
+        let sum = {
+            let _span = span.enter();
+            let start = Instant::now();
+            // No rank asks its device to wait for others before all are there to do so.
+            beyond
+                .map_or(&self.group, |beyond| &beyond.process)
+                .barrier()?;
+            let sum = devices.fabric.sum(joined);
+            self.step.times.push(start..Instant::now());
+            sum
+        };
+        let Some(Beyond { leaders, .. }) = beyond else {
+            let ranks = self.group.world_size();
+            let mean = Pending::new(move || staging::mean(sum.resolve(), ranks));
+            return Ok(Averaging::Done(Averaged::OnDevice(mean)));
+        };
+        let sum = sum.resolve();
+        match leaders.clone() {
+            Some(leaders) => self.start_pieces(number, &sum, &leaders, ReduceOp::Sum, span),
+            None => Ok(Averaging::Led),
+        }
+    }
+
+    /// Reads a bucket, in pieces if it is a large gradient, and starts the reduction of each over a group.
+    fn start_pieces(
+        &mut self,
+        number: usize,
+        joined: &FloatTensor<Dispatch>,
+        group: &ProcessGroup,
+        op: ReduceOp,
+        span: &Span,
+    ) -> Result<Averaging> {
+        let layout = Arc::clone(&self.layout);
+        let bucket = &layout.buckets[number];
+        let mut started: Vec<Reduction> = Vec::new();
+        for piece in bucket.pieces(self.config.caps().1) {
+            let gradients = piece.start..piece.end.min(bucket.gradient_len());
+            let read = {
+                let rank = self.group.global_rank();
+                let _span = tracing::debug_span!("read", rank, bucket = number).entered();
+                staging::read(staging::part(joined, &gradients))
+            };
+            let buffer = read.and_then(|data| {
+                if bucket.is_lone() {
+                    return Buffer::of(data, bucket.precision, gradients.len());
+                }
+                let mut buffer = self.pool.take(&layout, number);
+                buffer.pack(gradients, &data, false)?;
+                self.set_flags(number, &mut buffer);
+                Ok(buffer)
+            });
+            let buffer =
+                buffer.map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
+            started.push(buffer.start_reducing(group, op, span.clone()));
+        }
+        Ok(Averaging::Started(started))
+    }
+
+    /// Waits for the averages of a bucket, and writes them to its device while the next is still averaged.
+    pub(super) fn wait(&mut self, number: usize, averaging: Averaging) -> Result<Averaged> {
+        let layout = Arc::clone(&self.layout);
+        let bucket = &layout.buckets[number];
+        let buffers = match averaging {
+            Averaging::Done(averaged) => return Ok(averaged),
+            Averaging::Started(started) => self.reduced(started)?,
+            Averaging::Led => self.led(number, bucket)?,
+        };
+        let beyond = match &self.route {
+            Route::OnDevice(devices) => devices.beyond.as_ref(),
+            Route::OneByOne | Route::Joined => None,
+        };
+        let summed = beyond.map(|_| self.group.world_size());
+        if summed.is_none() {
+            for buffer in &buffers {
+                self.read_flags(number, buffer);
+            }
+        }
+        if bucket.gradient_len() == 0 {
+            return Ok(Averaged::Nothing);
+        }
+        let device = &self.parameters.entries[bucket.slots[0].parameter].device;
+        let pieces = buffers.into_iter().map(|buffer| {
+            let len = buffer.len().min(bucket.gradient_len());
+            let mut average = self.averaged(number, buffer);
+            let data = average.take(0..len, &[len], bucket.precision.dtype());
+            staging::write(data, device)
+        });
+        let joined = staging::concatenated(pieces.collect());
+        let mean = staging::mean(joined, summed.unwrap_or(1));
+        Ok(Averaged::OnDevice(Pending::new(move || mean)))
+    }
+
+    /// Waits for reductions; a leader gives the results to the ranks of its process.
+    fn reduced(&mut self, started: Vec<Reduction>) -> Result<Vec<Buffer>> {
+        let mut buffers = Vec::with_capacity(started.len());
+        for reduction in started {
+            let (mut buffer, time) = reduction.wait()?;
+            self.step.times.push(time);
+            if let Route::OnDevice(devices) = &self.route
+                && let Some(beyond) = &devices.beyond
+            {
+                buffer.broadcast(&beyond.process)?;
+            }
+            buffers.push(buffer);
+        }
+        Ok(buffers)
+    }
+
+    /// Waits for what the leader of the process gives of a bucket.
+    fn led(&mut self, number: usize, bucket: &Bucket) -> Result<Vec<Buffer>> {
+        let pieces = bucket.pieces(self.config.caps().1).into_iter();
+        let buffers = pieces.map(|piece| {
+            let mut buffer = if bucket.is_lone() {
+                Buffer::new(bucket.precision, piece.len())
+            } else {
+                self.pool.take(&self.layout, number)
+            };
+            if let Route::OnDevice(devices) = &self.route
+                && let Some(beyond) = &devices.beyond
+            {
+                buffer.broadcast(&beyond.process)?;
+            }
+            Ok(buffer)
+        });
+        buffers.collect()
+    }
+}
