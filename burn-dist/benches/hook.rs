@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor};
 use burn_dist::ProcessGroup;
-use burn_dist::ddp::{Ddp, DdpConfig};
+use burn_dist::ddp::{Ddp, DdpConfig, ReduceOn};
 use burn_dist::launch::{Backend, Devices, Launcher};
 use clap::{Parser, ValueEnum};
 use models::{MlpConfig, MnistCnnConfig};
@@ -28,6 +28,9 @@ struct Options {
     /// What the models run on.
     #[arg(long, value_enum, default_value = "cpu")]
     backend: Kind,
+    /// Where a GPU's gradients are averaged: read by the host, or left where they are.
+    #[arg(long, value_enum, default_value = "host")]
+    reduce_on: Place,
     /// How many blocks of each kind.
     #[arg(long, default_value_t = 8)]
     blocks: usize,
@@ -42,6 +45,22 @@ enum Kind {
     Cpu,
     Wgpu,
     Cuda,
+}
+
+/// As [`ReduceOn`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Place {
+    Host,
+    Device,
+}
+
+impl Place {
+    fn reduce_on(self) -> ReduceOn {
+        match self {
+            Self::Host => ReduceOn::Host,
+            Self::Device => ReduceOn::Device,
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -110,7 +129,9 @@ impl<M: Module> Case<M> {
         device: &Device,
         loss: impl Fn(&M) -> Tensor<1>,
     ) -> Result<()> {
-        let ddp = DdpConfig::new().init(group)?;
+        let ddp = DdpConfig::new()
+            .with_reduce_on(options.reduce_on.reduce_on())
+            .init(group)?;
         let plain = self.model;
         let hooked = ddp.attach(plain.clone())?;
         let ways = [Way::Plain, Way::Hooked(&ddp), Way::Averaged(&ddp)];

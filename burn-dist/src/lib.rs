@@ -63,6 +63,7 @@
 //! ```
 //!
 //! [`Devices::select`](launch::Devices::select) finds the GPUs of a machine; nothing else changes with them.
+//! CUDA GPUs of one process add gradients up among themselves; [`ReduceOn`](ddp::ReduceOn) says more of that.
 //!
 //! **2. With each rank's own share of the data.** [`ShardedLoaderBuilder`](data::ShardedLoaderBuilder) is used
 //! as Burn's own builder of loaders, and told the rank and the number of ranks. All ranks see equally many

@@ -29,7 +29,10 @@ const STEPS: usize = 12;
 
 /// The GPU backends of this build.
 fn backends() -> Vec<Backend> {
-    let mut backends = vec![Backend::Wgpu];
+    let mut backends = Vec::new();
+    if cfg!(feature = "wgpu") {
+        backends.push(Backend::Wgpu);
+    }
     if cfg!(feature = "cuda") {
         backends.push(Backend::Cuda);
     }
