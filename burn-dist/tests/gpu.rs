@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::nn::BatchNormConfig;
+use burn::nn::{BatchNormConfig, Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::ddp::{DdpConfig, ReduceOn};
 use burn_dist::launch::{Backend, Devices, Launcher, Worker};
 use burn_dist::norm::SyncBatchNorm;
@@ -36,6 +36,7 @@ fn backends() -> Vec<Backend> {
     if cfg!(feature = "cuda") {
         backends.push(Backend::Cuda);
     }
+    assert!(!backends.is_empty(), "build with the feature wgpu or cuda");
     backends
 }
 
@@ -80,8 +81,12 @@ fn train(worker: &Worker, how: How) -> burn_dist::Result<Vec<f32>> {
         .with_first_bucket_mb(how.megabytes)
         .init(worker.group())?;
     let mut model = ddp.attach(model)?;
+    let reduced_on = ddp.reduce_on()?;
     if worker.rank() == 0 {
-        println!("{device:?}, {how:?}: averaged on {:?}", ddp.reduce_on()?);
+        println!("{device:?}, {how:?}: averaged on {reduced_on:?}");
+    }
+    if worker.world_size() == 1 && !format!("{device:?}").contains("Flex") {
+        assert_eq!(reduced_on, (how.reduce_on)());
     }
     let momentum = MomentumConfig::new().with_momentum(0.9);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
@@ -159,6 +164,80 @@ fn replicas_on_gpus_train_as_on_the_cpu() {
                     &expected,
                     &format!("{replicas} on {backend}, {how:?}"),
                 );
+            }
+        }
+    }
+}
+
+/// Layers whose gradients are in memory that backward writes to afterwards: both sides of an addition get
+/// the same.
+#[derive(Module, Debug)]
+struct Shifted {
+    shift: Param<Tensor<2>>,
+    inner: Linear,
+    /// One element, which has a bucket of its own.
+    scale: Param<Tensor<1>>,
+}
+
+impl Shifted {
+    const WIDTH: usize = 3000;
+
+    fn init(device: &Device) -> Self {
+        let ones = |value: f32| Tensor::<2>::full([1, Self::WIDTH], value, device);
+        Self {
+            shift: Param::from_tensor(ones(0.5)),
+            inner: LinearConfig::new(4, Self::WIDTH).init(device),
+            scale: Param::from_tensor(Tensor::full([1], 1.5, device)),
+        }
+    }
+
+    fn forward(&self, input: Tensor<2>) -> Tensor<1> {
+        let inner = self.inner.forward(input).mean_dim(0);
+        let first = inner.clone().mul_scalar(2.0) + self.shift.val();
+        let second = self.shift.val().mul_scalar(0.3) + inner.mul_scalar(3.0);
+        (first.mul_scalar(5.0) * second).tanh().mean() * self.scale.val()
+    }
+}
+
+/// The gradients of some steps, one after the other.
+fn shifted(worker: &Worker, how: How) -> burn_dist::Result<Vec<f32>> {
+    let device = worker.device();
+    let model = random::init(5, device, Shifted::init);
+    let ddp = DdpConfig::new()
+        .with_reduce_on((how.reduce_on)())
+        .with_bucket_cap_mb(how.megabytes)
+        .with_first_bucket_mb(how.megabytes)
+        .init(worker.group())?;
+    let model = ddp.attach(model)?;
+    let mut all = Vec::new();
+    for step in 0..6 {
+        let value = |at: usize| ((step * 8 + at + worker.rank()) as f32 * 0.37).sin();
+        let inputs = (0..8).map(value).collect::<Vec<_>>();
+        let inputs = Tensor::<2>::from_data(TensorData::new(inputs, [2, 4]), device);
+        let gradients = ddp.synchronize(model.forward(inputs).backward(), &model)?;
+        let mut read = |data: Option<TensorData>| {
+            all.extend(data.unwrap().try_into_vec_as::<f32>().unwrap());
+        };
+        let of = |param: &Param<Tensor<2>>| gradients.get::<2>(param.id).map(Tensor::into_data);
+        read(of(&model.shift));
+        read(of(&model.inner.weight));
+        read(gradients.get::<1>(model.scale.id).map(Tensor::into_data));
+    }
+    Ok(all)
+}
+
+#[test]
+fn gradients_that_share_their_memory_are_those_of_the_cpu() {
+    for how in HOWS {
+        for replicas in [1, 2] {
+            let of = |backend| {
+                let of_all = launcher(backend, replicas).run(|worker| shifted(&worker, how));
+                of_all.unwrap().remove(0)
+            };
+            let expected = of(Backend::Cpu);
+            for backend in backends() {
+                let what = format!("{replicas} on {backend}, gradients, {how:?}");
+                assert_close(&of(backend), &expected, &what);
             }
         }
     }

@@ -98,12 +98,7 @@ impl Buffer {
         data: &TensorData,
         add: bool,
     ) -> std::result::Result<(), String> {
-        let (came, expected) = (data.num_elements(), at.len());
-        if came != expected {
-            return Err(format!(
-                "a gradient of {came} elements came where the parameter has {expected}"
-            ));
-        }
+        checked_len(data.num_elements(), at.len())?;
         let packed = match (self.elements(), data.dtype()) {
             (Elements::Single(elements), DType::F16) => data
                 .as_slice::<f16>()
@@ -190,6 +185,16 @@ impl<E: Pod> AsMut<[E]> for Buffer {
     fn as_mut(&mut self) -> &mut [E] {
         bytemuck::cast_slice_mut(&mut self.memory)
     }
+}
+
+/// Whether a gradient is as long as its parameter; the error says how it is not.
+pub(super) fn checked_len(came: usize, expected: usize) -> std::result::Result<(), String> {
+    if came == expected {
+        return Ok(());
+    }
+    Err(format!(
+        "a gradient of {came} elements came where the parameter has {expected}"
+    ))
 }
 
 fn pack<E: Element + Pod + AddAssign>(

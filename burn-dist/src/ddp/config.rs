@@ -11,12 +11,20 @@ use std::sync::OnceLock;
 /// Where gradients are averaged.
 #[derive(Config, Debug, PartialEq, Eq)]
 pub enum ReduceOn {
-    /// By their devices, where these can: CUDA GPUs of one process, one for each rank, with NVIDIA's NCCL
-    /// (`libnccl.so`). Everywhere else in host memory; which of the two, and why, is in the log (`info`).
+    /// By their devices, where all can: CUDA GPUs, one for each rank, which add up among themselves with
+    /// NVIDIA's NCCL (`libnccl.so`). Those of several processes give their sums to one rank of each, which
+    /// exchanges them. Everywhere else in host memory: which of the two, and why, is in the log (`info`), and
+    /// [`Ddp::reduce_on`] tells. A rank that is alone leaves its gradients where they are, on any GPU.
     ///
     /// All ranks get the same averages, but NCCL adds in an order of its own: they can differ in the last
-    /// bits from those of the host, or of another number of GPUs. While a model is attached so, nothing
-    /// else may use Burn's own collectives on its devices.
+    /// bits from those of the host, or of another number of GPUs.
+    ///
+    /// A GPU adds up for one model at a time: a second [`Ddp`] on it is averaged in host memory. As long as
+    /// a model is attached so, nothing else may use Burn's own collectives between its GPUs, and that is what
+    /// moving a tensor from one to another (`to_device`) does too: they could wait for one another without
+    /// end. A GPU that fails in the midst of a sum leaves the others waiting without end.
+    ///
+    /// This was run on emulated GPUs so far.
     Device,
     /// In host memory, always: sums are added in one order, whatever ranks run on.
     Host,

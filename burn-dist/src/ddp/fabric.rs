@@ -7,7 +7,7 @@ use burn::backend::tensor::FloatTensor;
 use std::fmt;
 
 /// One rank's end of it. Dropped, its device is free for another.
-pub(super) trait Fabric: fmt::Debug + Send {
+pub(super) trait Fabric: fmt::Debug + Send + Sync {
     /// Asks this rank's device for the sum over all ranks of the fabric, without waiting for it. Every rank
     /// calls it with as many elements, in the same order, and only once it knows that all others will: what
     /// is asked for can't be taken back, and a device waits for the others without end.

@@ -1,54 +1,53 @@
 //! A gradient on its way from autodiff to its bucket.
 //!
-//! A GPU works on what a thread asks of it in one queue a thread, Burn's *stream*, and a thread that wants what
-//! another has asked for waits for all that the other has asked for by then. The reducer would so wait for the
-//! rest of backward, which the replica's thread may have asked for long before it is computed. Therefore the
-//! replica's thread itself asks for a copy of each gradient, on a stream that belongs to the two of them
-//! (the *lane*), as soon as backward has asked for the gradient: the lane waits for what was asked for until
-//! then and no more, and the reducer, which runs on the lane, has nothing else to wait for.
+//! A GPU works on what a thread asks of it in one queue a thread, Burn's *stream*, and a thread that uses what
+//! another has asked for waits for all that the other has asked for by then. A reducer on a stream of its own
+//! would so wait for the rest of backward, which the replica's thread may have asked for long before it is
+//! computed. Therefore the reducer runs on a stream that belongs to the two of them, the *lane*, and the
+//! replica's thread itself lets the lane wait for each gradient as soon as backward has asked for it: for what
+//! was asked for until then and no more.
 //!
-//! Invariants: the copy is of memory that nothing writes to any more. Burn compares when memory was
-//! allocated, not when it was last written to, and so would not see that a gradient which was added to in
-//! place is newer than what the lane has waited for; the factor of the copy is allocated for it alone, and so
-//! makes it wait every time.
+//! Invariants: what the lane is given is a copy, made on the replica's stream, which nothing writes to any
+//! more: the gradient's own memory may also be another's, which backward goes on to write to in place. The
+//! lane writes to memory of its own alone. (Burn knows when memory was allocated, and on which stream, not
+//! when it was written to: what one stream writes in place, another may miss.)
 //!
 //! Callers: `hook`, `usage` and `settle` make gradients, on the replica's thread; `reducer` reads them.
 
 use super::staging;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Dispatch, DispatchDevice, TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{Shape, StreamId, TensorData};
+use burn::tensor::{Slice, StreamId, TensorData};
 
 /// The gradient of one parameter, or a part of its sum, of any shape.
 #[derive(Debug)]
 pub(super) struct Gradient(FloatTensor<Dispatch>);
 
 impl Gradient {
-    /// What a gradient counts for. On a GPU it is copied on the lane, from where this thread's stream is now.
+    /// What a gradient counts for. On a GPU it is copied on this thread's stream, and the lane waits for that.
     pub(super) fn new(tensor: FloatTensor<Dispatch>, weight: f64, lane: StreamId) -> Self {
         let queued = is_queued(&tensor.device());
         if is_nothing(weight) {
             let (shape, device, dtype) = (tensor.shape(), tensor.device(), tensor.dtype());
-            let zeros = || Dispatch::float_zeros(shape, &device, dtype.into());
-            return Self(if queued {
-                lane.executes(zeros)
-            } else {
-                zeros()
-            });
+            let zeros = Dispatch::float_zeros(shape, &device, dtype.into());
+            return Self(if queued { awaited(zeros, lane) } else { zeros });
         }
         if queued {
-            let one_each = Shape::from(vec![1; tensor.shape().num_dims()]);
-            let (device, dtype) = (tensor.device(), tensor.dtype());
-            let factor = Dispatch::float_full(one_each, weight.into(), &device, dtype.into());
-            // The clone keeps the backend from writing to the gradient's own memory.
-            let copy = lane.executes(|| Dispatch::float_mul(tensor.clone(), factor));
-            return Self(copy);
+            // The second handle keeps the backend from writing to the gradient's own memory.
+            let copy = Dispatch::float_mul_scalar(tensor.clone(), weight.into());
+            drop(tensor);
+            return Self(awaited(copy, lane));
         }
         Self(if is_one(weight) {
             tensor
         } else {
             Dispatch::float_mul_scalar(tensor, weight.into())
         })
+    }
+
+    /// The number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.0.shape().num_elements()
     }
 
     /// Waits for the device and reads it. The error says what went wrong.
@@ -60,6 +59,17 @@ impl Gradient {
     pub(super) fn into_tensor(self) -> FloatTensor<Dispatch> {
         self.0
     }
+}
+
+/// A tensor that was allocated on this thread's stream just now, once the lane waits for it: the lane is asked
+/// for one element of it.
+fn awaited(tensor: FloatTensor<Dispatch>, lane: StreamId) -> FloatTensor<Dispatch> {
+    if tensor.shape().num_elements() > 0 {
+        // Backwards, which is no mere view of the memory.
+        let first = vec![Slice::new(0, Some(1), -1); tensor.shape().num_dims()];
+        lane.executes(|| drop(Dispatch::float_slice(tensor.clone(), &first)));
+    }
+    tensor
 }
 
 /// Whether a device works on what it is asked for later, in the order of streams.

@@ -124,6 +124,7 @@ impl Bucket {
             return vec![whole];
         }
         let most = (cap / self.precision.size()).max(1);
+        // A quarter of all numbers at most, so that this can't overflow.
         let starts = whole.step_by(most.next_multiple_of(PIECE_ALIGNMENT));
         let ends = starts.clone().skip(1).chain([self.len()]);
         starts.zip(ends).map(|(start, end)| start..end).collect()

@@ -129,7 +129,8 @@ pub struct SyncStats {
     /// How long the replica's thread stood still in it, waiting for averages.
     pub wait: Duration,
     /// The part of `wait` in which a bucket was averaged: other ranks were waited for, and bytes moved.
-    /// The rest of it, this rank's device had not computed its gradients yet.
+    /// The rest of it, this rank's device had not computed its gradients yet. Where devices add up among
+    /// themselves, neither has what they need for it: that is part of whatever waits for the device next.
     pub averaging: Duration,
     /// How many bytes of gradients this rank gave to be averaged.
     pub bytes: u64,
@@ -194,7 +195,7 @@ impl Ddp {
         }
         self.average(attached, grads, model).inspect_err(|error| {
             // The other ranks can't go on without this one. The first error is the one that is kept.
-            self.group.abort(&error.to_string());
+            attached.reducer.abort(&error.to_string());
             let _ = self.failed.set(error.clone());
         })
     }

@@ -16,7 +16,7 @@ use super::config::DdpConfig;
 use super::fabric::Pending;
 use super::gradient::Gradient;
 use super::layout::{Bucket, Layout};
-use super::parameters::Parameters;
+use super::parameters::{Entry, Parameters};
 use super::pool::Average;
 use super::route::Route;
 use crate::error::{Error, Result};
@@ -102,8 +102,8 @@ impl Averages {
 pub(super) struct Reducer {
     /// The group of the model's ranks, and those of a process and of leaders that are used beside it.
     groups: Vec<ProcessGroup>,
-    /// The number of parameters; there is at most one bucket more.
-    parameters: usize,
+    /// How many times the group's timeout a step can take, at most.
+    operations: u32,
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
 }
@@ -124,7 +124,7 @@ impl Reducer {
         (commands, inbox): (Sender<Command>, Receiver<Command>),
     ) -> Result<Self> {
         let rank = group.global_rank();
-        let count = parameters.entries.len();
+        let operations = operations(&config, &parameters, &route);
         let groups = [group.clone()].into_iter().chain(route.beside());
         let groups = groups.collect();
         let mut worker = Worker::new(config, group, parameters, route);
@@ -138,7 +138,7 @@ impl Reducer {
             })?;
         Ok(Self {
             groups,
-            parameters: count,
+            operations,
             commands,
             thread: Some(thread),
         })
@@ -155,10 +155,8 @@ impl Reducer {
         if self.commands.send(finish).is_err() {
             return Err(self.ended());
         }
-        // The thread answers after at most one timeout of the group for each bucket and the new order.
         // A device that never answers a read is the one thing that has no deadline of its own.
-        let operations = u32::try_from(self.parameters.saturating_add(3)).unwrap_or(u32::MAX);
-        let deadline = self.group().timeout().saturating_mul(operations);
+        let deadline = self.group().timeout().saturating_mul(self.operations);
         match averages.recv_timeout(deadline) {
             Ok(averages) => averages,
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
@@ -174,13 +172,14 @@ impl Reducer {
         }
     }
 
+    /// The group of the model's ranks.
     fn group(&self) -> &ProcessGroup {
         // The first is always there.
         &self.groups[0]
     }
 
-    /// Ends all groups.
-    fn abort(&self, message: &str) {
+    /// Ends all groups: the other ranks can't go on without this one.
+    pub(super) fn abort(&self, message: &str) {
         for group in &self.groups {
             group.abort(message);
         }
@@ -217,6 +216,18 @@ impl Reducer {
             let _ = thread.join();
         }
     }
+}
+
+/// How many operations of a group's timeout a step has, at most: one for each piece of each bucket, of which
+/// there is at most one more than there are parameters, and one each for the flags and the new order; beside
+/// a leader, a meeting and a broadcast of twice the timeout with each.
+fn operations(config: &DdpConfig, parameters: &Parameters, route: &Route) -> u32 {
+    let cap = config.caps().1.max(1);
+    let pieces = |entry: &Entry| entry.len().saturating_mul(size_of::<f64>()) / cap + 1;
+    let pieces = parameters.entries.iter().map(pieces);
+    let pieces = pieces.fold(3, usize::saturating_add);
+    let each = if route.beyond().is_some() { 5 } else { 2 };
+    u32::try_from(pieces.saturating_mul(each)).unwrap_or(u32::MAX)
 }
 
 mod devices;

@@ -14,17 +14,21 @@ use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// How the gradients of one rank come to their averages.
 #[derive(Debug)]
 pub(super) enum Route {
     /// They lie in host memory, or on several devices: each is read and packed, and the buckets are averaged
     /// in host memory.
-    OneByOne,
+    OneByOne {
+        /// Whether large gradients are averaged in pieces: other ranks read them so from their devices.
+        in_pieces: bool,
+    },
     /// They are joined on their device, and the buckets are read, averaged in host memory, and written back.
     Joined,
     /// They are joined on their device, which adds the buckets up with those of other ranks.
-    OnDevice(Devices),
+    OnDevice(Arc<Devices>),
 }
 
 /// What adds up on devices.
@@ -49,27 +53,28 @@ pub(super) struct Beyond {
 impl Route {
     /// Whether the gradients of a bucket are joined on their device.
     pub(super) fn joins(&self) -> bool {
-        !matches!(self, Self::OneByOne)
+        !matches!(self, Self::OneByOne { .. })
+    }
+
+    /// What adds up the sums of several processes.
+    pub(super) fn beyond(&self) -> Option<&Beyond> {
+        match self {
+            Self::OnDevice(devices) => devices.beyond.as_ref(),
+            Self::OneByOne { .. } | Self::Joined => None,
+        }
     }
 
     /// The groups that are used beside the model's own.
     pub(super) fn beside(&self) -> Vec<ProcessGroup> {
-        match self {
-            Self::OnDevice(Devices {
-                beyond: Some(beyond),
-                ..
-            }) => {
-                let leaders = beyond.leaders.iter().cloned();
-                leaders.chain([beyond.process.clone()]).collect()
-            }
-            _ => Vec::new(),
-        }
+        let beyond = self.beyond().into_iter();
+        let groups = beyond.flat_map(|beyond| beyond.leaders.iter().chain([&beyond.process]));
+        groups.cloned().collect()
     }
 
     /// Where buckets are averaged.
     pub(super) fn reduce_on(&self) -> ReduceOn {
         match self {
-            Self::OneByOne | Self::Joined => ReduceOn::Host,
+            Self::OneByOne { .. } | Self::Joined => ReduceOn::Host,
             Self::OnDevice(_) => ReduceOn::Device,
         }
     }
@@ -78,12 +83,14 @@ impl Route {
 /// What a rank tells the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Report {
-    /// Whether its configuration lets devices average.
-    wanted: bool,
     /// Its process's number in the job.
     process: usize,
-    /// The number of its device among those of its machine that can average, or why it can't.
-    device: std::result::Result<usize, String>,
+    /// Whether its gradients are joined on their device.
+    joins: bool,
+    /// The number of its device, if it is one of CUDA's.
+    number: Option<usize>,
+    /// Why its device can't add up with others.
+    unable: Option<String>,
 }
 
 /// Chooses the way for a model with these parameters. Every rank of the group calls it.
@@ -94,28 +101,28 @@ pub(super) fn choose(
 ) -> Result<Route> {
     let device = only_device(parameters);
     let queued = device.filter(|device| is_queued(device.as_dispatch()));
-    let through_host = match &queued {
-        Some(_) => Route::Joined,
-        None => Route::OneByOne,
-    };
     let wanted = config.reduce_on == ReduceOn::Device;
     if group.world_size() == 1 {
         return Ok(match queued {
-            Some(_) if wanted => Route::OnDevice(Devices {
+            Some(_) if wanted => Route::OnDevice(Arc::new(Devices {
                 fabric: Box::new(Alone),
                 beyond: None,
-            }),
-            _ => through_host,
+            })),
+            Some(_) => Route::Joined,
+            None => Route::OneByOne { in_pieces: false },
         });
     }
-    let own = match &queued {
-        Some(device) => own::Device::take(device),
-        None => Err("its model is in host memory, or on several devices".to_owned()),
+    let number = queued.as_ref().and_then(own::number);
+    let own = match number {
+        Some(number) if wanted => own::Device::take(number),
+        Some(_) => Err("it is configured so".to_owned()),
+        None => Err("its model is on no CUDA device, or on several".to_owned()),
     };
     let report = Report {
-        wanted,
         process: group.process(),
-        device: own.as_ref().map(own::Device::number).map_err(Clone::clone),
+        joins: queued.is_some(),
+        number,
+        unable: own.as_ref().err().cloned(),
     };
     let reports = exchange(group, &report)?;
     match (decide(&reports, report.process), own) {
@@ -124,14 +131,19 @@ pub(super) fn choose(
             let fabric = own.fabric(&plan.numbers);
             let beyond = plan.beyond.then(|| Beyond::new(group, report.process));
             let beyond = beyond.transpose()?;
-            return Ok(Route::OnDevice(Devices { fabric, beyond }));
+            return Ok(Route::OnDevice(Arc::new(Devices { fabric, beyond })));
         }
-        (Err(why), _) if wanted && reports.iter().any(|report| report.device.is_ok()) => {
+        (Err(why), _) if wanted && number.is_some() => {
             tracing::info!(why, "gradients are averaged in host memory");
         }
         _ => {}
     }
-    Ok(through_host)
+    Ok(if report.joins {
+        Route::Joined
+    } else {
+        let in_pieces = reports.iter().any(|report| report.joins);
+        Route::OneByOne { in_pieces }
+    })
 }
 
 impl Beyond {
@@ -182,20 +194,20 @@ struct Plan {
 fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, String> {
     let mut taken: Vec<(usize, usize)> = Vec::with_capacity(reports.len());
     for (rank, report) in reports.iter().enumerate() {
-        if !report.wanted {
-            return Err(format!("rank {rank} of the group is configured so"));
+        if let Some(number) = report.number {
+            let device = (report.process, number);
+            if let Some(other) = taken.iter().position(|taken| *taken == device) {
+                return Err(format!(
+                    "ranks {other} and {rank} of the group share GPU {number}"
+                ));
+            }
+            taken.push(device);
         }
-        let device = match &report.device {
-            Ok(number) => (report.process, *number),
-            Err(why) => return Err(format!("rank {rank} of the group: {why}")),
-        };
-        if let Some(other) = taken.iter().position(|taken| *taken == device) {
-            let number = device.1;
-            return Err(format!(
-                "ranks {other} and {rank} of the group share GPU {number}"
-            ));
-        }
-        taken.push(device);
+    }
+    let unable = |report: &Report| report.unable.clone();
+    let mut unable = reports.iter().map(unable).enumerate();
+    if let Some((rank, Some(why))) = unable.find(|(_, why)| why.is_some()) {
+        return Err(format!("rank {rank} of the group: {why}"));
     }
     let own = |of: usize| taken.iter().filter(move |device| device.0 == of);
     if reports
@@ -222,39 +234,42 @@ fn only_device(parameters: &Parameters) -> Option<Device> {
 
 #[cfg(feature = "cuda")]
 mod own {
-    //! This rank's device, if it is one that can average.
+    //! This rank's device, if it is one that can add up with others.
 
     use crate::ddp::fabric::{Alone, Fabric, Nccl, Taken};
     use burn::backend::{CubeDevice, DispatchDevice};
 
+    /// The number of a CUDA device.
+    pub(super) fn number(device: &burn::tensor::Device) -> Option<usize> {
+        match device.as_dispatch() {
+            DispatchDevice::Cube(CubeDevice::Cuda(cuda)) => Some(cuda.index),
+            _ => None,
+        }
+    }
+
     pub(super) struct Device(Taken);
 
     impl Device {
-        /// Takes it for one model.
-        pub(super) fn take(device: &burn::tensor::Device) -> Result<Self, String> {
-            let DispatchDevice::Cube(device) = device.as_dispatch() else {
+        /// Takes a CUDA device for one model.
+        pub(super) fn take(number: usize) -> Result<Self, String> {
+            let device = burn::tensor::Device::cuda(number);
+            let DispatchDevice::Cube(cube) = device.as_dispatch() else {
                 return Err("its device is none of CUDA's".to_owned());
             };
-            let CubeDevice::Cuda(cuda) = device else {
-                return Err("its device is none of CUDA's".to_owned());
-            };
-            if !device.client().has_device_transport() {
+            if !cube.client().has_device_transport() {
                 return Err(
                     "libnccl.so was not found; install NCCL and its development package, or put the \
                      folder of libnccl.so into LD_LIBRARY_PATH"
                         .to_owned(),
                 );
             }
-            let taken = Taken::new(cuda.index);
-            taken.map(Self).ok_or_else(|| {
-                "its GPU averages another model, or another replica of this one".to_owned()
-            })
+            let taken = Taken::new(number);
+            taken
+                .map(Self)
+                .ok_or_else(|| "its GPU adds up another model's gradients".to_owned())
         }
 
-        pub(super) fn number(&self) -> usize {
-            self.0.number()
-        }
-
+        /// Its end of what adds up over the devices with these numbers, of which it is one.
         pub(super) fn fabric(self, numbers: &[usize]) -> Box<dyn Fabric> {
             if let [_] = numbers {
                 return Box::new(Alone);
@@ -269,23 +284,20 @@ mod own {
 
 #[cfg(not(feature = "cuda"))]
 mod own {
-    //! No device of this build can average.
+    //! No device of this build can add up with others.
 
     use crate::ddp::fabric::Fabric;
     use std::convert::Infallible;
 
+    pub(super) fn number(_device: &burn::tensor::Device) -> Option<usize> {
+        None
+    }
+
     pub(super) struct Device(Infallible);
 
     impl Device {
-        pub(super) fn take(_device: &burn::tensor::Device) -> Result<Self, String> {
-            Err(
-                "its device is none of CUDA's, or this program is built without the feature"
-                    .to_owned(),
-            )
-        }
-
-        pub(super) fn number(&self) -> usize {
-            match self.0 {}
+        pub(super) fn take(_number: usize) -> Result<Self, String> {
+            Err("this program was built without the feature `cuda`".to_owned())
         }
 
         pub(super) fn fabric(self, _numbers: &[usize]) -> Box<dyn Fabric> {
@@ -300,9 +312,10 @@ mod tests {
 
     fn report(device: usize) -> Report {
         Report {
-            wanted: true,
             process: 3,
-            device: Ok(device),
+            joins: true,
+            number: Some(device),
+            unable: None,
         }
     }
 
@@ -333,18 +346,17 @@ mod tests {
 
     #[test]
     fn what_keeps_devices_from_adding_up_is_named() {
-        let unwanted = Report {
-            wanted: false,
+        let unable = Report {
+            unable: Some("no NCCL".to_owned()),
             ..report(1)
         };
-        let unable = Report {
-            device: Err("no NCCL".to_owned()),
-            ..report(1)
+        let second = Report {
+            unable: Some("its GPU adds up another model's gradients".to_owned()),
+            ..report(0)
         };
         for (other, part) in [
-            (unwanted, "rank 1 of the group is configured so"),
             (unable, "rank 1 of the group: no NCCL"),
-            (report(0), "ranks 0 and 1 of the group share GPU 0"),
+            (second, "ranks 0 and 1 of the group share GPU 0"),
         ] {
             let why = decide(&[report(0), other], 3).unwrap_err();
             assert!(why.contains(part), "{why}");

@@ -1,13 +1,14 @@
 //! Gradients between their device and a bucket: put one behind the other where they are, so that a bucket
 //! is one transfer and not one for each of its gradients.
 //!
-//! Everything here is asked of the device on the reducer's lane (see `gradient`).
+//! All but [`mean`] is asked of the device on the reducer's lane (see `gradient`).
 //!
-//! Callers: the reducer's thread.
+//! Callers: the reducer's thread, and whoever takes a mean.
 
 use super::gradient::Gradient;
-use super::layout::Bucket;
+use super::layout::{Bucket, Precision};
 use super::parameters::Parameters;
+use crate::group::in_memory;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Dispatch, TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::{Device, Shape, TensorData};
@@ -19,12 +20,15 @@ use std::ops::Range;
 pub(super) struct Sum(Option<FloatTensor<Dispatch>>);
 
 impl Sum {
-    pub(super) fn add(&mut self, part: Gradient) {
+    /// Adds a part, which is as long as the others, in the type of the bucket.
+    pub(super) fn add(&mut self, part: Gradient, precision: Precision) {
         let part = part.into_tensor();
         self.0 = Some(match self.0.take() {
             Some(sum) => {
-                let shape = sum.shape();
-                Dispatch::float_add(sum, Dispatch::float_reshape(part, shape))
+                let part = Dispatch::float_reshape(part, sum.shape());
+                let (sum, part) = (in_type(sum, precision), in_type(part, precision));
+                // The second handles keep the backend from adding in memory of the replica's stream.
+                Dispatch::float_add(sum.clone(), part.clone())
             }
             None => part,
         });
@@ -46,14 +50,18 @@ pub(super) fn join(
             let device = device.clone().without_autodiff();
             return Dispatch::float_zeros(flat, device.as_dispatch(), dtype.into());
         };
-        let part = Dispatch::float_reshape(sum, flat);
-        if part.dtype() == dtype {
-            part
-        } else {
-            Dispatch::float_cast(part, dtype.into())
-        }
+        in_type(Dispatch::float_reshape(sum, flat), bucket.precision)
     });
     concatenated(parts.collect())
+}
+
+fn in_type(tensor: FloatTensor<Dispatch>, precision: Precision) -> FloatTensor<Dispatch> {
+    let dtype = precision.dtype();
+    if tensor.dtype() == dtype {
+        tensor
+    } else {
+        Dispatch::float_cast(tensor, dtype.into())
+    }
 }
 
 /// Flat tensors, at least one, as one.
@@ -75,6 +83,18 @@ pub(super) fn part(tensor: &FloatTensor<Dispatch>, at: &Range<usize>) -> FloatTe
 
 /// Waits for the device and reads a tensor. The error says what went wrong.
 pub(super) fn read(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> {
+    let data = asked_for(tensor)?;
+    in_memory(&data)?;
+    Ok(data)
+}
+
+/// Whether the device has accepted all that makes a tensor; the error says what it has refused.
+pub(super) fn check(tensor: &FloatTensor<Dispatch>) -> Result<(), String> {
+    asked_for(tensor.clone()).map(drop)
+}
+
+/// A tensor's data, which may be on the device still.
+fn asked_for(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> {
     block_on(Dispatch::float_into_data(tensor)).map_err(|error| format!("{error:?}"))
 }
 

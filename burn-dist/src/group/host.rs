@@ -171,6 +171,14 @@ impl<const D: usize> Origin<D> {
     }
 }
 
+/// Waits until what was read of a tensor is in host memory: GPUs give it only when it is used. The error says
+/// what went wrong.
+pub(crate) fn in_memory(data: &TensorData) -> std::result::Result<(), String> {
+    #[expect(clippy::default_trait_access, reason = "Burn does not export the type")]
+    let read = data.bytes().read(Default::default());
+    read.map(|_| ()).map_err(|error| error.to_string())
+}
+
 impl ProcessGroup {
     /// Where a tensor comes from.
     pub(super) fn origin<const D: usize, K: Numeric>(
@@ -202,7 +210,10 @@ impl ProcessGroup {
             }
             ControlFlow::Continue(tensor) => tensor,
         };
-        let data = tensor.try_into_data().map_err(|error| {
+        let data = tensor.try_into_data().map_err(|error| error.to_string());
+        // Now, not when its elements are first used: whoever calls may write to the tensor in place by then.
+        let data = data.and_then(|data| in_memory(&data).map(|()| data));
+        let data = data.map_err(|error| {
             self.unusable(operation, format!("reading the tensor failed: {error}"))
         })?;
         // What was read counts: a backend may keep a dtype in another.

@@ -32,6 +32,7 @@ use crate::transport::processes::{Reporter, World};
 use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
+pub(crate) use host::in_memory;
 pub use work::Work;
 
 /// How long a call waits for the other ranks unless told otherwise.

@@ -13,7 +13,7 @@ use super::worker::{Averaging, Reduction, Worker};
 use crate::ddp::buffer::Buffer;
 use crate::ddp::fabric::Pending;
 use crate::ddp::layout::Bucket;
-use crate::ddp::route::{Beyond, Route};
+use crate::ddp::route::{Beyond, Devices};
 use crate::ddp::staging;
 use crate::element::ReduceOp;
 use crate::error::Result;
@@ -41,17 +41,22 @@ impl Worker {
     }
 
     /// Asks the devices for the sum of a bucket.
-    pub(super) fn average_on_device(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+    pub(super) fn average_on_device(
+        &mut self,
+        number: usize,
+        devices: &Devices,
+        span: &Span,
+    ) -> Result<Averaging> {
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
-        let Route::OnDevice(devices) = &self.route else {
-            return Ok(Averaging::Done(Averaged::Nothing));
-        };
         if bucket.gradient_len() == 0 {
             // Flags do not travel on devices.
             return Ok(Averaging::Done(Averaged::Nothing));
         }
         let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        // A device that refuses would leave the others waiting.
+        staging::check(&joined)
+            .map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
         let beyond = devices.beyond.as_ref();
         let sum = {
             let _span = span.enter();
@@ -120,11 +125,7 @@ impl Worker {
             Averaging::Started(started) => self.reduced(started)?,
             Averaging::Led => self.led(number, bucket)?,
         };
-        let beyond = match &self.route {
-            Route::OnDevice(devices) => devices.beyond.as_ref(),
-            Route::OneByOne | Route::Joined => None,
-        };
-        let summed = beyond.map(|_| self.group.world_size());
+        let summed = self.route.beyond().map(|_| self.group.world_size());
         if summed.is_none() {
             for buffer in &buffers {
                 self.read_flags(number, buffer);
@@ -151,9 +152,7 @@ impl Worker {
         for reduction in started {
             let (mut buffer, time) = reduction.wait()?;
             self.step.times.push(time);
-            if let Route::OnDevice(devices) = &self.route
-                && let Some(beyond) = &devices.beyond
-            {
+            if let Some(beyond) = self.route.beyond() {
                 buffer.broadcast(&beyond.process)?;
             }
             buffers.push(buffer);
@@ -170,9 +169,7 @@ impl Worker {
             } else {
                 self.pool.take(&self.layout, number)
             };
-            if let Route::OnDevice(devices) = &self.route
-                && let Some(beyond) = &devices.beyond
-            {
+            if let Some(beyond) = self.route.beyond() {
                 buffer.broadcast(&beyond.process)?;
             }
             Ok(buffer)

@@ -22,18 +22,18 @@ const TOGETHER: f64 = 16.0 * ELEMENTS as f64;
 
 /// The ways to an average, with the CPU for a device.
 const WAYS: [fn(&ProcessGroup) -> Route; 4] = [
-    |_| Route::OneByOne,
+    |_| Route::OneByOne { in_pieces: true },
     |_| Route::Joined,
     |group| {
         let fabric = Box::new(Memory(group.clone()));
         let beyond = None;
-        Route::OnDevice(Devices { fabric, beyond })
+        Route::OnDevice(Arc::new(Devices { fabric, beyond }))
     },
     |group| {
         let beyond = Beyond::new(group, usize::from(group.rank() == 3)).unwrap();
         let fabric = Box::new(Memory(beyond.process.clone()));
         let beyond = Some(beyond);
-        Route::OnDevice(Devices { fabric, beyond })
+        Route::OnDevice(Arc::new(Devices { fabric, beyond }))
     },
 ];
 
@@ -208,7 +208,7 @@ fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
 #[test]
 fn no_bucket_is_allocated_after_the_first_steps() {
     on_four(|group| {
-        let mut reducer = reducer(group, Route::OneByOne, 3, PACKED);
+        let mut reducer = reducer(group, Route::OneByOne { in_pieces: false }, 3, PACKED);
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
             let all = (0..3).map(|parameter| gradient(parameter, 1.0)).collect();
@@ -241,6 +241,26 @@ fn a_rank_that_stops_in_mid_step_ends_the_others() {
             let all = (0..2).map(|parameter| gradient(parameter, 1.0)).collect();
             let error = reducer.finish(all, Vec::new()).unwrap_err();
             assert!(error.to_string().contains("dropped its Ddp"), "{error}");
+            reducer.stop(false);
+        });
+    }
+}
+
+#[test]
+fn a_gradient_of_another_length_is_an_error() {
+    for way in WAYS {
+        on_four(|group| {
+            let rank = group.rank();
+            let route = way(&group);
+            let mut reducer = reducer(group, route, 1, PACKED);
+            let reading = if rank == 2 {
+                let tensor = Tensor::<1>::zeros([ELEMENTS + 1], &Device::flex());
+                Reading::new(0, vec![Gradient::new(tensor.into_dispatch(), 1.0, lane())])
+            } else {
+                gradient(0, 1.0)
+            };
+            let error = reducer.finish(vec![reading], Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("elements came"), "{error}");
             reducer.stop(false);
         });
     }

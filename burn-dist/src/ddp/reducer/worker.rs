@@ -4,7 +4,7 @@
 
 use super::{Averaged, Averages, Command, Reading};
 use crate::control;
-use crate::ddp::buffer::Buffer;
+use crate::ddp::buffer::{Buffer, checked_len};
 use crate::ddp::config::DdpConfig;
 use crate::ddp::layout::{self, Bucket, Layout, Place};
 use crate::ddp::parameters::Parameters;
@@ -153,8 +153,11 @@ impl Worker {
         };
         let used = !parts.is_empty();
         if self.route.joins() {
+            let precision = self.layout.buckets[place.bucket].precision;
             for part in parts {
-                self.step.sums[parameter].add(part);
+                checked_len(part.len(), place.range.len())
+                    .map_err(|message| self.unreadable(parameter, &message))?;
+                self.step.sums[parameter].add(part, precision);
             }
         } else {
             for (number, part) in parts.into_iter().enumerate() {
@@ -205,17 +208,25 @@ impl Worker {
             let bytes = self.layout.buckets[next].bytes();
             let rank = self.group.global_rank();
             let span = tracing::debug_span!("bucket", rank, bucket = next, bytes);
-            let averaging = match self.route {
-                Route::OneByOne => self.average_in_memory(next, &span)?,
+            let averaging = match &self.route {
+                Route::OneByOne { in_pieces } => self.average_in_memory(next, *in_pieces, &span)?,
                 Route::Joined => self.average_joined(next, &span)?,
-                Route::OnDevice(_) => self.average_on_device(next, &span)?,
+                Route::OnDevice(devices) => {
+                    let devices = Arc::clone(devices);
+                    self.average_on_device(next, &devices, &span)?
+                }
             };
             self.step.averaging.push(averaging);
         }
     }
 
     /// Averages a bucket that gradients were packed to.
-    fn average_in_memory(&mut self, number: usize, span: &Span) -> Result<Averaging> {
+    fn average_in_memory(
+        &mut self,
+        number: usize,
+        in_pieces: bool,
+        span: &Span,
+    ) -> Result<Averaging> {
         let _span = span.enter();
         // A bucket of nothing but flags has had no writer.
         self.filling(number);
@@ -223,7 +234,12 @@ impl Worker {
         let filled = self.step.filling[number].take();
         let mut buffer = filled.unwrap_or_else(|| Buffer::new(bucket.precision, bucket.len()));
         self.set_flags(number, &mut buffer);
-        let pieces = bucket.pieces(self.config.caps().1);
+        let cap = if in_pieces {
+            self.config.caps().1
+        } else {
+            usize::MAX
+        };
+        let pieces = bucket.pieces(cap);
         let start = Instant::now();
         buffer.average(&self.group, &pieces)?;
         self.step.times.push(start..Instant::now());

@@ -224,8 +224,7 @@ impl ProcessGroup {
         match on {
             On::This => self.done(ticket.and_then(|ticket| ticket.run(operation))),
             On::Communication => {
-                // A GPU may not have made the tensor yet, and it is read only now. On the caller's stream
-                // that comes after all that made it, and before all that uses the result.
+                // A GPU orders what it is asked for on a stream, and the caller uses the result.
                 let stream = StreamId::current();
                 self.start(ticket, move |entry| stream.executes(|| operation(entry)))
             }
