@@ -47,27 +47,34 @@ fn launcher(backend: Backend, replicas: usize) -> Launcher {
 
 /// Ways to train that lead to the same parameters.
 #[derive(Clone, Copy, Debug)]
-struct How {
-    reduce_on: fn() -> ReduceOn,
-    /// The size of buckets.
-    megabytes: f64,
+enum How {
+    OnDevice,
+    OnHost,
+    /// With buckets so small that each layer's weights come in pieces.
+    OnHostInPieces,
 }
 
-const HOWS: [How; 3] = [
-    How {
-        reduce_on: || ReduceOn::Device,
-        megabytes: 1.0,
-    },
-    How {
-        reduce_on: || ReduceOn::Host,
-        megabytes: 1.0,
-    },
-    // So small that each layer's weights come in pieces.
-    How {
-        reduce_on: || ReduceOn::Host,
-        megabytes: 0.001,
-    },
-];
+const HOWS: [How; 3] = [How::OnDevice, How::OnHost, How::OnHostInPieces];
+
+impl How {
+    fn reduce_on(self) -> ReduceOn {
+        match self {
+            Self::OnDevice => ReduceOn::Device,
+            Self::OnHost | Self::OnHostInPieces => ReduceOn::Host,
+        }
+    }
+
+    fn config(self) -> DdpConfig {
+        let megabytes = match self {
+            Self::OnDevice | Self::OnHost => 1.0,
+            Self::OnHostInPieces => 0.001,
+        };
+        DdpConfig::new()
+            .with_reduce_on(self.reduce_on())
+            .with_bucket_cap_mb(megabytes)
+            .with_first_bucket_mb(megabytes)
+    }
+}
 
 /// The parameters of a network after some steps on this rank's share of made-up data. Each step uses each
 /// parameter twice, and every other one adds the gradients of a pass before.
@@ -75,18 +82,14 @@ fn train(worker: &Worker, how: How) -> burn_dist::Result<Vec<f32>> {
     let device = worker.device();
     let sizes = vec![12, 160, 40, 3];
     let model = random::init(7, device, |device| MlpConfig::new(sizes).init(device));
-    let ddp = DdpConfig::new()
-        .with_reduce_on((how.reduce_on)())
-        .with_bucket_cap_mb(how.megabytes)
-        .with_first_bucket_mb(how.megabytes)
-        .init(worker.group())?;
+    let ddp = how.config().init(worker.group())?;
     let mut model = ddp.attach(model)?;
     let reduced_on = ddp.reduce_on()?;
     if worker.rank() == 0 {
         println!("{device:?}, {how:?}: averaged on {reduced_on:?}");
     }
     if worker.world_size() == 1 && !format!("{device:?}").contains("Flex") {
-        assert_eq!(reduced_on, (how.reduce_on)());
+        assert_eq!(reduced_on, how.reduce_on());
     }
     let momentum = MomentumConfig::new().with_momentum(0.9);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
@@ -152,7 +155,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 #[test]
 fn replicas_on_gpus_train_as_on_the_cpu() {
     let on = |backend, replicas, how| run(launcher(backend, replicas), how);
-    let expected = on(Backend::Cpu, 1, HOWS[0]);
+    let expected = on(Backend::Cpu, 1, How::OnDevice);
     for how in HOWS {
         let found = on(Backend::Cpu, 2, how);
         assert_close(&found, &expected, &format!("2 on the CPU, {how:?}"));
@@ -203,11 +206,7 @@ impl Shifted {
 fn shifted(worker: &Worker, how: How) -> burn_dist::Result<Vec<f32>> {
     let device = worker.device();
     let model = random::init(5, device, Shifted::init);
-    let ddp = DdpConfig::new()
-        .with_reduce_on((how.reduce_on)())
-        .with_bucket_cap_mb(how.megabytes)
-        .with_first_bucket_mb(how.megabytes)
-        .init(worker.group())?;
+    let ddp = how.config().init(worker.group())?;
     let model = ddp.attach(model)?;
     let mut all = Vec::new();
     for step in 0..6 {
@@ -321,22 +320,23 @@ fn worker_process() {
     let Ok(place) = std::env::var(VARIABLE) else {
         return;
     };
-    let mut words = place.splitn(3, ' ');
+    let mut words = place.splitn(4, ' ');
     let mut word = || words.next().unwrap().to_owned();
-    let (backend, process, folder) = (word(), word(), PathBuf::from(word()));
+    let (backend, process, replicas) = (word(), word(), word().parse().unwrap());
+    let folder = PathBuf::from(word());
     let mut known = backends().into_iter();
     let backend = known.find(|known| known.to_string() == backend).unwrap();
     let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
         .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
         .address_file(folder.join("address"));
-    let trained = run(launcher(backend, 1).job(job), HOWS[0]);
+    let trained = run(launcher(backend, replicas).job(job), How::OnDevice);
     println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
 }
 
 #[test]
-fn processes_with_a_gpu_each_train_as_one_on_the_cpu() {
-    let start = |backend: Backend, process: usize, folder: &Path| {
-        let place = format!("{backend} {process} {}", folder.display());
+fn processes_with_gpus_train_as_one_on_the_cpu() {
+    let start = |backend: Backend, process: usize, replicas: usize, folder: &Path| {
+        let place = format!("{backend} {process} {replicas} {}", folder.display());
         Command::new(std::env::current_exe().unwrap())
             .args(["worker_process", "--exact", "--nocapture"])
             .env(VARIABLE, place)
@@ -344,17 +344,22 @@ fn processes_with_a_gpu_each_train_as_one_on_the_cpu() {
             .spawn()
             .unwrap()
     };
-    let expected = run(launcher(Backend::Cpu, 1), HOWS[0]);
-    for backend in backends() {
+    let expected = run(launcher(Backend::Cpu, 1), How::OnDevice);
+    let all = backends().into_iter();
+    for (backend, replicas) in all.flat_map(|backend| [(backend, 1), (backend, 2)]) {
         let folder = tempfile::tempdir().unwrap();
-        let started = [0, 1].map(|process| start(backend, process, folder.path()));
+        let started = [0, 1].map(|process| start(backend, process, replicas, folder.path()));
         for process in started {
             let output = process.wait_with_output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            for line in text.lines().filter(|line| line.contains("averaged on")) {
+                println!("{line}");
+            }
             let told = text.lines().find_map(|line| line.strip_prefix(MARK));
             assert!(told.is_some(), "{}: {text}", output.status);
             let found: Vec<f32> = serde_json::from_str(told.unwrap_or_default()).unwrap();
-            assert_close(&found, &expected, &format!("2 processes on {backend}"));
+            let what = format!("2 processes of {replicas} on {backend}");
+            assert_close(&found, &expected, &what);
         }
     }
 }

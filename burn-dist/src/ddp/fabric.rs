@@ -79,11 +79,6 @@ mod nccl {
             taken.push(device);
             Some(Self(device))
         }
-
-        /// The device's number.
-        pub(in crate::ddp) fn number(&self) -> usize {
-            self.0
-        }
     }
 
     impl Drop for Taken {
