@@ -5,6 +5,7 @@
 //! its place by a variable.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -239,6 +240,52 @@ fn gradients_that_share_their_memory_are_those_of_the_cpu() {
                 assert_close(&of(backend), &expected, &what);
             }
         }
+    }
+}
+
+#[test]
+fn a_rank_that_fails_in_mid_run_ends_the_others() {
+    for backend in backends() {
+        for how in HOWS {
+            let run =
+                launcher(backend, 2).run(|worker| -> Result<(), Box<dyn Error + Send + Sync>> {
+                    let model = random::init(5, worker.device(), Shifted::init);
+                    let ddp = how.config().init(worker.group())?;
+                    let model = ddp.attach(model)?;
+                    for step in 0..4 {
+                        let inputs = Tensor::<2>::ones([2, 4], worker.device());
+                        let gradients = model.forward(inputs).backward();
+                        if step == 2 && worker.rank() == 1 {
+                            return Err("out of data, on purpose".into());
+                        }
+                        ddp.synchronize(gradients, &model)?;
+                    }
+                    Ok(())
+                });
+            let error = run.unwrap_err().to_string();
+            assert!(error.contains("out of data, on purpose"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_gpu_adds_up_for_one_model_at_a_time() {
+    for backend in backends() {
+        let done = launcher(backend, 2).run(|worker| -> burn_dist::Result<()> {
+            let attached = || {
+                let ddp = How::OnDevice.config().init(worker.group())?;
+                let model = random::init(5, worker.device(), Shifted::init);
+                ddp.attach(model).map(|_| ddp)
+            };
+            let (first, second) = (attached()?, attached()?);
+            // Where devices do not add up, it is host memory for both.
+            assert_eq!(second.reduce_on()?, ReduceOn::Host);
+            let reduced_on = first.reduce_on()?;
+            drop((first, second));
+            assert_eq!(attached()?.reduce_on()?, reduced_on);
+            Ok(())
+        });
+        done.unwrap();
     }
 }
 
