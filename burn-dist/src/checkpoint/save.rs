@@ -10,7 +10,6 @@ use super::manifest::{FORMAT, Manifest};
 use super::snapshot::Snapshot;
 use super::state::{self, OfRank};
 use super::{RANKS, STATE, broadcast, failed};
-use crate::control;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::tensor::Bytes;
@@ -95,18 +94,8 @@ impl Checkpoints {
     /// The parts of all ranks, on all of them.
     fn gather(&self, step: u64, own: Result<Vec<u8>, String>) -> Result<Vec<Part>> {
         let rank = self.group.global_rank();
-        let control = |peer: usize, message| Error::Control {
-            rank,
-            peer,
-            message,
-        };
-        let part = control::encode(&Part { step, own }).map_err(|error| control(rank, error))?;
-        let parts = self.group.all_gather_bytes(&part)?;
+        let parts: Vec<Part> = self.group.all_gather_messages(&Part { step, own })?;
         let ranks = self.group.ranks();
-        let parts = parts.iter().zip(ranks).map(|(bytes, &peer)| {
-            control::decode::<Part>(bytes).map_err(|message| control(peer, message))
-        });
-        let parts = parts.collect::<Result<Vec<_>>>()?;
         // Every rank makes the same comparison, and so gives the same error.
         match parts
             .iter()

@@ -250,10 +250,8 @@ fn work<O, P: Picks>(
     _alive: &Sender<Infallible>,
 ) {
     for step in (first..job.picks.num_batches()).step_by(stride) {
-        let loaded = job.load(step).and_then(|loaded| {
-            job.settle(step)?;
-            Ok(loaded)
-        });
+        let loaded = job.load(step);
+        let loaded = loaded.and_then(|loaded| job.settle(step).map(|()| loaded));
         let failed = loaded.is_err();
         if queue.send(loaded).is_err() || failed {
             return;

@@ -26,23 +26,16 @@ pub(super) struct Gradient(FloatTensor<Dispatch>);
 impl Gradient {
     /// What a gradient counts for. On a GPU it is copied on this thread's stream, and the lane waits for that.
     pub(super) fn new(tensor: FloatTensor<Dispatch>, weight: f64, lane: StreamId) -> Self {
-        let queued = is_queued(&tensor.device());
-        if is_nothing(weight) {
-            let (shape, device, dtype) = (tensor.shape(), tensor.device(), tensor.dtype());
-            let zeros = Dispatch::float_zeros(shape, &device, dtype.into());
-            return Self(if queued { awaited(zeros, lane) } else { zeros });
+        if !is_queued(&tensor.device()) {
+            return Self(weighed(tensor, weight));
         }
-        if queued {
-            // The second handle keeps the backend from writing to the gradient's own memory.
-            let copy = Dispatch::float_mul_scalar(tensor.clone(), weight.into());
-            drop(tensor);
-            return Self(awaited(copy, lane));
-        }
-        Self(if is_one(weight) {
-            tensor
+        let copy = if is_nothing(weight) {
+            zeros_like(&tensor)
         } else {
-            Dispatch::float_mul_scalar(tensor, weight.into())
-        })
+            // The second handle keeps the backend from writing to the gradient's own memory.
+            Dispatch::float_mul_scalar(tensor.clone(), weight.into())
+        };
+        Self(awaited(copy, lane))
     }
 
     /// The number of elements.
@@ -85,14 +78,23 @@ pub(super) fn is_queued(device: &DispatchDevice) -> bool {
     }
 }
 
-/// Whether a weight changes nothing.
-pub(super) fn is_one(weight: f64) -> bool {
-    weight.to_bits() == 1.0_f64.to_bits()
+/// A gradient that counts so many times. What counts for nothing is zero, even if it is no number.
+pub(super) fn weighed(gradient: FloatTensor<Dispatch>, weight: f64) -> FloatTensor<Dispatch> {
+    if weight.to_bits() == 1.0_f64.to_bits() {
+        gradient
+    } else if is_nothing(weight) {
+        zeros_like(&gradient)
+    } else {
+        Dispatch::float_mul_scalar(gradient, weight.into())
+    }
 }
 
-/// Whether what is weighed so counts for nothing, even if it is no number.
-pub(super) fn is_nothing(weight: f64) -> bool {
+fn is_nothing(weight: f64) -> bool {
     weight.abs().to_bits() == 0
+}
+
+fn zeros_like(tensor: &FloatTensor<Dispatch>) -> FloatTensor<Dispatch> {
+    Dispatch::float_zeros(tensor.shape(), &tensor.device(), tensor.dtype().into())
 }
 
 #[cfg(test)]

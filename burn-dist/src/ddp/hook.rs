@@ -18,7 +18,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{
+    Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, backend_extension,
+};
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Device, Tensor};
 use std::any::Any;
@@ -86,28 +88,10 @@ impl GradientHook for burn::backend::Flex {}
 #[cfg(feature = "cube")]
 impl GradientHook for burn::backend::Cube {}
 
-/// A plain backend under autodiff.
-pub(super) trait Plain: Backend {
-    /// The tensor as one of any backend.
-    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch>;
-}
-
-#[cfg(feature = "flex")]
-impl Plain for burn::backend::Flex {
-    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch> {
-        // Nothing looks at the number of dimensions of the type.
-        Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
-    }
-}
-
-#[cfg(feature = "cube")]
-impl Plain for burn::backend::Cube {
-    fn dispatched(tensor: FloatTensor<Self>) -> FloatTensor<Dispatch> {
-        Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
-    }
-}
-
-impl<B: Plain, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
+impl<B: Backend, C: CheckpointStrategy> GradientHook for Autodiff<B, C>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
     fn gradient_hook(
         parameter: FloatTensor<Self>,
         anchor: FloatTensor<Self>,
@@ -137,7 +121,10 @@ impl<B: Plain, C: CheckpointStrategy> GradientHook for Autodiff<B, C> {
 #[derive(Debug)]
 struct HandOver;
 
-impl<B: Plain> Backward<B, 2> for HandOver {
+impl<B: Backend> Backward<B, 2> for HandOver
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
     type State = Target;
 
     fn backward(
@@ -161,7 +148,8 @@ impl<B: Plain> Backward<B, 2> for HandOver {
         if sink.arrived(parameter, others_came)
             && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
         {
-            sink.complete(parameter, B::dispatched(complete));
+            let complete = BackendTensor::Float(complete);
+            sink.complete(parameter, DispatchTensor::from_backend(complete));
         }
     }
 }

@@ -101,6 +101,12 @@ impl Bucket {
         self.slots.last().map_or(0, |slot| slot.offset + slot.len)
     }
 
+    /// The first parameter that has elements in it.
+    pub(super) fn first(&self) -> Option<usize> {
+        let slot = self.slots.iter().find(|slot| slot.len > 0);
+        slot.map(|slot| slot.parameter)
+    }
+
     /// The number of elements, flags included.
     pub(super) fn len(&self) -> usize {
         self.gradient_len() + self.flags.len()

@@ -85,26 +85,12 @@ impl Parameters {
 
     /// Compares the lists of all ranks with that of rank 0.
     pub(super) fn check_equal(&self, group: &ProcessGroup) -> Result<()> {
-        let rank = group.global_rank();
         let ours: Vec<&Description> = self
             .entries
             .iter()
             .map(|entry| &entry.description)
             .collect();
-        let control = |peer: usize, message| Error::Control {
-            rank,
-            peer,
-            message,
-        };
-        let bytes = crate::control::encode(&ours).map_err(|message| control(rank, message))?;
-        let lists = group.all_gather_bytes(&bytes)?;
-        let lists = lists
-            .iter()
-            .zip(group.ranks())
-            .map(|(bytes, &peer)| {
-                crate::control::decode(bytes).map_err(|message| control(peer, message))
-            })
-            .collect::<Result<Vec<Vec<Description>>>>()?;
+        let lists: Vec<Vec<Description>> = group.all_gather_messages(&ours)?;
         // Every rank makes the same comparison, and so gives the same error.
         for (list, &differing) in lists.iter().zip(group.ranks()).skip(1) {
             if let Some(difference) = first_difference(list, &lists[0]) {

@@ -12,6 +12,9 @@
 //!
 //! Callers: `attach`, hooks (through `Usage`), `Ddp::synchronize`.
 
+mod devices;
+mod worker;
+
 use super::config::DdpConfig;
 use super::fabric::Pending;
 use super::gradient::Gradient;
@@ -76,8 +79,6 @@ pub(super) struct Averages {
     pub(super) buckets: Vec<Averaged>,
     /// For each parameter, whether any rank used it.
     pub(super) used: Vec<bool>,
-    /// Whether the buckets are on their device.
-    pub(super) joined: bool,
     /// When each bucket was averaged.
     pub(super) times: Vec<Range<Instant>>,
 }
@@ -100,8 +101,9 @@ impl Averages {
 /// The replica's end of its reducer.
 #[derive(Debug)]
 pub(super) struct Reducer {
-    /// The group of the model's ranks, and those of a process and of leaders that are used beside it.
-    groups: Vec<ProcessGroup>,
+    group: ProcessGroup,
+    /// The groups of a process and of leaders, if they are used too.
+    beside: Vec<ProcessGroup>,
     /// How many times the group's timeout a step can take, at most.
     operations: u32,
     commands: Sender<Command>,
@@ -125,9 +127,8 @@ impl Reducer {
     ) -> Result<Self> {
         let rank = group.global_rank();
         let operations = operations(&config, &parameters, &route);
-        let groups = [group.clone()].into_iter().chain(route.beside());
-        let groups = groups.collect();
-        let mut worker = Worker::new(config, group, parameters, route);
+        let beside = route.beside();
+        let mut worker = Worker::new(config, group.clone(), parameters, route);
         let thread = std::thread::Builder::new()
             .name(format!("burn-dist-reducer-{rank}"))
             .spawn(move || lane.executes(|| worker.run(&inbox)))
@@ -137,7 +138,8 @@ impl Reducer {
                 message: error.to_string(),
             })?;
         Ok(Self {
-            groups,
+            group,
+            beside,
             operations,
             commands,
             thread: Some(thread),
@@ -156,13 +158,13 @@ impl Reducer {
             return Err(self.ended());
         }
         // A device that never answers a read is the one thing that has no deadline of its own.
-        let deadline = self.group().timeout().saturating_mul(self.operations);
+        let deadline = self.group.timeout().saturating_mul(self.operations);
         match averages.recv_timeout(deadline) {
             Ok(averages) => averages,
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
             Err(RecvTimeoutError::Timeout) => {
                 let error = Error::Tensor {
-                    rank: self.group().global_rank(),
+                    rank: self.group.global_rank(),
                     operation: "reading gradients",
                     message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
                 };
@@ -172,22 +174,16 @@ impl Reducer {
         }
     }
 
-    /// The group of the model's ranks.
-    fn group(&self) -> &ProcessGroup {
-        // The first is always there.
-        &self.groups[0]
-    }
-
     /// Ends all groups: the other ranks can't go on without this one.
     pub(super) fn abort(&self, message: &str) {
-        for group in &self.groups {
+        for group in self.beside.iter().chain([&self.group]) {
             group.abort(message);
         }
     }
 
     fn ended(&self) -> Error {
         Error::System {
-            rank: self.group().global_rank(),
+            rank: self.group.global_rank(),
             what: "averaging gradients",
             message: "the reducer thread has ended; its panic message is above".into(),
         }
@@ -203,7 +199,7 @@ impl Reducer {
         let _ = self.commands.send(Command::Stop);
         let thread = self.thread.take();
         let thread = if mid_step {
-            let untold = self.group().entrust(thread);
+            let untold = self.group.entrust(thread);
             if untold.is_err() {
                 self.abort("it dropped its Ddp in mid-step");
             }
@@ -219,8 +215,8 @@ impl Reducer {
 }
 
 /// How many operations of a group's timeout a step has, at most: one for each piece of each bucket, of which
-/// there is at most one more than there are parameters, and one each for the flags and the new order; beside
-/// a leader, a meeting and a broadcast of twice the timeout with each.
+/// there is at most one more than there are parameters, and one each for the flags and the new order. Devices
+/// meet before each, and where a process has a leader, that and a broadcast by it have twice the timeout.
 fn operations(config: &DdpConfig, parameters: &Parameters, route: &Route) -> u32 {
     let cap = config.caps().1.max(1);
     let pieces = |entry: &Entry| entry.len().saturating_mul(size_of::<f64>()) / cap + 1;
@@ -229,9 +225,6 @@ fn operations(config: &DdpConfig, parameters: &Parameters, route: &Route) -> u32
     let each = if route.beyond().is_some() { 5 } else { 2 };
     u32::try_from(pieces.saturating_mul(each)).unwrap_or(u32::MAX)
 }
-
-mod devices;
-mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,7 @@ use super::config::{DdpConfig, ReduceOn};
 use super::fabric::{Alone, Fabric};
 use super::gradient::is_queued;
 use super::parameters::Parameters;
-use crate::control;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::group::ProcessGroup;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -124,7 +123,7 @@ pub(super) fn choose(
         number,
         unable: own.as_ref().err().cloned(),
     };
-    let reports = exchange(group, &report)?;
+    let reports: Vec<Report> = group.all_gather_messages(&report)?;
     match (decide(&reports, report.process), own) {
         (Ok(plan), Ok(own)) => {
             tracing::info!(devices = ?plan.numbers, "gradients are added up by their devices");
@@ -149,36 +148,13 @@ pub(super) fn choose(
 impl Beyond {
     /// Every rank of the group calls it, with its process.
     pub(super) fn new(group: &ProcessGroup, process: usize) -> Result<Self> {
-        let whole = |part: Option<ProcessGroup>| part.ok_or_else(|| no_part(group));
-        let process = whole(group.split(Some(process as u64), 0)?)?;
+        let process = group.part(process as u64)?;
         let leads = process.rank() == 0;
         let leaders = group.split(leads.then_some(0), 0)?;
         // Its ranks wait for the leader, which waits for other leaders.
         let process = process.with_timeout(group.timeout().saturating_mul(2));
         Ok(Self { process, leaders })
     }
-}
-
-fn no_part(group: &ProcessGroup) -> Error {
-    Error::Order {
-        rank: group.global_rank(),
-        message: "the ranks of this process could not be told apart".to_owned(),
-    }
-}
-
-fn exchange(group: &ProcessGroup, report: &Report) -> Result<Vec<Report>> {
-    let rank = group.global_rank();
-    let error = |peer, message| Error::Control {
-        rank,
-        peer,
-        message,
-    };
-    let ours = control::encode(report).map_err(|message| error(rank, message))?;
-    let all = group.all_gather_bytes(&ours)?;
-    all.iter()
-        .zip(group.ranks())
-        .map(|(bytes, &peer)| control::decode(bytes).map_err(|message| error(peer, message)))
-        .collect()
 }
 
 /// How the devices of a process add up.

@@ -5,7 +5,7 @@
 //!
 //! Callers: `Ddp`.
 
-use super::gradient::{is_nothing, is_one};
+use super::gradient::weighed;
 use super::layout::Place;
 use super::parameters::{Entry, Parameters, Path};
 use super::reducer::{Averaged, Averages, Reading};
@@ -127,20 +127,11 @@ pub(super) fn keep<M: Module>(
         |_path, parameter, gradient| {
             // What is not known here is reported by the step that is synchronised.
             if let Some(parameter) = parameter {
-                usage.keep(parameter, weighed(gradient, weight));
+                let weighed = weighed(gradient.into_dispatch(), weight);
+                usage.keep(parameter, Tensor::from_dispatch(weighed));
             }
         },
     );
-}
-
-fn weighed(gradient: Tensor<1>, weight: f64) -> Tensor<1> {
-    if is_one(weight) {
-        gradient
-    } else if is_nothing(weight) {
-        gradient.zeros_like()
-    } else {
-        gradient.mul_scalar(weight)
-    }
 }
 
 /// Makes the optimizer's gradients of the averages.
@@ -228,7 +219,7 @@ impl ModuleVisitor for Unpacker<'_> {
         let Some(parameter) = self.parameters.index(&self.path.joined()) else {
             return;
         };
-        let Some(place) = &self.places[parameter] else {
+        let Some(place) = self.places[parameter].clone() else {
             return;
         };
         if let Some(id) = self.made[parameter] {
@@ -247,13 +238,15 @@ impl ModuleVisitor for Unpacker<'_> {
             return;
         }
         let device = param.base().device().without_autodiff();
-        let place = place.clone();
-        let gradient = if self.averages.joined {
-            self.of_joined::<D>(&place, entry, &device)
-        } else {
-            self.of_packed::<D>(&place, entry, &device)
+        let gradient = match &mut self.averages.buckets[place.bucket] {
+            Averaged::InMemory(average) => {
+                let shape = &entry.description.shape;
+                let data = average.take(place.range.clone(), shape, entry.dtype);
+                Some(Tensor::<D>::from_data(data, (&device, entry.dtype)))
+            }
+            Averaged::OnDevice(_) | Averaged::Nothing => self.of_joined(&place, entry, &device),
         };
-        // Every bucket of a step is averaged, and is of one of the two kinds.
+        // Every bucket of a step is averaged.
         let Some(gradient) = gradient else { return };
         self.gradients.register(param.id, gradient);
         self.made[parameter] = Some(param.id);
@@ -261,20 +254,6 @@ impl ModuleVisitor for Unpacker<'_> {
 }
 
 impl Unpacker<'_> {
-    /// A gradient from the memory of its bucket.
-    fn of_packed<const D: usize>(
-        &mut self,
-        place: &Place,
-        entry: &Entry,
-        device: &Device,
-    ) -> Option<Tensor<D>> {
-        let Averaged::InMemory(average) = &mut self.averages.buckets[place.bucket] else {
-            return None;
-        };
-        let data = average.take(place.range.clone(), &entry.description.shape, entry.dtype);
-        Some(Tensor::from_data(data, (device, entry.dtype)))
-    }
-
     /// A gradient from its bucket, which is on the device as a whole.
     fn of_joined<const D: usize>(
         &mut self,

@@ -2,7 +2,8 @@
 //!
 //! - `member`: one rank's seat in a group; what happens when it leaves.
 //! - `calls`: what each call requires of its arguments, and how it is signed.
-//! - `slices`, `asynchronous`, `tensor`: the calls themselves.
+//! - `slices`, `asynchronous`, `tensor`: the calls themselves; `messages`: those of the library's own
+//!   arrangements.
 //! - `split`: groups made from groups.
 //! - `world`: the group of all ranks of a job of several processes.
 //! - `work`: the communication thread and the result of an asynchronous call.
@@ -15,6 +16,7 @@ mod asynchronous;
 mod calls;
 mod host;
 mod member;
+mod messages;
 mod slices;
 mod split;
 mod tensor;

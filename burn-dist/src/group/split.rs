@@ -60,10 +60,14 @@ impl ProcessGroup {
     /// # Errors
     /// As [`Self::split`].
     pub fn duplicate(&self) -> Result<Self> {
-        // Ranks that all give one colour and no order of their own keep the order they have.
-        self.split(Some(0), 0)?.ok_or_else(|| {
+        self.part(0)
+    }
+
+    /// The group of the ranks that give the same colour, in the order they have. Every rank calls it.
+    pub(crate) fn part(&self, colour: u64) -> Result<Self> {
+        self.split(Some(colour), 0)?.ok_or_else(|| {
             let message = "the split left this rank out".to_owned();
-            self.refuse("duplicate", message)
+            self.refuse("split", message)
         })
     }
 }

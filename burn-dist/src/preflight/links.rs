@@ -7,7 +7,7 @@
 //! Caller: `preflight`.
 
 use super::report::Link;
-use super::{gather, schedule};
+use super::schedule;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ pub(super) fn measure(group: &ProcessGroup, ranks: &[usize]) -> Result<Vec<Link>
             }
         }
     }
-    let all: Vec<Vec<Link>> = gather(group, &mine)?;
+    let all: Vec<Vec<Link>> = group.all_gather_messages(&mine)?;
     let mut all: Vec<Link> = all.into_iter().flatten().collect();
     all.sort_by_key(|link| link.processes);
     Ok(all)

@@ -28,14 +28,12 @@ pub use report::{
     Severity, Topic, Trial,
 };
 
-use crate::control;
 use crate::ddp::DdpConfig;
-use crate::error::{Error, Result};
-use crate::group::ProcessGroup;
+use crate::error::Result;
 use crate::launch::{Kind, Worker};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// Measures what a job will meet before it starts: machines and interfaces, latency and bandwidth between
@@ -126,7 +124,7 @@ impl Preflight {
             forward,
         };
         let told = Told::of(worker, replica.passes(model)?, &self.known);
-        let all = gather(group, &told)?;
+        let all: Vec<Told> = group.all_gather_messages(&told)?;
         let known = all.iter().flat_map(|one| one.known.clone()).collect();
         let (processes, replicas, speakers) = Told::sort(all);
         let links = links::measure(group, &speakers)?;
@@ -214,24 +212,6 @@ impl Told {
         }
         (processes, replicas, speakers)
     }
-}
-
-/// Gives every rank what all tell, in rank order.
-fn gather<T: Serialize + DeserializeOwned>(group: &ProcessGroup, mine: &T) -> Result<Vec<T>> {
-    let rank = group.global_rank();
-    let failed = |peer| {
-        move |message| Error::Control {
-            rank,
-            peer,
-            message,
-        }
-    };
-    let bytes = control::encode(mine).map_err(failed(rank))?;
-    let all = group.all_gather_bytes(&bytes)?;
-    let decoded = all.iter().zip(group.ranks());
-    decoded
-        .map(|(bytes, &peer)| control::decode(bytes).map_err(failed(peer)))
-        .collect()
 }
 
 /// The bytes of each trained parameter's gradient, as it travels: f64 as it is, all others as f32.

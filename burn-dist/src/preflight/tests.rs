@@ -1,6 +1,7 @@
 //! The measuring, by threads and by processes that are threads.
 
 use super::*;
+use crate::group::ProcessGroup;
 use crate::launch::launch;
 use crate::transport::memory::networks;
 use crate::transport::network::Network;

@@ -5,7 +5,6 @@
 //!
 //! Callers: `replica`; users implement [`GatherOutput`] for outputs of their own.
 
-use crate::control;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::tensor::kind::Basic;
@@ -136,12 +135,7 @@ impl<'a> Gather<'a> {
     }
 
     fn gather(&self, own: TensorData) -> Result<Option<Gathered>> {
-        let (rank, counts) = (self.group.global_rank(), self.samples > 0);
-        let control = |peer, message| Error::Control {
-            rank,
-            peer,
-            message,
-        };
+        let counts = self.samples > 0;
         let bytes: &[u8] = if counts { own.as_bytes() } else { &[] };
         let header = Header {
             shape: own.shape().to_vec(),
@@ -149,13 +143,7 @@ impl<'a> Gather<'a> {
             bytes: bytes.len(),
             samples: self.samples,
         };
-        let header = control::encode(&header).map_err(|message| control(rank, message))?;
-        let headers = self.group.all_gather_bytes(&header)?;
-        let headers = headers
-            .iter()
-            .enumerate()
-            .map(|(peer, bytes)| control::decode(bytes).map_err(|message| control(peer, message)))
-            .collect::<Result<Vec<Header>>>()?;
+        let headers: Vec<Header> = self.group.all_gather_messages(&header)?;
         // All ranks judge alike, before memory is taken.
         self.check(&headers)?;
         let longest = headers.iter().map(|header| header.bytes).max().unwrap_or(0);

@@ -12,7 +12,6 @@ use super::Averaged;
 use super::worker::{Averaging, Reduction, Worker};
 use crate::ddp::buffer::Buffer;
 use crate::ddp::fabric::Pending;
-use crate::ddp::layout::Bucket;
 use crate::ddp::route::{Beyond, Devices};
 use crate::ddp::staging;
 use crate::element::ReduceOp;
@@ -30,14 +29,14 @@ impl Worker {
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
         let group = self.group.clone();
-        if bucket.gradient_len() == 0 {
+        let Some(first) = bucket.first() else {
             let mut flags = self.pool.take(&layout, number);
             self.set_flags(number, &mut flags);
             let started = flags.start_reducing(&group, ReduceOp::Mean, span.clone());
             return Ok(Averaging::Started(vec![started]));
-        }
+        };
         let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
-        self.start_pieces(number, &joined, &group, ReduceOp::Mean, span)
+        self.start_pieces(number, first, &joined, &group, (ReduceOp::Mean, span))
     }
 
     /// Asks the devices for the sum of a bucket.
@@ -49,14 +48,13 @@ impl Worker {
     ) -> Result<Averaging> {
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
-        if bucket.gradient_len() == 0 {
+        let Some(first) = bucket.first() else {
             // Flags do not travel on devices.
             return Ok(Averaging::Done(Averaged::Nothing));
-        }
+        };
         let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
         // A device that refuses would leave the others waiting.
-        staging::check(&joined)
-            .map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
+        staging::check(&joined).map_err(|message| self.unreadable(first, &message))?;
         let beyond = devices.beyond.as_ref();
         let sum = {
             let _span = span.enter();
@@ -76,19 +74,22 @@ impl Worker {
         };
         let sum = sum.resolve();
         match leaders.clone() {
-            Some(leaders) => self.start_pieces(number, &sum, &leaders, ReduceOp::Sum, span),
+            Some(leaders) => {
+                self.start_pieces(number, first, &sum, &leaders, (ReduceOp::Sum, span))
+            }
             None => Ok(Averaging::Led),
         }
     }
 
     /// Reads a bucket, in pieces if it is a large gradient, and starts the reduction of each over a group.
+    /// `first` is the parameter that an error names.
     fn start_pieces(
         &mut self,
         number: usize,
+        first: usize,
         joined: &FloatTensor<Dispatch>,
         group: &ProcessGroup,
-        op: ReduceOp,
-        span: &Span,
+        (op, span): (ReduceOp, &Span),
     ) -> Result<Averaging> {
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
@@ -109,71 +110,71 @@ impl Worker {
                 self.set_flags(number, &mut buffer);
                 Ok(buffer)
             });
-            let buffer =
-                buffer.map_err(|message| self.unreadable(bucket.slots[0].parameter, &message))?;
+            let buffer = buffer.map_err(|message| self.unreadable(first, &message))?;
             started.push(buffer.start_reducing(group, op, span.clone()));
         }
         Ok(Averaging::Started(started))
     }
 
-    /// Waits for the averages of a bucket, and writes them to its device while the next is still averaged.
+    /// Waits for the averages of a bucket, and writes each piece to the device while the next is still averaged.
     pub(super) fn wait(&mut self, number: usize, averaging: Averaging) -> Result<Averaged> {
+        let mut started = match averaging {
+            Averaging::Done(averaged) => return Ok(averaged),
+            Averaging::Started(started) => Some(started.into_iter()),
+            Averaging::Led => None,
+        };
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
-        let buffers = match averaging {
-            Averaging::Done(averaged) => return Ok(averaged),
-            Averaging::Started(started) => self.reduced(started)?,
-            Averaging::Led => self.led(number, bucket)?,
-        };
-        let summed = self.route.beyond().map(|_| self.group.world_size());
-        if summed.is_none() {
-            for buffer in &buffers {
-                self.read_flags(number, buffer);
+        let mut pieces = Vec::new();
+        for piece in bucket.pieces(self.config.caps().1) {
+            let buffer = match started.as_mut().and_then(Iterator::next) {
+                Some(reduction) => self.reduced(number, reduction)?,
+                None => self.led(number, piece.len())?,
+            };
+            if let Some(first) = bucket.first() {
+                pieces.push(self.write_back(number, first, buffer));
             }
         }
-        if bucket.gradient_len() == 0 {
+        if pieces.is_empty() {
             return Ok(Averaged::Nothing);
         }
-        let device = &self.parameters.entries[bucket.slots[0].parameter].device;
-        let pieces = buffers.into_iter().map(|buffer| {
-            let len = buffer.len().min(bucket.gradient_len());
-            let mut average = self.averaged(number, buffer);
-            let data = average.take(0..len, &[len], bucket.precision.dtype());
-            staging::write(data, device)
-        });
-        let joined = staging::concatenated(pieces.collect());
-        let mean = staging::mean(joined, summed.unwrap_or(1));
+        let summed = self.route.beyond().map_or(1, |_| self.group.world_size());
+        let mean = staging::mean(staging::concatenated(pieces), summed);
         Ok(Averaged::OnDevice(Pending::new(move || mean)))
     }
 
-    /// Waits for reductions; a leader gives the results to the ranks of its process.
-    fn reduced(&mut self, started: Vec<Reduction>) -> Result<Vec<Buffer>> {
-        let mut buffers = Vec::with_capacity(started.len());
-        for reduction in started {
-            let (mut buffer, time) = reduction.wait()?;
-            self.step.times.push(time);
-            if let Some(beyond) = self.route.beyond() {
-                buffer.broadcast(&beyond.process)?;
-            }
-            buffers.push(buffer);
+    /// Waits for a reduction; a leader gives the result to the ranks of its process.
+    fn reduced(&mut self, number: usize, reduction: Reduction) -> Result<Buffer> {
+        let (mut buffer, time) = reduction.wait()?;
+        self.step.times.push(time);
+        match self.route.beyond() {
+            Some(beyond) => buffer.broadcast(&beyond.process)?,
+            None => self.read_flags(number, &buffer),
         }
-        Ok(buffers)
+        Ok(buffer)
     }
 
-    /// Waits for what the leader of the process gives of a bucket.
-    fn led(&mut self, number: usize, bucket: &Bucket) -> Result<Vec<Buffer>> {
-        let pieces = bucket.pieces(self.config.caps().1).into_iter();
-        let buffers = pieces.map(|piece| {
-            let mut buffer = if bucket.is_lone() {
-                Buffer::new(bucket.precision, piece.len())
-            } else {
-                self.pool.take(&self.layout, number)
-            };
-            if let Some(beyond) = self.route.beyond() {
-                buffer.broadcast(&beyond.process)?;
-            }
-            Ok(buffer)
-        });
-        buffers.collect()
+    /// Waits for what the leader of the process gives: a bucket, or a piece of so many elements.
+    fn led(&mut self, number: usize, len: usize) -> Result<Buffer> {
+        let bucket = &self.layout.buckets[number];
+        let mut buffer = if bucket.is_lone() {
+            Buffer::new(bucket.precision, len)
+        } else {
+            self.pool.take(&self.layout, number)
+        };
+        if let Some(beyond) = self.route.beyond() {
+            buffer.broadcast(&beyond.process)?;
+        }
+        Ok(buffer)
+    }
+
+    /// The gradients of a buffer on the device of a parameter.
+    fn write_back(&self, number: usize, parameter: usize, buffer: Buffer) -> FloatTensor<Dispatch> {
+        let bucket = &self.layout.buckets[number];
+        let len = buffer.len().min(bucket.gradient_len());
+        let data = self
+            .averaged(number, buffer)
+            .take(0..len, &[len], bucket.precision.dtype());
+        staging::write(data, &self.parameters.entries[parameter].device)
     }
 }

@@ -276,7 +276,6 @@ fn averaging_counts_from_the_moment_on_that_is_asked_for() {
         }),
         buckets: Vec::new(),
         used: Vec::new(),
-        joined: false,
         times: vec![at(0)..at(2), at(3)..at(5), at(8)..at(9)],
     };
     for (moment, seconds) in [(0, 5), (1, 4), (2, 3), (4, 2), (9, 0), (20, 0)] {

@@ -228,18 +228,16 @@ impl Worker {
         span: &Span,
     ) -> Result<Averaging> {
         let _span = span.enter();
-        // A bucket of nothing but flags has had no writer.
-        self.filling(number);
-        let bucket = &self.layout.buckets[number];
         let filled = self.step.filling[number].take();
-        let mut buffer = filled.unwrap_or_else(|| Buffer::new(bucket.precision, bucket.len()));
+        // A bucket of nothing but flags has had no writer.
+        let mut buffer = filled.unwrap_or_else(|| self.pool.take(&self.layout, number));
         self.set_flags(number, &mut buffer);
         let cap = if in_pieces {
             self.config.caps().1
         } else {
             usize::MAX
         };
-        let pieces = bucket.pieces(cap);
+        let pieces = self.layout.buckets[number].pieces(cap);
         let start = Instant::now();
         buffer.average(&self.group, &pieces)?;
         self.step.times.push(start..Instant::now());
@@ -299,7 +297,6 @@ impl Worker {
             layout,
             buckets,
             used: done.used,
-            joined: self.route.joins(),
             times: done.times,
         })
     }
