@@ -52,6 +52,7 @@ impl ProcessGroup {
         shape: &[usize],
         detail: Detail,
     ) -> Ticket {
+        self.member.lineage().tell_fault();
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
         let call = Arc::new(Call {

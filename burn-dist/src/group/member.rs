@@ -10,7 +10,7 @@
 //! the rank has ended, so that all groups are told the cause and not its echo.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, panicking};
 
 use super::work::{Communicator, Job};
@@ -143,6 +143,8 @@ pub(super) struct Lineage {
     /// Whether a launcher will tell how the rank ends.
     launched: bool,
     seats: Mutex<Seats>,
+    /// An error that ends the job although the rank's worker may go on.
+    fault: OnceLock<Error>,
 }
 
 /// A seat that the launcher leaves once it knows how the rank ended.
@@ -169,6 +171,7 @@ impl Lineage {
         Arc::new(Self {
             launched,
             seats: Mutex::default(),
+            fault: OnceLock::new(),
         })
     }
 
@@ -217,6 +220,27 @@ impl Lineage {
         let held = self.members();
         for core in kept.iter().chain(held.iter().map(|member| &member.core)) {
             core.meeting.fail(error.clone());
+        }
+    }
+
+    /// Keeps the first error that a call without a result has found. A launcher may know a better reason
+    /// soon, so with one the groups fail at the rank's next call, or when its worker returns.
+    pub(super) fn fault(&self, error: Error) {
+        let error = self.fault.get_or_init(|| error);
+        if !self.launched {
+            self.fail(error);
+        }
+    }
+
+    /// The error that [`Self::fault`] has kept.
+    pub(super) fn kept_fault(&self) -> Option<&Error> {
+        self.fault.get()
+    }
+
+    /// Ends all groups with the kept fault, if there is one: the rank goes on, so no better reason comes.
+    pub(super) fn tell_fault(&self) {
+        if let Some(error) = self.fault.get() {
+            self.fail(error);
         }
     }
 

@@ -211,6 +211,22 @@ impl ProcessGroup {
         self.member.lineage().fail(error);
     }
 
+    /// Makes the job fail with an error that no call can return, such as one found by a drop.
+    ///
+    /// All groups of this rank fail with it: without a launcher at once; with one at this rank's next call, or
+    /// when its worker returns without an error, and [`Launcher::run`](crate::launch::Launcher::run) returns
+    /// it then. A worker that returns an error or panics first is the better reason and takes its place.
+    #[allow(dead_code, reason = "called by the drop of a Ddp")]
+    pub(crate) fn fault(&self, error: Error) {
+        tracing::error!(rank = self.global_rank(), "the job fails: {error}");
+        self.member.lineage().fault(error);
+    }
+
+    /// The error that [`Self::fault`] was given first.
+    pub(crate) fn kept_fault(&self) -> Option<Error> {
+        self.member.lineage().kept_fault().cloned()
+    }
+
     /// Waits until this rank's asynchronous operations are over, in this group and all that were split
     /// from it.
     pub(crate) fn finish(&self) {

@@ -200,6 +200,7 @@ impl ProcessGroup {
         shape: &[usize],
         detail: Detail,
     ) -> Arc<Call> {
+        self.member.lineage().tell_fault();
         let sequence = self.core().next_message();
         Arc::new(Call {
             operation: operation.into(),

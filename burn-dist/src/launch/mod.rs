@@ -9,3 +9,6 @@ mod threads;
 pub(crate) use devices::Kind;
 pub use devices::{Backend, Devices};
 pub use threads::{Launcher, Worker, launch};
+
+#[cfg(test)]
+mod tests;

@@ -347,6 +347,10 @@ where
     }));
     match outcome {
         Ok(Ok(Ok(result))) => {
+            if let Some(fault) = group.kept_fault() {
+                failures.note(group, &fault);
+                return None;
+            }
             // Asynchronous operations that nobody waited for still belong to the others' too.
             group.finish();
             group.leave(&Departure::Returned);
