@@ -1,9 +1,10 @@
-//! Attaching: all ranks prove that they have the same model, take rank 0's values, and hook their
+//! Attaching: all ranks prove that they have the same model, take rank 0's values and ids, and hook their
 //! gradients.
 //!
 //! Callers: `Ddp::attach`.
 
 use super::Attached;
+use super::broadcast::broadcast;
 use super::config::DdpConfig;
 use super::hook::{GradientSink, Hooks, supports};
 use super::parameters::Parameters;
@@ -13,10 +14,7 @@ use super::usage::Usage;
 use super::values::with_own_states;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
-use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::{Bool, Int, Tensor};
-use std::any::Any;
-use std::collections::HashMap;
+use burn::module::Module;
 use std::sync::Arc;
 
 pub(super) fn attach<M: Module>(
@@ -87,75 +85,4 @@ fn check_devices(group: &ProcessGroup, parameters: &Parameters) -> Result<()> {
     };
     group.abort(&error.to_string());
     Err(error)
-}
-
-/// Gives every rank the values of rank 0.
-fn broadcast<M: Module>(group: &ProcessGroup, model: M) -> Result<M> {
-    let mut broadcaster = Broadcaster {
-        group,
-        seen: HashMap::new(),
-        failed: None,
-    };
-    let model = model.map(&mut broadcaster);
-    match broadcaster.failed {
-        Some(error) => Err(error),
-        None => Ok(model),
-    }
-}
-
-/// Replaces each tensor by rank 0's. After the first error it leaves the others as they are.
-struct Broadcaster<'a> {
-    group: &'a ProcessGroup,
-    /// What came for each float parameter: one that is in two places stays one.
-    seen: HashMap<ParamId, Box<dyn Any>>,
-    failed: Option<Error>,
-}
-
-impl Broadcaster<'_> {
-    /// What `receive` gives, or the tensor as it was if that or an earlier one failed.
-    fn or_as_it_was<T: Clone>(&mut self, tensor: T, receive: impl FnOnce(T) -> Result<T>) -> T {
-        if self.failed.is_some() {
-            return tensor;
-        }
-        receive(tensor.clone()).unwrap_or_else(|error| {
-            self.failed = Some(error);
-            tensor
-        })
-    }
-}
-
-impl ModuleMapper for Broadcaster<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (group, id) = (self.group, param.id);
-        let seen = self.seen.get(&id).and_then(|seen| seen.downcast_ref());
-        let seen: Option<Tensor<D>> = seen.cloned();
-        param.map(|tensor| {
-            let received = seen.unwrap_or_else(|| {
-                let trained = tensor.is_require_grad();
-                self.or_as_it_was(tensor, |tensor| {
-                    let received = group.broadcast_tensor(tensor.detach(), 0)?;
-                    Ok(received.set_require_grad(trained))
-                })
-            });
-            self.seen.insert(id, Box::new(received.clone()));
-            received
-        })
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        let group = self.group;
-        param.map(|tensor| self.or_as_it_was(tensor, |tensor| group.broadcast_tensor(tensor, 0)))
-    }
-
-    fn map_bool<const D: usize>(
-        &mut self,
-        param: Param<Tensor<D, Bool>>,
-    ) -> Param<Tensor<D, Bool>> {
-        let group = self.group;
-        param.map(|tensor| {
-            self.or_as_it_was(tensor, |tensor| {
-                Ok(group.broadcast_tensor(tensor.int(), 0)?.bool())
-            })
-        })
-    }
 }

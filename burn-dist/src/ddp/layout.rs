@@ -248,6 +248,7 @@ mod tests {
         Entry {
             description: Description {
                 path: String::new(),
+                also: Vec::new(),
                 shape: vec![len],
                 dtype: dtype.name().into(),
                 trained,

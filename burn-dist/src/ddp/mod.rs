@@ -27,6 +27,7 @@
 mod attach;
 #[cfg(feature = "bench")]
 mod benched;
+mod broadcast;
 mod buffer;
 mod config;
 #[cfg(feature = "train")]
@@ -144,9 +145,13 @@ pub struct SyncStats {
 impl Ddp {
     /// Makes the model data-parallel.
     ///
-    /// Checks that the models of all ranks have the same parameters (names, shapes and types),
-    /// gives every rank the values of rank 0 (parameters, and buffers such as running statistics),
-    /// and hooks the gradients. The model must be on the device it will train on, with autodiff.
+    /// Checks that the models of all ranks have the same tensors (names, shapes, types, and which are tied),
+    /// gives every rank those of rank 0 to the bit (parameters of any type, and buffers such as running
+    /// statistics), and hooks the gradients. The model must be on the device it will train on, with autodiff.
+    ///
+    /// Parameters get the ids of rank 0 too, so that a record that rank 0 has written can be loaded on all
+    /// ranks while their optimizers go on. An optimizer finds its state by these ids: make it after `attach`, or
+    /// load its record then.
     ///
     /// # Errors
     ///

@@ -39,6 +39,8 @@ impl Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) path: String,
+    /// The other places of the same tensor.
+    pub(super) also: Vec<String>,
     pub(super) shape: Vec<usize>,
     pub(super) dtype: String,
     /// Whether it was to be trained when the model was attached. Frozen parameters and buffers are
@@ -48,8 +50,14 @@ pub(super) struct Description {
 
 impl std::fmt::Display for Description {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let frozen = if self.trained { "" } else { ", frozen" };
-        write!(f, "`{}` {}{:?}{frozen}", self.path, self.dtype, self.shape)
+        write!(f, "`{}` {}{:?}", self.path, self.dtype, self.shape)?;
+        if !self.trained {
+            write!(f, ", frozen")?;
+        }
+        if !self.also.is_empty() {
+            write!(f, " (also `{}`)", self.also.join("`, `"))?;
+        }
+        Ok(())
     }
 }
 
@@ -153,19 +161,29 @@ impl Lister {
         let index = *self.by_id.entry(id).or_insert(next);
         self.by_path.insert(path.clone(), index);
         if index < next {
+            self.entries[index].description.also.push(path);
             return;
         }
         self.entries.push(Entry {
             description: Description {
                 path,
+                also: Vec::new(),
                 shape,
-                dtype: dtype.name().to_owned(),
+                dtype: name(dtype),
                 trained,
             },
             dtype,
             device,
             buffer: false,
         });
+    }
+}
+
+/// A type by name; a quantised one with all that says how its bytes are to be read.
+fn name(dtype: DType) -> String {
+    match dtype {
+        DType::QFloat(_) => format!("{dtype:?}"),
+        _ => dtype.name().to_owned(),
     }
 }
 
@@ -245,6 +263,7 @@ pub(crate) fn check_parameters(bytes: &[u8]) {
 pub(crate) fn parameters_seed() -> Vec<u8> {
     let description = |path: &str, trained| Description {
         path: path.to_owned(),
+        also: vec!["tied.weight".to_owned()],
         shape: vec![32, 3, 70_000],
         dtype: "f32".to_owned(),
         trained,
@@ -263,6 +282,7 @@ mod tests {
     fn description(path: &str, shape: &[usize]) -> Description {
         Description {
             path: path.into(),
+            also: Vec::new(),
             shape: shape.to_vec(),
             dtype: "f32".into(),
             trained: true,

@@ -9,7 +9,7 @@
 #[cfg(feature = "flex")]
 use std::ops::ControlFlow;
 
-use burn::tensor::kind::Numeric;
+use burn::tensor::kind::{Basic, Numeric};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
 
 use super::ProcessGroup;
@@ -225,6 +225,31 @@ impl ProcessGroup {
             held: Held::Own(data.into_bytes()),
             origin,
         })
+    }
+
+    /// Returns the tensor of rank `root`, of any kind and dtype, to the bit, on this rank's device. Its bytes are
+    /// sent as they are, so it must be as long as this rank's.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that can't be read; otherwise see [the calls](Self#errors-of-all-calls).
+    pub(crate) fn broadcast_any<const D: usize, K: Basic>(
+        &self,
+        tensor: Tensor<D, K>,
+        root: usize,
+    ) -> Result<Tensor<D, K>> {
+        let call = "broadcast";
+        let (device, dtype) = (tensor.device(), tensor.dtype());
+        let unreadable = |error| self.unusable(call, format!("reading the tensor failed: {error}"));
+        let data = tensor.try_into_data();
+        let data = data.map_err(|error| unreadable(error.to_string()))?;
+        let (mut bytes, shape, read) = data.into_parts();
+        #[expect(clippy::default_trait_access, reason = "Burn does not export the type")]
+        let writable = bytes.write(Default::default());
+        let writable = writable.map_err(|error| unreadable(error.to_string()))?;
+        self.broadcast(writable, root)?;
+        let data = TensorData::try_from_bytes(bytes, shape, read);
+        let data = data.map_err(|error| unreadable(error.to_string()))?;
+        Ok(Tensor::from_data(data, (&device, dtype)))
     }
 
     /// Reads tensors of one shape and dtype, one for each rank, one after the other.

@@ -8,6 +8,7 @@
 mod equivalence;
 mod gradients;
 mod misuse;
+mod replication;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};

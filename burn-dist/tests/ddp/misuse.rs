@@ -10,7 +10,10 @@ use burn_dist::launch::{Launcher, Worker};
 use std::sync::Mutex;
 
 /// The messages that the ranks saw, and what the launcher made of them.
-fn messages(ranks: usize, f: impl Fn(&Worker) -> Result<(), Failure> + Sync) -> Vec<String> {
+pub(crate) fn messages(
+    ranks: usize,
+    f: impl Fn(&Worker) -> Result<(), Failure> + Sync,
+) -> Vec<String> {
     let seen = Mutex::new(vec![String::new(); ranks]);
     let outcome = run(ranks, |worker| {
         let result = f(worker);
@@ -24,7 +27,7 @@ fn messages(ranks: usize, f: impl Fn(&Worker) -> Result<(), Failure> + Sync) -> 
 }
 
 #[track_caller]
-fn assert_all(messages: &[String], expected: &str) {
+pub(crate) fn assert_all(messages: &[String], expected: &str) {
     for message in messages {
         assert!(message.contains(expected), "{message}");
     }
