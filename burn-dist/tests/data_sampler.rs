@@ -17,7 +17,11 @@ struct Run {
 }
 
 fn runs() -> impl Strategy<Value = Run> {
-    let remainder = prop_oneof![Just(Remainder::Pad), Just(Remainder::DropLast)];
+    let remainder = prop_oneof![
+        Just(Remainder::Uneven),
+        Just(Remainder::Pad),
+        Just(Remainder::DropLast)
+    ];
     (1..=8_usize, 1..=33_usize, remainder).prop_map(|(world_size, batch_size, remainder)| Run {
         world_size,
         batch_size,
@@ -58,7 +62,7 @@ impl Run {
     }
 
     /// The batches of an epoch: one list of ranks for each step. Fails unless every rank has the same
-    /// number of batches of the same sizes, and reports the same numbers about them.
+    /// number of batches of sizes that fit, and reports the same numbers about them.
     fn steps(self, plans: &[EpochPlan]) -> Vec<Vec<IndexBatch>> {
         let ranks: Vec<Vec<IndexBatch>> = plans.iter().map(|plan| plan.iter().collect()).collect();
         for (plan, batches) in plans.iter().zip(&ranks) {
@@ -77,13 +81,20 @@ impl Run {
             .map(|step| {
                 let batches: Vec<_> = ranks.iter().map(|rank| rank[step].clone()).collect();
                 let total: usize = batches.iter().map(|batch| batch.real).sum();
-                let size = batches[0].indices.len();
-                assert!(size >= 1 && size <= self.batch_size);
+                let largest = batches[0].indices.len();
+                assert!(largest >= 1 && largest <= self.batch_size);
                 for batch in &batches {
-                    assert_eq!(batch.indices.len(), size);
+                    let size = batch.indices.len();
                     assert_eq!(batch.total_real, total);
-                    // At most one padded item a rank, so no rank's share is mostly repeats.
-                    assert!(size - batch.real <= 1);
+                    if self.remainder == Remainder::Uneven {
+                        // Padded only where there is nothing else.
+                        assert_eq!(size, batch.real.max(1));
+                        assert!(largest - size <= 1);
+                    } else {
+                        assert_eq!(size, largest);
+                        // At most one padded item a rank, so no rank's share is mostly repeats.
+                        assert!(size - batch.real <= 1);
+                    }
                 }
                 batches
             })
@@ -140,16 +151,16 @@ proptest! {
         prop_assert_eq!(sorted, (0..len).collect::<Vec<_>>());
 
         let expected: Vec<&[usize]> = match run.remainder {
-            Remainder::Pad => order.chunks(run.global_batch()).collect(),
+            Remainder::Uneven | Remainder::Pad => order.chunks(run.global_batch()).collect(),
             Remainder::DropLast => order.chunks_exact(run.global_batch()).collect(),
         };
         prop_assert_eq!(steps.len(), expected.len());
         for (step, expected) in steps.iter().zip(expected) {
             prop_assert_eq!(real(std::slice::from_ref(step)), expected);
         }
-        for sampler in &samplers {
+        for (rank, sampler) in samplers.iter().enumerate() {
             prop_assert_eq!(sampler.num_batches(), steps.len());
-            let items: usize = steps.iter().map(|step| step[0].indices.len()).sum();
+            let items: usize = steps.iter().map(|step| step[rank].indices.len()).sum();
             prop_assert_eq!(sampler.num_items(), items);
         }
     }
@@ -165,7 +176,7 @@ proptest! {
         let expected = order(len, seed, number).into_iter().cycle().take(padding.len());
         prop_assert_eq!(&padding, &expected.collect::<Vec<_>>());
         prop_assert!(padding.len() < run.world_size);
-        prop_assert!(run.remainder == Remainder::Pad || padding.is_empty());
+        prop_assert!(run.remainder != Remainder::DropLast || padding.is_empty());
     }
 
     /// A run stopped after some steps, and again after some more by runs of other sizes, covers the
@@ -223,6 +234,29 @@ proptest! {
             prop_assert!(orders.insert(order(len, Some(seed.wrapping_add(1)), number)));
             prop_assert_eq!(order(len, None, number), (0..len).collect::<Vec<_>>());
         }
+    }
+}
+
+/// The orders of longer data sets are computed. None of these lengths fits into memory as a list.
+#[test]
+fn ranks_share_a_data_set_of_any_length_without_holding_its_order() {
+    for len in [100_000_000, 1 << 60] {
+        let batches = (0..4).map(|rank| {
+            let config = DistributedSamplerConfig::new(len, rank, 4, 8);
+            let sampler = config.with_seed(Some(7)).init().unwrap();
+            let state = SamplerState {
+                dataset_len: len as u64,
+                seed: Some(7),
+                epoch: 2,
+                consumed: len as u64 / 2,
+            };
+            let first = sampler.epoch(2).unwrap().batch(0).unwrap();
+            let middle = sampler.resume(&state).unwrap().batch(0).unwrap();
+            [first.indices, middle.indices].concat()
+        });
+        let seen: HashSet<usize> = batches.flatten().collect();
+        assert_eq!(seen.len(), 64);
+        assert!(seen.iter().all(|&index| index < len));
     }
 }
 

@@ -16,14 +16,14 @@ use std::sync::Arc;
 pub struct ShardedBatch<O> {
     /// What the batcher made of the items.
     pub batch: O,
-    /// The items of the batch, the same number on every rank.
+    /// The items of the batch, at least one.
     pub items: usize,
-    /// How many of them count. The others come last and repeat samples that some rank has in this
-    /// epoch anyway: leave them out of metrics.
+    /// How many of them count, and what to give to [`Ddp::weight`](crate::ddp::Ddp::weight). The others
+    /// come last and repeat samples that some rank has in this epoch anyway: leave them out of metrics.
+    /// With [`Remainder::Uneven`](super::Remainder::Uneven) it is the number of items, or 0 for a rank
+    /// that has no sample left and repeats one to stay in step.
     pub real: usize,
-    /// The sum of `real` over all ranks at this step. Where the ranks' gradients are averaged,
-    /// a loss of `sum over the real items × world size / total_real` makes that average exactly the
-    /// gradient of one rank's mean loss over the whole step, padding left out.
+    /// The sum of `real` over all ranks at this step.
     pub total_real: usize,
     /// The number of the batch in this pass, from 0.
     pub step: usize,

@@ -3,16 +3,19 @@
 //! A loader is a value without threads: the workers belong to the iterator of one epoch (see
 //! `prefetch`). Loaders on other devices made by `to_device` share the position of the one they came
 //! from, because `burn-train` moves every loader it is given, and the user's handle must still say
-//! where training stands; slices have a position of their own.
+//! where training stands; slices have a position of their own, and are not compared over ranks, for
+//! those of `burn-train` differ.
 //!
 //! Callers: users, and `burn-train` through Burn's trait.
 
+use super::agreement::Beginning;
 use super::batches::{BurnBatches, ShardedBatches, Stream};
 use super::plan::{Remainder, SamplerState};
 use super::position::{Place, Position};
 use super::prefetch::{Job, Prefetch, Source, Window};
 use super::sampler::{DistributedSampler, DistributedSamplerConfig, invalid};
 use crate::error::Result;
+use crate::group::ProcessGroup;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::data::dataset::Dataset;
@@ -38,7 +41,7 @@ use std::time::Duration;
 ///
 /// # fn main() -> burn_dist::Result<()> {
 /// let loader = ShardedLoaderBuilder::new(Sum)
-///     .shard(1, 4) // rank 1 of 4: in a worker, its group's rank and world size
+///     .shard(1, 4) // rank 1 of 4; in a worker, `.group(worker.group())`
 ///     .batch_size(8)
 ///     .shuffle(42)
 ///     .num_workers(2)
@@ -55,6 +58,7 @@ use std::time::Duration;
 pub struct ShardedLoaderBuilder<I, O> {
     batcher: Arc<dyn Batcher<I, O>>,
     shard: Option<(usize, usize)>,
+    group: Option<ProcessGroup>,
     batch_size: usize,
     seed: Option<u64>,
     remainder: Remainder,
@@ -63,11 +67,12 @@ pub struct ShardedLoaderBuilder<I, O> {
 }
 
 impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
-    /// A builder with batch size 1, no shuffle, no worker threads and [`Remainder::Pad`].
+    /// A builder with batch size 1, no shuffle, no worker threads and [`Remainder::Uneven`].
     pub fn new<B: Batcher<I, O> + 'static>(batcher: B) -> Self {
         Self {
             batcher: Arc::new(batcher),
             shard: None,
+            group: None,
             batch_size: 1,
             seed: None,
             remainder: Remainder::default(),
@@ -76,10 +81,29 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
         }
     }
 
-    /// Takes the share of `rank` among `world_size` ranks. There is no default: a loader that was not
-    /// told its rank would feed the whole dataset to every replica.
+    /// Takes this rank's share among the ranks of `group`: in a worker, `worker.group()`.
+    ///
+    /// Whenever a pass begins, the ranks compare the length of their data sets, seed, epoch, place in it,
+    /// batch size and remainder. If these differ, the first batch is an error on every rank. Therefore every
+    /// rank must begin the same passes, also one that only looks at a batch, and wait for no other rank's in
+    /// between; a loader that is iterated on another thread than the rank's needs a
+    /// [`duplicate`](ProcessGroup::duplicate) of the group.
+    #[must_use]
+    pub fn group(mut self, group: &ProcessGroup) -> Self {
+        self.group = Some(group.clone());
+        self.shard = Some((group.rank(), group.world_size()));
+        self
+    }
+
+    /// Takes the share of `rank` among `world_size` ranks, which nobody compares with those of the others:
+    /// where ranks have another seed or begin other passes, samples come twice or never. Give a
+    /// [`group`](Self::group) where there is one.
+    ///
+    /// Neither has a default: a loader that was not told its rank would feed the whole dataset to every
+    /// replica.
     #[must_use]
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
+        self.group = None;
         self.shard = Some((rank, world_size));
         self
     }
@@ -150,8 +174,8 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
     pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Result<Arc<ShardedLoader<O>>> {
         let Some((rank, world_size)) = self.shard else {
             return Err(invalid(
-                "the loader was not told its share; call `shard(rank, world_size)`, with \
-                 `shard(0, 1)` for a single rank",
+                "the loader was not told its share; call `group(worker.group())`, or \
+                 `shard(rank, world_size)`, with `shard(0, 1)` for a single rank",
             ));
         };
         self.prefetch.check()?;
@@ -174,6 +198,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
                 batcher: self.batcher,
             }),
             sampler,
+            group: self.group,
             device: self.device.unwrap_or_default(),
             prefetch: self.prefetch,
             window: None,
@@ -206,8 +231,8 @@ impl<I, O> Source<O> for Items<I, O> {
     }
 }
 
-/// One rank's loader: on every rank the same number of batches of the same sizes, together the
-/// dataset. Made by [`ShardedLoaderBuilder`].
+/// One rank's loader: on every rank the same number of batches, together the dataset. Made by
+/// [`ShardedLoaderBuilder`].
 ///
 /// Each [`batches`](Self::batches) or `iter` is a pass over the next epoch, with a shuffle of its own.
 /// Ranks stay together as long as they begin the same passes.
@@ -218,6 +243,8 @@ impl<I, O> Source<O> for Items<I, O> {
 pub struct ShardedLoader<O> {
     source: Arc<dyn Source<O>>,
     sampler: DistributedSampler,
+    /// The ranks to compare with.
+    group: Option<ProcessGroup>,
     device: Device,
     prefetch: Prefetch,
     /// The part of this rank's items that a slice is limited to.
@@ -227,6 +254,9 @@ pub struct ShardedLoader<O> {
 
 impl<O: Send + 'static> ShardedLoader<O> {
     /// Begins a pass over the next epoch, or over what is left of a resumed one. Workers start now.
+    ///
+    /// With a [`group`](ShardedLoaderBuilder::group), every rank calls it, and they wait for one another.
+    /// What differs between them is the error of the first batch.
     pub fn batches(&self) -> ShardedBatches<O> {
         ShardedBatches::new(self.stream())
     }
@@ -271,9 +301,25 @@ impl<O: Send + 'static> ShardedLoader<O> {
         self.window.clone().unwrap_or(0..self.sampler.num_items())
     }
 
+    /// Compares this loader with those of the other ranks, where it can.
+    fn compare(&self, state: SamplerState) -> Result<()> {
+        match &self.group {
+            Some(group) if self.window.is_none() => Beginning {
+                state,
+                batch_size: self.sampler.batch_size() as u64,
+                remainder: self.sampler.remainder(),
+            }
+            .compare(group),
+            _ => Ok(()),
+        }
+    }
+
     fn stream(&self) -> Stream<O> {
         let (pass, Place { epoch, consumed }) = self.position.begin();
-        let plan = self.sampler.resume(&self.sampler.state(epoch, consumed));
+        let state = self.sampler.state(epoch, consumed);
+        let plan = self
+            .compare(state)
+            .and_then(|()| self.sampler.resume(&state));
         let job = plan.map(|plan| {
             // A resumed epoch has fewer items than a whole one, so a slice may be shorter too.
             let most = plan.num_items();
@@ -299,6 +345,7 @@ impl<O: Send + 'static> ShardedLoader<O> {
         Self {
             source: Arc::clone(&self.source),
             sampler: self.sampler.clone(),
+            group: self.group.clone(),
             device: self.device.clone(),
             prefetch: self.prefetch,
             window: self.window.clone(),

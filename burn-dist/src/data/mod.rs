@@ -7,12 +7,20 @@
 //!   implements Burn's [`DataLoader`](burn::data::dataloader::DataLoader).
 //! - [`ShardedBatches`]: one epoch of that loader, with the number of items that count in each batch.
 //!
-//! Nothing here communicates. Ranks agree because each computes the same permutation from the same
-//! seed and epoch, and takes its own part of it.
+//! Samples never travel. Ranks agree because each computes the same permutation from the same seed and
+//! epoch, and takes its own part of it. A loader that was given its ranks' group
+//! ([`ShardedLoaderBuilder::group`]) compares what decides about samples whenever a pass begins; nothing
+//! else here communicates.
 //!
-//! Imports point one way: loader > batches > prefetch, position > sampler > plan > permutation.
+//! The permutation of up to 2^24 samples is a list (8 bytes a sample on each rank). That of a longer data set
+//! is computed index by index, in a few bytes.
+//!
+//! Imports point one way: loader > agreement, batches > prefetch, position > sampler > plan > permutation >
+//! feistel.
 
+mod agreement;
 mod batches;
+mod feistel;
 mod loader;
 mod permutation;
 mod plan;

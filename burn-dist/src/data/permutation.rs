@@ -9,10 +9,17 @@
 //! - bounded draws without bias (Lemire, "Fast random integer generation in an interval", 2019),
 //! - the Fisher–Yates shuffle, from the last position down.
 //!
-//! Callers: `sampler`.
+//! A list of more than 2^24 samples (128 MiB) is not made: there, `feistel` computes each index on its own.
+//!
+//! Callers: `plan`.
 
+use super::feistel::Feistel;
 use crate::error::{Error, Result};
 use std::sync::Arc;
+
+/// The longest permutation that is listed. Changing it would change the order of longer data sets, and with it
+/// what saved positions mean.
+const LONGEST_LIST: usize = 1 << 24;
 
 /// Maps the positions `0..len` of an epoch to indices of the dataset. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,7 +27,9 @@ pub(super) enum Order {
     /// Position and index are the same.
     Natural,
     /// `indices[position]`.
-    Shuffled(Arc<Vec<usize>>),
+    Listed(Arc<Vec<usize>>),
+    /// Each index is computed when it is asked for.
+    Computed(Feistel),
 }
 
 impl Order {
@@ -28,9 +37,8 @@ impl Order {
     pub(super) fn new(len: usize, seed: Option<u64>, epoch: u64) -> Result<Self> {
         match seed {
             None => Ok(Self::Natural),
-            Some(seed) => {
-                permutation(len, seed, epoch).map(|indices| Self::Shuffled(indices.into()))
-            }
+            Some(seed) if len > LONGEST_LIST => Ok(Self::Computed(Feistel::new(len, seed, epoch))),
+            Some(seed) => permutation(len, seed, epoch).map(|indices| Self::Listed(indices.into())),
         }
     }
 
@@ -38,7 +46,8 @@ impl Order {
     pub(super) fn index(&self, position: usize) -> usize {
         match self {
             Self::Natural => position,
-            Self::Shuffled(indices) => indices[position],
+            Self::Listed(indices) => indices[position],
+            Self::Computed(permutation) => permutation.index(position),
         }
     }
 }
@@ -63,7 +72,7 @@ fn permutation(len: usize, seed: u64, epoch: u64) -> Result<Vec<usize>> {
 }
 
 /// A small generator with 64 bits of state: a counter and a mixing function.
-struct SplitMix64 {
+pub(super) struct SplitMix64 {
     state: u64,
 }
 
@@ -74,14 +83,18 @@ impl SplitMix64 {
 
     /// The generator of one epoch. Seed and epoch are mixed one after the other, so that epoch 1 of
     /// seed 1 is unrelated to epoch 0 of seed 2, and all epochs of one seed start at different states.
-    fn of_epoch(seed: u64, epoch: u64) -> Self {
+    pub(super) fn of_epoch(seed: u64, epoch: u64) -> Self {
         let stream = Self::new(seed).next();
         Self::new(Self::new(stream ^ epoch).next())
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.state;
+        Self::mix(self.state)
+    }
+
+    /// Changes each bit of the result with half of all changes of a bit.
+    pub(super) fn mix(mut mixed: u64) -> u64 {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
@@ -175,6 +188,16 @@ mod tests {
             counts.values().all(|count| (count - 1000).abs() < 155),
             "{counts:?}"
         );
+    }
+
+    /// Which of the two orders a data set has is part of what its saved positions mean.
+    #[test]
+    fn only_long_orders_are_computed() {
+        let order = |len| Order::new(len, Some(1), 0).unwrap();
+        assert!(matches!(order(1 << 10), Order::Listed(_)));
+        assert!(matches!(order((1 << 24) + 1), Order::Computed(_)));
+        assert!(matches!(order(usize::MAX), Order::Computed(_)));
+        assert_eq!(LONGEST_LIST, 1 << 24);
     }
 
     #[test]

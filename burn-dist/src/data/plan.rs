@@ -6,10 +6,11 @@
 //! batch `N·B` would.
 //!
 //! Invariants, whatever the sizes:
-//! - every rank has the same number of batches, and step `s` has the same size on every rank;
+//! - every rank has the same number of batches; all but the last have the same size on every rank, and
+//!   sizes of the last differ by at most one;
 //! - positions are consumed from the front, so one number says what is left of an epoch, and another
 //!   number of ranks or another batch size can take it from there;
-//! - padding only occurs in the last batch, at its end, at most one item a rank.
+//! - padding only occurs in the last batch, at its end, at most one item a rank; no batch is empty.
 //!
 //! Callers: `sampler` makes plans; users and the loader read them.
 
@@ -22,10 +23,15 @@ use std::ops::Range;
 /// (world size × batch size).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remainder {
-    /// The leftover samples make a last, smaller batch, shared as evenly as possible. Ranks that
-    /// would have one sample fewer repeat one from the start of the epoch's order, so that all sizes
-    /// agree. Repeated samples come last in their batch and are not among [`IndexBatch::real`].
+    /// The leftover samples make a last, smaller batch, shared as evenly as possible: some ranks have
+    /// one sample fewer than others, so each must weigh its loss (see
+    /// [`Ddp::weight`](crate::ddp::Ddp::weight)). A rank that would have none repeats one sample from
+    /// the start of the epoch's order, with 0 in [`IndexBatch::real`].
     #[default]
+    Uneven,
+    /// As `Uneven`, but ranks with one sample fewer repeat one, so that all sizes agree, for loops that
+    /// exchange tensors of equal shapes. Repeated samples come last in their batch and are not among
+    /// [`IndexBatch::real`]: leave them out of losses and metrics.
     Pad,
     /// The leftover samples are not seen in this epoch: every batch is full. (This is what
     /// `drop_last` of PyTorch's `DataLoader` does; that of its `DistributedSampler` only drops what
@@ -92,25 +98,36 @@ impl Share {
     pub(super) fn shape(self, start: usize) -> Shape {
         let left = self.dataset_len - start;
         let rest = match self.remainder {
-            Remainder::Pad => left % self.global_batch,
+            Remainder::Uneven | Remainder::Pad => left % self.global_batch,
             Remainder::DropLast => 0,
+        };
+        let last = match self.remainder {
+            Remainder::Uneven => self.part(rest).max(usize::from(rest > 0)),
+            Remainder::Pad | Remainder::DropLast => rest.div_ceil(self.world_size),
         };
         Shape {
             full: left / self.global_batch,
             rest,
-            last: rest.div_ceil(self.world_size),
+            last,
         }
+    }
+
+    /// The samples of this rank among `rest` that all ranks share: the first ranks have one more where
+    /// they don't come out even.
+    fn part(self, rest: usize) -> usize {
+        let (each, longer) = (rest / self.world_size, rest % self.world_size);
+        each + usize::from(self.rank < longer)
     }
 }
 
-/// The sizes of a plan, equal on all ranks.
+/// The sizes of a plan. All but `last` are equal on all ranks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     /// Steps in which every rank has a full batch.
     full: usize,
     /// Samples left for one more step over all ranks; 0 if there is none.
     rest: usize,
-    /// Items of each rank in that step, padding included.
+    /// Items of this rank in that step, padding included.
     last: usize,
 }
 
@@ -140,7 +157,7 @@ pub struct EpochPlan {
 /// One batch of one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexBatch {
-    /// Indices of the dataset, as many as on every other rank; padding, if any, comes last.
+    /// Indices of the dataset, at least one; padding, if any, comes last.
     pub indices: Vec<usize>,
     /// How many of them count: all but the padding.
     pub real: usize,
@@ -159,7 +176,7 @@ impl EpochPlan {
         self.shape.num_batches()
     }
 
-    /// The samples of each rank, padding included.
+    /// The samples of this rank, padding included.
     pub fn num_items(&self) -> usize {
         self.shape.num_items(self.share.batch_size)
     }
@@ -240,7 +257,7 @@ impl EpochPlan {
         }
         // The rest in runs of equal length, save that the first `longer` ranks have one more.
         let (each, longer) = (self.shape.rest / world_size, self.shape.rest % world_size);
-        let mine = each + usize::from(rank < longer);
+        let mine = self.share.part(self.shape.rest);
         (offset < mine).then(|| before + rank * each + rank.min(longer) + offset)
     }
 
@@ -257,7 +274,12 @@ impl EpochPlan {
 mod tests {
     use super::*;
 
-    fn plan(dataset_len: usize, rank: usize, world_size: usize, batch_size: usize) -> EpochPlan {
+    fn plan(
+        remainder: Remainder,
+        dataset_len: usize,
+        (rank, world_size): (usize, usize),
+        batch_size: usize,
+    ) -> EpochPlan {
         let share = Share {
             dataset_len,
             rank,
@@ -265,7 +287,7 @@ mod tests {
             batch_size,
             global_batch: world_size * batch_size,
             seed: None,
-            remainder: Remainder::Pad,
+            remainder,
         };
         share.plan(0, 0).unwrap()
     }
@@ -273,22 +295,44 @@ mod tests {
     #[test]
     fn the_rest_is_shared_evenly_and_padding_is_marked() {
         // 13 = 8 + 5: the last step has 2 items a rank, of which ranks 1 to 3 repeat one.
-        let last = |rank| plan(13, rank, 4, 2).batch(1).unwrap();
-        let batch = |indices: [usize; 2], real| IndexBatch {
+        let last = |remainder, rank| plan(remainder, 13, (rank, 4), 2).batch(1).unwrap();
+        let batch = |indices: &[usize], real| IndexBatch {
             indices: indices.to_vec(),
             real,
             total_real: 5,
         };
-        assert_eq!(last(0), batch([8, 9], 2));
-        assert_eq!(last(1), batch([10, 0], 1));
-        assert_eq!(last(2), batch([11, 1], 1));
-        assert_eq!(last(3), batch([12, 2], 1));
+        let padded = |rank| last(Remainder::Pad, rank);
+        assert_eq!(padded(0), batch(&[8, 9], 2));
+        assert_eq!(padded(1), batch(&[10, 0], 1));
+        assert_eq!(padded(2), batch(&[11, 1], 1));
+        assert_eq!(padded(3), batch(&[12, 2], 1));
+        let uneven = |rank| last(Remainder::Uneven, rank);
+        assert_eq!(uneven(0), batch(&[8, 9], 2));
+        assert_eq!(uneven(1), batch(&[10], 1));
+        assert_eq!(uneven(3), batch(&[12], 1));
+    }
+
+    #[test]
+    fn a_rank_without_samples_repeats_one_that_does_not_count() {
+        // 9 = 8 + 1: the last sample is rank 0's.
+        for (rank, index, real) in [(0, 8, 1), (1, 0, 0), (3, 2, 0)] {
+            let batch = plan(Remainder::Uneven, 9, (rank, 4), 2).batch(1).unwrap();
+            let expected = IndexBatch {
+                indices: vec![index],
+                real,
+                total_real: 1,
+            };
+            assert_eq!(batch, expected);
+        }
     }
 
     #[test]
     fn a_dataset_smaller_than_the_world_pads_more_than_once_round() {
         let batches: Vec<_> = (0..7)
-            .flat_map(|rank| plan(2, rank, 7, 3).iter().collect::<Vec<_>>())
+            .flat_map(|rank| {
+                let plan = plan(Remainder::Pad, 2, (rank, 7), 3);
+                plan.iter().collect::<Vec<_>>()
+            })
             .map(|batch| (batch.indices, batch.real))
             .collect();
         let expected = [(0, 1), (1, 1), (0, 0), (1, 0), (0, 0), (1, 0), (0, 0)];

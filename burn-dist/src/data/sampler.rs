@@ -22,7 +22,7 @@ pub struct DistributedSamplerConfig {
     /// The seed of the shuffle, the same on every rank. Without one, samples keep their order.
     pub seed: Option<u64>,
     /// What happens to samples that don't fill a global batch.
-    #[config(default = "Remainder::Pad")]
+    #[config(default = "Remainder::Uneven")]
     pub remainder: Remainder,
 }
 
@@ -84,7 +84,9 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// Tells each rank which samples to take at each step. A plain value: it holds no permutation, no
-/// thread and no position; [`epoch`](Self::epoch) gives the plan of an epoch.
+/// thread and no position; [`epoch`](Self::epoch) gives the plan of an epoch. It knows no other rank:
+/// giving all the same length, seed, epoch, batch size and remainder is up to the caller (a
+/// [`ShardedLoader`](super::ShardedLoader) with a group compares them).
 ///
 /// The idea is that of PyTorch's `DistributedSampler`. Different are the layout (a step of all ranks
 /// is what one rank with the global batch would see), the padding (marked) and the state.
@@ -108,7 +110,8 @@ impl DistributedSampler {
     /// The plan of `epoch`, from its first sample. Every rank must name the same epoch.
     ///
     /// # Errors
-    /// [`Error::Data`] if there is no memory for the permutation (one `usize` a sample).
+    /// [`Error::Data`] if there is no memory for the permutation: one `usize` a sample, up to 2^24 samples.
+    /// Above, indices are computed.
     pub fn epoch(&self, epoch: u64) -> Result<EpochPlan> {
         self.share.plan(epoch, 0)
     }
@@ -129,7 +132,7 @@ impl DistributedSampler {
         self.share.shape(0).num_batches()
     }
 
-    /// The samples that each rank has in a whole epoch, padding included: the same on every rank.
+    /// The samples that this rank has in a whole epoch, padding included.
     pub fn num_items(&self) -> usize {
         self.share.shape(0).num_items(self.share.batch_size)
     }
@@ -147,6 +150,10 @@ impl DistributedSampler {
     /// The number of samples of a batch on each rank.
     pub fn batch_size(&self) -> usize {
         self.share.batch_size
+    }
+
+    pub(super) fn remainder(&self) -> Remainder {
+        self.share.remainder
     }
 
     /// The state of an epoch of which `consumed` positions were consumed.
@@ -188,7 +195,8 @@ impl DistributedSampler {
     }
 }
 
-fn describe(seed: Option<u64>) -> String {
+/// The seed of an order in words.
+pub(super) fn describe(seed: Option<u64>) -> String {
     seed.map_or_else(|| "no seed".to_owned(), |seed| format!("seed {seed}"))
 }
 
@@ -211,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_empty_dataset_has_no_batches() {
-        for remainder in [Remainder::Pad, Remainder::DropLast] {
+        for remainder in [Remainder::Uneven, Remainder::Pad, Remainder::DropLast] {
             let config = DistributedSamplerConfig::new(0, 2, 3, 4).with_remainder(remainder);
             let sampler = config.with_seed(Some(1)).init().unwrap();
             assert_eq!((sampler.num_batches(), sampler.num_items()), (0, 0));

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where a value is missing")]
 
+mod ranks;
 mod workers;
 
 use burn::data::dataloader::batcher::Batcher;
@@ -54,9 +55,9 @@ proptest! {
     #[test]
     fn batches_are_those_of_the_plan_whatever_the_workers(
         len in 0..120_usize, world_size in 1..5_usize, batch_size in 1..9_usize,
-        workers in 0..4_usize, depth in 1..4_usize, drop in any::<bool>(),
+        workers in 0..4_usize, depth in 1..4_usize, remainder in 0..3_usize,
     ) {
-        let remainder = if drop { Remainder::DropLast } else { Remainder::Pad };
+        let remainder = [Remainder::Uneven, Remainder::Pad, Remainder::DropLast][remainder];
         for rank in 0..world_size {
             let loader = builder()
                 .shard(rank, world_size)
@@ -223,7 +224,11 @@ fn the_latest_pass_alone_moves_the_position() {
 #[test]
 fn burn_sees_this_ranks_items_and_their_progress() {
     // 10 samples over 3 ranks with batch 2: a full step and one of two items a rank, two of them padding.
-    let builder = builder().shard(2, 3).batch_size(2).num_workers(1);
+    let builder = builder()
+        .shard(2, 3)
+        .remainder(Remainder::Pad)
+        .batch_size(2)
+        .num_workers(1);
     let loader: Arc<dyn DataLoader<Batch>> = builder.build(numbers(10)).unwrap();
     assert_eq!(loader.num_items(), 4);
     let mut batches = loader.iter();
@@ -289,6 +294,7 @@ fn a_moved_loader_makes_batches_on_its_device_and_shares_the_position() {
 fn slices_split_this_ranks_items_in_every_epoch() {
     let loader = builder()
         .shard(1, 2)
+        .remainder(Remainder::Pad)
         .batch_size(4)
         .shuffle(2)
         .build(numbers(45))
