@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use burn_dist::launch::{Launcher, Worker, launch};
-use burn_dist::{Departure, Error, ReduceOp};
+use burn_dist::{Departure, Error, ReduceOp, random};
 
 fn devices(ranks: usize) -> Vec<Device> {
     vec![Device::flex(); ranks]
@@ -288,4 +288,33 @@ fn records_that_cannot_be_written_do_not_hide_the_failure() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = wait_in_vain(file.path());
     assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+}
+
+/// What dropout does to ones on each rank.
+fn masks(launcher: Launcher, seed: Option<u64>) -> Vec<Vec<f32>> {
+    let masks = launcher.run(|worker| {
+        if let Some(seed) = seed {
+            random::seed(seed, worker.rank());
+        }
+        let dropout = random::DropoutConfig::new(0.5).init();
+        let output = dropout.forward(Tensor::<1>::ones([64], worker.device()));
+        Ok::<_, Error>(output.into_data().iter::<f32>().collect())
+    });
+    masks.unwrap()
+}
+
+#[test]
+fn ranks_draw_apart_and_as_in_the_last_run_without_a_call() {
+    // Three threads compute for each rank, and one pool does not know the other's streams.
+    let launcher = || Launcher::new(vec![Device::flex().autodiff(); 3]).threads_per_replica(3);
+    let first = masks(launcher(), None);
+    assert_ne!(first[0], first[1]);
+    assert_ne!(first[0], first[2]);
+    assert_ne!(first[1], first[2]);
+    assert_eq!(masks(launcher(), None), first);
+    assert_eq!(masks(launcher().seed(0), None), first);
+    let other = masks(launcher().seed(7), None);
+    assert_ne!(other[0], first[0]);
+    // A worker's own call is what it was before.
+    assert_eq!(masks(launcher(), Some(7)), other);
 }

@@ -25,6 +25,7 @@ use super::failures::{Failures, failure_of, panic_message};
 use crate::error::{Departure, Error, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
 use crate::norm;
+use crate::random;
 use crate::rendezvous::{self, Host, JobConfig, Joined};
 use crate::transport::tcp::connect::{Place, connect};
 
@@ -107,6 +108,7 @@ pub struct Launcher {
     devices: Vec<Device>,
     timeout: Duration,
     threads: Option<usize>,
+    seed: u64,
     job: Option<JobConfig>,
     records: Option<PathBuf>,
 }
@@ -118,6 +120,7 @@ impl Launcher {
             devices,
             timeout: DEFAULT_TIMEOUT,
             threads: None,
+            seed: 0,
             job: None,
             records: None,
         }
@@ -135,6 +138,15 @@ impl Launcher {
     #[must_use]
     pub fn threads_per_replica(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// The seed of the ranks' random streams (see [`random::seed`](crate::random::seed())), from which
+    /// [`random::Dropout`](crate::random::Dropout) draws; 0 by default. Each rank has a stream of its own, the
+    /// same in every run. All processes of a job give the same.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
         self
     }
 
@@ -203,6 +215,7 @@ impl Launcher {
         let threads = self.pool_size()?;
         let (groups, address) = self.join()?;
         let process = self.job.as_ref().map_or(0, JobConfig::process);
+        let seed = self.seed;
         let failures = Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file));
         let results = thread::scope(|scope| {
             let mut ranks = Vec::with_capacity(groups.len());
@@ -218,7 +231,11 @@ impl Launcher {
                         process,
                         address,
                     };
-                    run_rank(&group, seat, pool, failures, worker)
+                    run_rank(&group, seat, pool, failures, &|seat| {
+                        // On the thread that the worker runs on, which is one of the pool.
+                        random::seed(seed, rank);
+                        worker(seat)
+                    })
                 };
                 let started = thread::Builder::new()
                     .name(thread_name(rank))

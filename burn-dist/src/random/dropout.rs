@@ -2,6 +2,7 @@
 //!
 //! Callers: networks, in the place of `burn::nn::Dropout`.
 
+use super::key::Key;
 use super::stream;
 use burn::config::Config;
 use burn::module::{Flag, Module, Param};
@@ -38,7 +39,8 @@ impl DropoutConfig {
 ///
 /// The masks come from the calling thread's stream (see [`seed`](super::seed)) instead of Burn's
 /// generator, which all replica threads of a process share; so a run can be repeated, and gives the
-/// same result however its ranks are laid over threads and processes.
+/// same result however its ranks are laid over threads and processes. Ranks of one launch draw
+/// different masks. With [`forward_keyed`](Self::forward_keyed), masks do not depend on the number of ranks either.
 #[derive(Module, Debug)]
 pub struct Dropout {
     /// The probability of zeroing an element.
@@ -55,6 +57,36 @@ impl Dropout {
     ///
     /// Input and output `[..., any]`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.masked(input, stream::fill_bernoulli)
+    }
+
+    /// As [`forward`](Self::forward), with the mask of each row of dimension 0 drawn from its key, which `key`
+    /// gives for the number of the row.
+    ///
+    /// # Shapes
+    ///
+    /// Input and output `[rows, any]`.
+    pub fn forward_keyed<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        key: impl Fn(usize) -> Key,
+    ) -> Tensor<D> {
+        let rows = input.dims()[0];
+        self.masked(input, |mask, keep, kept| {
+            let row = (mask.len() / rows.max(1)).max(1);
+            for (number, mask) in mask.chunks_mut(row).enumerate() {
+                let mut generator = key(number).generator();
+                stream::fill_bernoulli_from(&mut generator, mask, keep, kept);
+            }
+        })
+    }
+
+    /// Multiplies with a mask where the layer trains.
+    fn masked<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        fill: impl FnOnce(&mut [f32], u64, f32),
+    ) -> Tensor<D> {
         let device = input.device();
         if !self.training.is_enabled() || !device.is_autodiff() || self.prob == 0.0 {
             return input;
@@ -62,7 +94,7 @@ impl Dropout {
         let keep = 1.0 - self.prob;
         let mut mask = vec![0.0; input.shape().num_elements()];
         let threshold = (keep * 4_294_967_296.0) as u64;
-        stream::fill_bernoulli(&mut mask, threshold, (1.0 / keep) as f32);
+        fill(&mut mask, threshold, (1.0 / keep) as f32);
         let data = TensorData::new(mask, input.shape());
         let mask = Tensor::from_data(data, (&device, input.dtype()));
         input * mask
@@ -95,5 +127,28 @@ mod tests {
         let plain = Tensor::<2>::ones([4, 4], &Device::flex());
         let valid = dropout.valid().forward(plain.clone());
         valid.into_data().assert_eq(&plain.into_data(), true);
+    }
+
+    #[test]
+    fn keyed_masks_of_a_batch_are_those_of_its_parts() {
+        let device = Device::flex().autodiff();
+        let dropout = DropoutConfig::new(0.5).init();
+        let key = |sample: usize| Key {
+            seed: 1,
+            step: 2,
+            sample: sample as u64,
+            layer: 3,
+        };
+        let mask = |first: usize, rows: usize| -> Vec<f32> {
+            let ones = Tensor::<3>::ones([rows, 5, 3], &device);
+            let output = dropout.forward_keyed(ones, |row| key(first + row));
+            output.into_data().try_to_vec().unwrap()
+        };
+        let whole = mask(0, 8);
+        assert_eq!([mask(0, 3), mask(3, 5)].concat(), whole);
+        assert_ne!(whole[..15], whole[15..30]);
+        // 120 draws at 0.5: 60, five standard deviations are 27.
+        let kept = whole.iter().filter(|value| **value == 2.0).count();
+        assert!(kept.abs_diff(60) < 27, "{kept}");
     }
 }

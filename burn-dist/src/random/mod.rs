@@ -5,15 +5,19 @@
 //! reproducible here, whatever the layout of ranks over threads and processes:
 //!
 //! - [`init`] builds a module from a seed, alone on the process's generator;
-//! - [`seed`] gives the calling thread a stream of its own, from which [`Dropout`] draws its masks;
-//!   [`state`] and [`restore`] carry it over to another run.
+//! - the calling thread has a stream of its own, from which [`Dropout`] draws its masks. The launcher
+//!   [`seed`]s that of each rank apart; [`state`] and [`restore`] carry it over to another run. What is drawn
+//!   depends on the rank, and so on the number of ranks.
+//! - a [`Key`] names what numbers are drawn for, so that they depend on neither.
 //!
-//! Callers: the launcher's workers, networks that use [`Dropout`], `checkpoint`.
+//! Callers: the launcher, networks that use [`Dropout`], `checkpoint`.
 
 mod dropout;
+mod key;
 mod stream;
 
 pub use dropout::{Dropout, DropoutConfig};
+pub use key::Key;
 pub use stream::{StreamState, restore, seed, state};
 
 use burn::module::{Module, ModuleVisitor, Param};

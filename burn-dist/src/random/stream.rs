@@ -14,8 +14,10 @@ thread_local! {
 
 /// Seeds the calling thread's stream for a replica: equal seeds and ranks give equal draws.
 ///
-/// Call it at the start of a worker, with the job's seed and the worker's global rank. (A run that
-/// resumes goes on with [`restore`].) A thread that was never seeded draws as after `seed(0, 0)`.
+/// A [`Launcher`](crate::launch::Launcher) does so with its own seed, 0 by default, and the global rank
+/// before it runs a worker, so that ranks draw apart without a call. Call it at the start of a worker for another
+/// seed. (A run that resumes goes on with [`restore`].) Another thread that was never seeded, such as one that a
+/// worker starts, draws as after `seed(0, 0)`.
 pub fn seed(seed: u64, rank: usize) {
     // Seeding spreads each input over the whole state (SplitMix64), so that neighbouring seeds and
     // ranks give unrelated streams; the odd factor keeps (1, 0) and (0, 1) apart.
@@ -38,16 +40,25 @@ pub fn restore(state: &StreamState) {
     STREAM.with_borrow_mut(|stream| *stream = state.0.clone());
 }
 
-/// Fills `values` with `kept` at probability `keep / 2^32` and with zero otherwise.
+/// Fills `values` with `kept` at probability `keep / 2^32` and with zero otherwise, from the calling thread's
+/// stream.
 pub(crate) fn fill_bernoulli(values: &mut [f32], keep: u64, kept: f32) {
-    STREAM.with_borrow_mut(|stream| {
-        for pair in values.chunks_mut(2) {
-            let draw = stream.next_u64();
-            for (value, half) in pair.iter_mut().zip([draw & 0xFFFF_FFFF, draw >> 32]) {
-                *value = if half < keep { kept } else { 0.0 };
-            }
+    STREAM.with_borrow_mut(|stream| fill_bernoulli_from(stream, values, keep, kept));
+}
+
+/// [`fill_bernoulli`] from any generator.
+pub(super) fn fill_bernoulli_from(
+    generator: &mut Xoshiro256PlusPlus,
+    values: &mut [f32],
+    keep: u64,
+    kept: f32,
+) {
+    for pair in values.chunks_mut(2) {
+        let draw = generator.next_u64();
+        for (value, half) in pair.iter_mut().zip([draw & 0xFFFF_FFFF, draw >> 32]) {
+            *value = if half < keep { kept } else { 0.0 };
         }
-    });
+    }
 }
 
 #[cfg(test)]
