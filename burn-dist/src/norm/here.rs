@@ -2,18 +2,16 @@
 //!
 //! A module's forward pass has no place for either: they belong to the thread for as long as a worker runs.
 //!
-//! Callers: `launch` enters, `train` says what counts, [`SyncBatchNorm`](super::SyncBatchNorm) asks,
-//! `observe` asks how long that took.
+//! Callers: `launch` enters, `train` and [`uncounted`] say what counts, `ddp` that a loss counts for nothing,
+//! [`SyncBatchNorm`](super::SyncBatchNorm) asks, `observe` asks how long that took.
 
 use crate::group::ProcessGroup;
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 thread_local! {
-    static HERE: RefCell<Here> = const { RefCell::new(Here { group: None, samples: None }) };
-}
-
-thread_local! {
+    static HERE: RefCell<Here> = const { RefCell::new(Here { group: None, samples: None, counts: true }) };
+    static LOSS_COUNTS: Cell<bool> = const { Cell::new(true) };
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -37,17 +35,61 @@ pub(super) struct Here {
     pub(super) group: Option<ProcessGroup>,
     /// The samples of this rank's batch, where losses are means over them that are weighed afterwards.
     pub(super) samples: Option<usize>,
+    counts: bool,
 }
 
 impl Here {
-    /// Of this thread.
-    pub(super) fn now() -> Self {
-        HERE.with_borrow(Clone::clone)
+    /// Of this thread, or with the group that a layer was given.
+    pub(super) fn now(own: Option<&ProcessGroup>) -> Self {
+        let mut here = HERE.with_borrow(Clone::clone);
+        if let Some(group) = own {
+            here.group = Some(group.clone());
+        }
+        here
     }
 
-    /// Whether this rank's batch counts.
+    /// True if this rank's batch is part of the statistics.
     pub(super) fn counts(&self) -> bool {
-        self.samples != Some(0)
+        self.counts && self.samples != Some(0)
+    }
+}
+
+/// True unless the losses of this thread count for nothing, so that their gradients may be no numbers.
+pub(crate) fn loss_counts() -> bool {
+    LOSS_COUNTS.get()
+}
+
+/// Says what [`loss_counts`] returns on this thread from now on.
+pub(crate) fn set_loss_counts(counts: bool) {
+    LOSS_COUNTS.set(counts);
+}
+
+/// Runs a pass whose batch is no part of the statistics of [`SyncBatchNorm`](super::SyncBatchNorm), while
+/// those of the other ranks are: for a rank whose batch is all padding, in a loop of your own. Its loss must
+/// count for nothing too. (A batch of no rows needs no such call.)
+///
+/// ```no_run
+/// # use burn::tensor::Tensor;
+/// # use burn_dist::{data::ShardedBatch, norm::{self, SyncBatchNorm}};
+/// # fn example(model: &SyncBatchNorm, batch: ShardedBatch<Tensor<2>>) -> Tensor<2> {
+/// let output = match batch.real {
+///     0 => norm::uncounted(|| model.forward(batch.batch)),
+///     _ => model.forward(batch.batch),
+/// };
+/// # output
+/// # }
+/// ```
+pub fn uncounted<R>(pass: impl FnOnce() -> R) -> R {
+    let _reset = Counts(HERE.with_borrow_mut(|here| std::mem::replace(&mut here.counts, false)));
+    pass()
+}
+
+/// Puts back what counted before, also when the pass panics.
+struct Counts(bool);
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        HERE.with_borrow_mut(|here| here.counts = self.0);
     }
 }
 
@@ -60,6 +102,7 @@ pub(crate) fn enter(group: &ProcessGroup) -> Entered {
         *here = Here {
             group: Some(group.clone()),
             samples: None,
+            counts: true,
         };
     });
     Entered(())

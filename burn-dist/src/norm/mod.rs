@@ -2,16 +2,17 @@
 //!
 //! - [`SyncBatchNorm`]: the module;
 //! - `rank_sum`: a sum over ranks that has a gradient;
-//! - `here`: the group that a thread's forward passes belong to.
+//! - `here`: the group that a thread's forward passes belong to; [`uncounted`].
 //!
-//! Callers: models; `launch` and `train` say which group it is.
+//! Callers: models; `launch` and `train` say which group it is, `ddp` that a loss counts for nothing.
 
 mod here;
 mod rank_sum;
 
 #[cfg(feature = "train")]
 pub(crate) use here::counting;
-pub(crate) use here::{enter, waited};
+pub use here::uncounted;
+pub(crate) use here::{enter, loss_counts, set_loss_counts, waited};
 
 use crate::element::ReduceOp;
 use crate::error::Error;
@@ -26,10 +27,21 @@ use rank_sum::rank_sum;
 /// forward and in backward, as `torch.nn.SyncBatchNorm`: N ranks with batch B normalise as one with N·B,
 /// to rounding. Otherwise it is Burn's [`BatchNorm`], of which it is made, with its records.
 ///
-/// The ranks are all those of the [`launch`](crate::launch) that the thread belongs to, and no part of them:
-/// where groups of ranks train models of their own, use [`BatchNorm`]. Elsewhere it is that thread alone. Every rank must run the same layers in the same order, forward and backward. In a
-/// loop of your own, ranks may have batches of different sizes, with losses that are weighed so that the
-/// mean over ranks of their gradients is right; the strategy of the module `train` does that itself.
+/// The ranks are those of the group given by [`with_group`](Self::with_group), else all those of the
+/// [`launch`](crate::launch) that the thread belongs to, else that thread alone. Every rank must run the same
+/// layers in the same order, forward and backward.
+///
+/// In a loop of your own, ranks may have batches of different sizes, with losses that are weighed so that the
+/// mean over ranks of their gradients is right ([`Ddp::weight`](crate::ddp::Ddp::weight)). A batch of no rows
+/// counts for nothing, and so does one in [`uncounted`]; if that is all ranks' case, running statistics stay as
+/// they are. Rows that are padding would count: leave them out. The strategy of the module `train` does all
+/// that itself.
+///
+/// # Conversion of a model
+/// Burn's modules are structs whose fields have the types of their layers, so no function can replace the
+/// layers of a model: give the field the type `SyncBatchNorm`, and convert each [`BatchNorm`] with
+/// `SyncBatchNorm::from`, which keeps parameters, their ids, and running statistics. Records of the two are
+/// the same: a model with one loads what a model with the other has saved. `BatchNorm::from` goes back.
 ///
 /// A failure of the group can't be returned from a forward pass: what the layer gives then means nothing, and
 /// the next call of this rank on the group or one made of it, such as
@@ -64,11 +76,18 @@ pub struct SyncBatchNorm {
     pub momentum: f64,
     /// What is added to variances.
     pub epsilon: f64,
+    #[module(skip)]
+    group: Option<ProcessGroup>,
 }
 
-impl SyncBatchNorm {
-    /// Of a layer that normalises with its own rank's statistics, with its parameters and state.
-    pub fn new(norm: BatchNorm) -> Self {
+impl From<BatchNorm> for SyncBatchNorm {
+    fn from(norm: BatchNorm) -> Self {
+        Self::new(norm)
+    }
+}
+
+impl From<SyncBatchNorm> for BatchNorm {
+    fn from(norm: SyncBatchNorm) -> Self {
         Self {
             gamma: norm.gamma,
             beta: norm.beta,
@@ -78,6 +97,30 @@ impl SyncBatchNorm {
             momentum: norm.momentum,
             epsilon: norm.epsilon,
         }
+    }
+}
+
+impl SyncBatchNorm {
+    /// Makes the layer of one that normalises with its own rank's statistics, with its parameters and state.
+    pub fn new(norm: BatchNorm) -> Self {
+        Self {
+            gamma: norm.gamma,
+            beta: norm.beta,
+            training: norm.training,
+            running_mean: norm.running_mean,
+            running_var: norm.running_var,
+            momentum: norm.momentum,
+            epsilon: norm.epsilon,
+            group: None,
+        }
+    }
+
+    /// Takes the statistics of the ranks of this group, in place of all those of the launch. Each rank gives
+    /// its own handle: set the group inside the worker, on a model of its own.
+    #[must_use]
+    pub fn with_group(mut self, group: &ProcessGroup) -> Self {
+        self.group = Some(group.clone());
+        self
     }
 
     /// Normalises `[batch, features, ...]`: in training with the statistics of all ranks' batches, else with
@@ -102,25 +145,25 @@ impl SyncBatchNorm {
     }
 
     fn normalise<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let here = Here::now();
+        let here = Here::now(self.group.as_ref());
         let dims = input.dims();
         let features = dims[1];
-        let share = share(&here, dims.iter().product::<usize>() / features);
+        let rows = dims.iter().product::<usize>() / features.max(1);
+        let (share, total) = share(&here, rows);
         let mut broad = [1; D];
         broad[1] = features;
         // The mean over all ranks of what each has for each feature.
-        let mean_of_all = |tensor: Tensor<D>| -> Tensor<1> {
-            let rows = tensor.swap_dims(0, 1).reshape([features as i64, -1]);
-            let mean = rows.mean_dim(1).reshape([features]);
-            rank_sum(mean.mul_scalar(share), &here)
-        };
+        let mean_of_all =
+            |tensor: Tensor<D>| -> Tensor<1> { rank_sum(own_part(tensor, rows, share), &here) };
         let mean = mean_of_all(input.clone());
         let centred = input - mean.clone().reshape(broad);
         // Of the centred numbers, because the difference of two large squares would be all rounding.
         let variance = mean_of_all(centred.clone().square());
         let deviation = variance.clone().add_scalar(self.epsilon).sqrt();
-        self.take_over(&self.running_mean, mean);
-        self.take_over(&self.running_var, variance);
+        if total > 0.0 {
+            self.take_over(&self.running_mean, mean);
+            self.take_over(&self.running_var, variance);
+        }
         let scale = self.gamma.val() / deviation;
         centred * scale.reshape(broad) + self.beta.val().reshape(broad)
     }
@@ -141,18 +184,38 @@ fn fail(group: &ProcessGroup, error: &Error) {
     group.fail(error);
 }
 
-/// This rank's part of all the numbers that a statistic is of.
-fn share(here: &Here, own: usize) -> f64 {
-    let own = if here.counts() { own as f64 } else { 0.0 };
-    let mut total = [own];
-    let Some(group) = &here.group else {
-        return 1.0;
+/// The mean of each feature over this rank's rows, times its share in those of all ranks.
+fn own_part<const D: usize>(tensor: Tensor<D>, rows: usize, share: f64) -> Tensor<1> {
+    let features = tensor.dims()[1];
+    let columns = tensor.swap_dims(0, 1).reshape([features, rows]);
+    // The mean of no rows would be no number. Their sum is zero, and has a backward step as the other ranks'.
+    let part = if rows == 0 {
+        columns.sum_dim(1)
+    } else {
+        columns.mean_dim(1)
     };
+    let part = part.reshape([features]);
+    if share > 0.0 {
+        part.mul_scalar(share)
+    } else {
+        // Zero even if what does not count is no number.
+        let nothing = part.clone().is_finite().bool_not();
+        part.mask_fill(nothing, 0.0).mul_scalar(0.0)
+    }
+}
+
+/// This rank's part of all the numbers that a statistic is of, and how many these are.
+fn share(here: &Here, own: usize) -> (f64, f64) {
+    let own = if here.counts() { own as f64 } else { 0.0 };
+    let Some(group) = &here.group else {
+        return (1.0, own);
+    };
+    let mut total = [own];
     match here::waiting(|| group.all_reduce(&mut total, ReduceOp::Sum)) {
-        Ok(()) => own / total[0].max(1.0),
+        Ok(()) => (own / total[0].max(1.0), total[0]),
         Err(error) => {
             fail(group, &error);
-            1.0
+            (1.0, own)
         }
     }
 }

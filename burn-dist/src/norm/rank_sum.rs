@@ -12,7 +12,7 @@
 //! Callers: [`SyncBatchNorm`](super::SyncBatchNorm).
 
 use super::fail;
-use super::here::{Here, waiting};
+use super::here::{Here, loss_counts, waiting};
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -126,7 +126,14 @@ fn over_ranks(
 ) -> Result<TensorData> {
     let weight = samples.map_or(1.0, |samples| samples as f64);
     // A rank that does not count has no gradient, even if it computed one that is no number.
-    let weighed = |value: f64| if weight > 0.0 { value * weight } else { 0.0 };
+    let known = loss_counts();
+    let weighed = |value: f64| {
+        if weight > 0.0 && (known || value.is_finite()) {
+            value * weight
+        } else {
+            0.0
+        }
+    };
     let mut sum: Vec<f64> = gradient.iter::<f64>().map(weighed).collect();
     waiting(|| group.all_reduce(&mut sum, ReduceOp::Sum))?;
     let back = if weight > 0.0 { 1.0 / weight } else { 0.0 };
