@@ -16,7 +16,7 @@ fn points() -> InMemDataset<(f32, f32)> {
         let x = i as f32 / 256.0 - 1.0;
         (x, 3.0 * x - 1.0)
     };
-    InMemDataset::new((0..512).map(point).collect())
+    InMemDataset::new((0..509).map(point).collect())
 }
 
 /// Makes tensors `[batch, 1]` of points.
@@ -39,7 +39,7 @@ fn train(worker: &Worker) -> Result<f32, Box<dyn std::error::Error + Send + Sync
         .batch_size(32)
         .shuffle(42)
         .set_device(worker.device().clone())
-        .shard(worker.rank(), worker.world_size())
+        .group(worker.group())
         .build(points())?;
     let ddp = DdpConfig::new().init(worker.group())?;
     let mut model = ddp.attach(LinearConfig::new(1, 1).init(worker.device()))?;
@@ -47,10 +47,12 @@ fn train(worker: &Worker) -> Result<f32, Box<dyn std::error::Error + Send + Sync
     let mut last = f32::NAN;
     for _epoch in 0..20 {
         for batch in loader.batches() {
-            let (x, y) = batch?.batch;
+            let batch = batch?;
+            let weight = ddp.weight(batch.real as f64)?; // the last batches may not come out even
+            let (x, y) = batch.batch;
             let loss = MseLoss::new().forward(model.forward(x), y, Reduction::Mean);
             last = loss.clone().try_into_scalar()?;
-            let gradients = ddp.synchronize(loss.backward(), &model)?;
+            let gradients = ddp.synchronize((loss * weight).backward(), &model)?;
             model = optimizer.step(0.1, model, gradients);
         }
     }

@@ -66,33 +66,41 @@
 //! CUDA GPUs of one process add gradients up among themselves; [`ReduceOn`](ddp::ReduceOn) says more of that.
 //!
 //! **2. With each rank's own share of the data.** [`ShardedLoaderBuilder`](data::ShardedLoaderBuilder) is used
-//! as Burn's own builder of loaders, and told the rank and the number of ranks. All ranks see equally many
-//! batches; where the last ones don't come out even they are padded, and say how many samples are real.
+//! as Burn's own builder of loaders, and given the ranks' group. All ranks see equally many batches. Where the
+//! last ones don't come out even, ranks have different numbers of samples, or one that does not count:
+//! [`Ddp::weight`](ddp::Ddp::weight) makes the mean over ranks the mean over samples.
 //!
 //! ```
 //! # use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
 //! # use burn::tensor::{Device, Tensor};
-//! # use burn_dist::{data::ShardedLoaderBuilder, launch::launch};
+//! # use burn::{nn::{Linear, LinearConfig}, optim::SgdConfig};
+//! # use burn_dist::{data::ShardedLoaderBuilder, ddp::DdpConfig, launch::launch};
 //! struct Column;
 //!
-//! impl Batcher<f32, Tensor<1>> for Column {
-//!     fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<1> {
-//!         Tensor::from_floats(items.as_slice(), device)
+//! impl Batcher<f32, Tensor<2>> for Column {
+//!     fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<2> {
+//!         Tensor::<1>::from_floats(items.as_slice(), device).unsqueeze_dim(1)
 //!     }
 //! }
 //!
-//! launch(vec![Device::flex(); 2], |worker| {
+//! launch(vec![Device::flex().autodiff(); 2], |worker| {
 //!     let loader = ShardedLoaderBuilder::new(Column)
 //!         .batch_size(4)
 //!         .shuffle(42)
 //!         .set_device(worker.device().clone())
-//!         .shard(worker.rank(), worker.world_size())
-//!         .build(InMemDataset::new((0..30).map(|i| i as f32).collect()))?;
+//!         .group(worker.group())
+//!         .build(InMemDataset::new((0..29).map(|i| i as f32).collect()))?;
+//!     let ddp = DdpConfig::new().init(worker.group())?;
+//!     let mut model: Linear = ddp.attach(LinearConfig::new(1, 1).init(worker.device()))?;
+//!     let mut optimizer = SgdConfig::new().init();
 //!     for batch in loader.batches() {
 //!         let batch = batch?;
-//!         assert!(batch.real <= 4);
+//!         let weight = ddp.weight(batch.real as f64)?;
+//!         let loss = model.forward(batch.batch).mean() * weight;
+//!         let gradients = ddp.synchronize(loss.backward(), &model)?;
+//!         model = optimizer.step(0.01, model, gradients);
 //!     }
-//!     Ok::<(), burn_dist::Error>(())
+//!     ddp.verify_replicas(&model)
 //! })?;
 //! # Ok::<(), burn_dist::Error>(())
 //! ```

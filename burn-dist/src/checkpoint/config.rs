@@ -30,11 +30,11 @@ use std::time::Duration;
 /// #     }
 /// # }
 /// fn train(worker: &Worker, config: &CheckpointConfig) -> burn_dist::Result<u64> {
-///     random::seed(42, worker.rank());
+///     random::seed(42, worker.rank()); // or `Launcher::seed`
 /// #   let points = InMemDataset::new((0..64).map(|i| i as f32 / 64.0).collect());
 /// #   let loader = ShardedLoaderBuilder::new(Points)
 /// #       .batch_size(4).shuffle(42).set_device(worker.device().clone())
-/// #       .shard(worker.rank(), worker.world_size()).build(points)?;
+/// #       .group(worker.group()).build(points)?;
 ///     let mut model: Linear = LinearConfig::new(1, 1).init(worker.device());
 ///     let mut optimizer = SgdConfig::new().init();
 ///     let mut step = 0;
@@ -50,7 +50,9 @@ use std::time::Duration;
 ///     let mut model = ddp.attach(model)?; // hooks come last
 ///     while loader.state().epoch < 3 {
 ///         for batch in loader.batches() { // what is left of the epoch
-///             let loss = model.forward(batch?.batch).mean();
+///             let batch = batch?;
+///             let weight = ddp.weight(batch.real as f64)?;
+///             let loss = model.forward(batch.batch).mean() * weight;
 ///             let gradients = ddp.synchronize(loss.backward(), &model)?;
 ///             model = optimizer.step(0.1, model, gradients);
 ///             step += 1;

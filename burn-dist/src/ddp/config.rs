@@ -71,11 +71,13 @@ impl DdpConfig {
                 return Err(error);
             }
         }
-        // A group of its own, so that the reducer's operations never mix with the user's.
-        let group = group.duplicate()?;
+        // Groups of its own, so that the reducer's operations never mix with the user's, or with calls that
+        // the replica's thread makes while the reducer is at work.
+        let (group, control) = (group.duplicate()?, group.duplicate()?);
         Ok(Ddp {
             config: self.clone(),
             group,
+            control,
             attached: OnceLock::new(),
             stats: std::sync::Mutex::default(),
             failed: OnceLock::new(),

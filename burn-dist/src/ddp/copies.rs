@@ -7,16 +7,13 @@
 //!
 //! Callers: `train`.
 
-use super::parameters::Path;
+use super::Ddp;
+use super::buffers::is_buffer;
 use super::settle;
 use super::values::{Replacer, Values};
-use super::{Attached, Ddp};
-use crate::element::ReduceOp;
-use crate::error::{Error, Result};
-use crate::group::ProcessGroup;
-use burn::module::{Module, ModuleMapper, Param};
+use crate::error::Result;
+use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
 
 impl Ddp {
     /// Lets the gradients of the pass that follows count `weight` times in the average over ranks.
@@ -62,63 +59,14 @@ impl Ddp {
         Ok(attached.map(&mut Replacer::new(&values)))
     }
 
-    /// Gives every rank the mean over ranks of each buffer of floats, in the attached model and in its copy.
+    /// [`Ddp::average_buffers`] of the attached model and its copy.
     ///
     /// Burn's running states are shared by clones of a module: the copy's are written in place.
-    pub(crate) fn average_buffers<M: Module>(&self, attached: M, copy: M) -> Result<M> {
+    pub(crate) fn average_buffers_of_both<M: Module>(&self, attached: M, copy: M) -> Result<M> {
+        let attached = self.average_buffers(attached)?;
         let known = self.attached()?;
-        // Statistics that wait to be taken over are taken over by this.
-        let _ = attached.valid();
-        let mut averager = Averager {
-            known,
-            group: &self.group,
-            path: Path::default(),
-            failed: None,
-        };
-        let attached = attached.map(&mut averager);
-        if let Some(error) = averager.failed {
-            return Err(error);
-        }
         let values = Values::of(&attached, |path| is_buffer(known, path));
         let _ = copy.map(&mut Replacer::new(&values));
         Ok(attached)
-    }
-}
-
-fn is_buffer(known: &Attached, path: &str) -> bool {
-    let index = known.parameters.index(path);
-    index.is_some_and(|index| known.parameters.entries[index].buffer)
-}
-
-/// Replaces each buffer by its mean over ranks. After the first error it leaves the others as they are.
-struct Averager<'a> {
-    known: &'a Attached,
-    group: &'a ProcessGroup,
-    path: Path,
-    failed: Option<Error>,
-}
-
-impl ModuleMapper for Averager<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.failed.is_some() || !is_buffer(self.known, &self.path.joined()) {
-            return param;
-        }
-        let group = self.group;
-        param.map(|tensor| {
-            group
-                .all_reduce_tensor(tensor.clone().detach(), ReduceOp::Mean)
-                .unwrap_or_else(|error| {
-                    self.failed = Some(error);
-                    tensor
-                })
-        })
     }
 }

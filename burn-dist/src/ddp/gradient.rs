@@ -15,9 +15,13 @@
 //! Callers: `hook`, `usage` and `settle` make gradients, on the replica's thread; `reducer` reads them.
 
 use super::staging;
+use crate::norm;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Dispatch, DispatchDevice, TensorMetadata, ops::FloatTensorOps};
-use burn::tensor::{Slice, StreamId, TensorData};
+use burn::backend::{
+    Backend, BackendTensor, Dispatch, DispatchDevice, DispatchKindConversion, DispatchTensor,
+    TensorMetadata, ops::FloatTensorOps,
+};
+use burn::tensor::{Shape, Slice, StreamId, Tensor, TensorData};
 
 /// The gradient of one parameter, or a part of its sum, of any shape.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ impl Gradient {
             zeros_like(&tensor)
         } else {
             // The second handle keeps the backend from writing to the gradient's own memory.
-            Dispatch::float_mul_scalar(tensor.clone(), weight.into())
+            Dispatch::float_mul_scalar(counted(tensor.clone()), weight.into())
         };
         Self(awaited(copy, lane))
     }
@@ -80,13 +84,46 @@ pub(super) fn is_queued(device: &DispatchDevice) -> bool {
 
 /// A gradient that counts so many times. What counts for nothing is zero, even if it is no number.
 pub(super) fn weighed(gradient: FloatTensor<Dispatch>, weight: f64) -> FloatTensor<Dispatch> {
+    if is_nothing(weight) {
+        return zeros_like(&gradient);
+    }
+    let gradient = counted(gradient);
     if weight.to_bits() == 1.0_f64.to_bits() {
         gradient
-    } else if is_nothing(weight) {
-        zeros_like(&gradient)
     } else {
         Dispatch::float_mul_scalar(gradient, weight.into())
     }
+}
+
+/// [`counted`] for a tensor of any backend.
+pub(super) fn counted_on<B: Backend>(gradient: FloatTensor<B>) -> FloatTensor<B>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    if norm::loss_counts() {
+        return gradient;
+    }
+    let numbers = counted(DispatchTensor::from_backend(BackendTensor::Float(
+        gradient.clone(),
+    )));
+    match DispatchTensor::try_into_backend(numbers) {
+        Ok(BackendTensor::Float(numbers)) => numbers,
+        // It came from this backend, as a tensor of floats.
+        _ => gradient,
+    }
+}
+
+/// The gradient itself; zero in place of what is no number, where the rank's loss counts for nothing.
+fn counted(gradient: FloatTensor<Dispatch>) -> FloatTensor<Dispatch> {
+    if norm::loss_counts() {
+        return gradient;
+    }
+    let shape = gradient.shape();
+    let flat = Shape::new([shape.num_elements()]);
+    let flat = Tensor::<1>::from_dispatch(Dispatch::float_reshape(gradient, flat));
+    let not_numbers = flat.clone().is_finite().bool_not();
+    let numbers = flat.mask_fill(not_numbers, 0.0);
+    Dispatch::float_reshape(numbers.into_dispatch(), shape)
 }
 
 fn is_nothing(weight: f64) -> bool {
@@ -100,7 +137,7 @@ fn zeros_like(tensor: &FloatTensor<Dispatch>) -> FloatTensor<Dispatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Device;
 
     #[test]
     fn what_counts_for_nothing_is_zero_even_if_it_is_no_number() {
@@ -114,5 +151,21 @@ mod tests {
         assert_eq!(of(0.0), [0.0; 3]);
         assert_eq!(of(0.5)[1..], [f32::INFINITY, 1.0]);
         assert_eq!(of(1.0)[1..], [f32::INFINITY, 2.0]);
+    }
+
+    #[test]
+    fn of_a_loss_that_counts_for_nothing_only_numbers_count() {
+        let of = |weight| {
+            let values = [[f32::NAN, f32::INFINITY], [-f32::INFINITY, 2.0]];
+            let gradient = Tensor::<2>::from_floats(values, &Device::flex());
+            let lane = StreamId::allocate();
+            let read = Gradient::new(gradient.into_dispatch(), weight, lane).read();
+            read.unwrap().try_to_vec::<f32>().unwrap()
+        };
+        norm::set_loss_counts(false);
+        assert_eq!(of(1.0), [0.0, 0.0, 0.0, 2.0]);
+        assert_eq!(of(0.5), [0.0, 0.0, 0.0, 1.0]);
+        norm::set_loss_counts(true);
+        assert_eq!(of(1.0)[1..], [f32::INFINITY, -f32::INFINITY, 2.0]);
     }
 }

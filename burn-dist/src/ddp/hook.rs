@@ -12,6 +12,7 @@
 //!
 //! Callers: `attach` puts [`Hook`]s on a model; Burn calls the rest.
 
+use super::gradient::counted_on;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -133,7 +134,8 @@ where
         gradients: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let gradient = gradients.consume::<B>(&ops.node);
+        // Of each use on its own, so that another use's gradient is not lost with one that is no number.
+        let gradient = counted_on::<B>(gradients.consume::<B>(&ops.node));
         let [Some(node), _] = &ops.parents else {
             return;
         };

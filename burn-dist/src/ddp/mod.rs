@@ -29,6 +29,8 @@ mod attach;
 mod benched;
 mod broadcast;
 mod buffer;
+mod buffers;
+mod clip;
 mod config;
 #[cfg(feature = "train")]
 mod copies;
@@ -45,9 +47,11 @@ mod settle;
 mod staging;
 mod usage;
 mod values;
+mod weight;
 
 #[cfg(feature = "bench")]
 pub(crate) use benched::{BenchedAverage, BenchedBucket};
+pub use clip::{GradientScope, clip_grad_norm};
 pub use config::{DdpConfig, ReduceOn};
 #[cfg(any(test, fuzzing))]
 pub(crate) use parameters::check_parameters;
@@ -77,13 +81,15 @@ use usage::Usage;
 ///
 /// ```no_run
 /// # use burn::{nn::{Linear, LinearConfig}, optim::SgdConfig, tensor::{Device, Tensor}};
-/// # use burn_dist::{ddp::DdpConfig, ProcessGroup, Result};
-/// # fn example(group: &ProcessGroup, device: &Device, batches: Vec<Tensor<2>>) -> Result<()> {
+/// # use burn_dist::{data::ShardedLoader, ddp::DdpConfig, ProcessGroup, Result};
+/// # fn example(group: &ProcessGroup, device: &Device, loader: &ShardedLoader<Tensor<2>>) -> Result<()> {
 /// let ddp = DdpConfig::new().init(group)?;
 /// let mut model = ddp.attach(LinearConfig::new(8, 1).init(device))?;
 /// let mut optimizer = SgdConfig::new().init();
-/// for batch in batches {
-///     let loss = model.forward(batch).mean();
+/// for batch in loader.batches() {
+///     let batch = batch?;
+///     let weight = ddp.weight(batch.real as f64)?; // 1 where all ranks have as many samples
+///     let loss = model.forward(batch.batch).mean() * weight;
 ///     let gradients = ddp.synchronize(loss.backward(), &model)?;
 ///     model = optimizer.step(0.01, model, gradients);
 /// }
@@ -94,6 +100,8 @@ use usage::Usage;
 pub struct Ddp {
     config: DdpConfig,
     group: ProcessGroup,
+    /// For calls of the replica's thread that may come while the reducer's operations run.
+    control: ProcessGroup,
     attached: OnceLock<Attached>,
     stats: Mutex<SyncStats>,
     /// The first error of `synchronize`: the end of it.

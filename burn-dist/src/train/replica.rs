@@ -268,7 +268,10 @@ where
 
     fn average_buffers(&mut self) -> Result<()> {
         let model = self.model.take().ok_or_else(|| self.broken())?;
-        self.model = Some(self.ddp.average_buffers(model, self.learner.model())?);
+        self.model = Some(
+            self.ddp
+                .average_buffers_of_both(model, self.learner.model())?,
+        );
         Ok(())
     }
 

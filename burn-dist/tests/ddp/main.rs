@@ -5,9 +5,12 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod clip;
 mod equivalence;
 mod gradients;
 mod misuse;
+mod norms;
+mod odd_batches;
 mod replication;
 
 use burn::module::{Module, ModuleVisitor, Param};
