@@ -5,12 +5,13 @@
 
 use super::Attached;
 use super::broadcast::broadcast;
+use super::collect::{self, HookFound};
 use super::config::DdpConfig;
-use super::hook::{GradientSink, Hooks, supports};
+use super::hook::{GradientSink, Hooks, Target, retarget, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
 use super::route;
-use super::usage::Usage;
+use super::usage::{self, Usage};
 use super::values::with_own_states;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -22,6 +23,8 @@ pub(super) fn attach<M: Module>(
     group: &ProcessGroup,
     model: &M,
 ) -> Result<(M, Attached)> {
+    let known = collect::hooks(model);
+    check_detached(group, &known)?;
     let mut parameters = Parameters::of(model);
     parameters.check_equal(group)?;
     check_devices(group, &parameters)?;
@@ -33,13 +36,23 @@ pub(super) fn attach<M: Module>(
     let route = route::choose(config, group, &parameters)?;
     let reduce_on = route.reduce_on();
     let channel = Reducer::channel();
-    let usage = Arc::new(Usage::new(parameters.entries.len(), channel.0.clone()));
+    let entries = parameters.entries.iter();
+    let trained: Vec<bool> = entries.map(|entry| entry.description.trained).collect();
+    let usage = Usage::new(group.global_rank(), &trained, channel.0.clone());
     let sink: Arc<dyn GradientSink> = usage.clone();
+    // Every hook is on a parameter of the list.
+    let targets = known.iter().filter_map(|hook| {
+        let parameter = parameters.index(&hook.path)?;
+        let sink = Arc::clone(&sink);
+        Some(Target { sink, parameter })
+    });
+    let model = retarget(model, targets.collect());
     let model = model.apply_reparameterization(Hooks {
         sink: &sink,
         index: |path: &str| parameters.index(path),
     });
     parameters.mark_buffers(&model);
+    collect::mark_hooked(&mut parameters, usage.key(), &model);
     let parameters = Arc::new(parameters);
     let reducer = Reducer::start(
         config.clone(),
@@ -56,6 +69,22 @@ pub(super) fn attach<M: Module>(
         reduce_on,
     };
     Ok((model, attached))
+}
+
+/// Refuses a model that belongs to a `Ddp` which is still there: both would take its gradients.
+fn check_detached(group: &ProcessGroup, hooks: &[HookFound]) -> Result<()> {
+    let Some(hook) = hooks.iter().find(|hook| usage::is_open(hook.key)) else {
+        return Ok(());
+    };
+    let error = Error::Order {
+        rank: group.global_rank(),
+        message: format!(
+            "`{}` is attached to another Ddp, which is still there; drop that one first, then attach",
+            hook.path
+        ),
+    };
+    group.abort(&error.to_string());
+    Err(error)
 }
 
 /// Refuses devices whose backend this build has no hook for (the operation would panic there), and

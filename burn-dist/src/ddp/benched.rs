@@ -34,6 +34,7 @@ impl BenchedBucket {
                 precision: Precision::Single,
                 slots: vec![slot],
                 flags: vec![0],
+                last: false,
             }],
         };
         let mut pool = Pool::new(&layout);

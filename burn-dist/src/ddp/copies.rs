@@ -9,7 +9,7 @@
 
 use super::Ddp;
 use super::buffers::is_buffer;
-use super::settle;
+use super::usage::Scope;
 use super::values::{Replacer, Values};
 use crate::error::Result;
 use burn::module::Module;
@@ -22,13 +22,16 @@ impl Ddp {
         Ok(())
     }
 
-    /// [`Ddp::synchronize`] for gradients that are gathered already.
+    /// [`Ddp::synchronize`] for gradients that are gathered already, by the ids of the attached model. The averages
+    /// bear the ids of its copy, which the optimizer knows.
     pub(crate) fn synchronize_gathered<M: Module>(
         &self,
-        grads: GradientsParams,
+        mut grads: GradientsParams,
         model: &M,
+        copy: &M,
     ) -> Result<GradientsParams> {
-        self.settle(grads, model)
+        let passes = self.attached()?.usage.open_passes();
+        self.settle(&mut grads, &passes, model, copy)
     }
 
     /// [`Ddp::no_sync`] for gradients that are gathered already, with what else the pass gives.
@@ -37,12 +40,12 @@ impl Ddp {
         model: &M,
         pass: impl FnOnce() -> (GradientsParams, R),
     ) -> Result<R> {
-        let attached = self.attached()?;
+        let usage = &self.attached()?.usage;
         let (grads, result) = {
-            let _local = attached.usage.local();
+            let _scope = usage.enter(Scope::Keep);
             pass()
         };
-        settle::keep(&attached.parameters, &attached.usage, grads, model);
+        self.keep(grads, &usage.open_passes(), model)?;
         Ok(result)
     }
 

@@ -24,7 +24,7 @@ use burn::backend::{
 use burn::tensor::{Shape, Slice, StreamId, Tensor, TensorData};
 
 /// The gradient of one parameter, or a part of its sum, of any shape.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gradient(FloatTensor<Dispatch>);
 
 impl Gradient {

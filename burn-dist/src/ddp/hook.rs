@@ -22,38 +22,74 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, backend_extension,
 };
-use burn::module::{Module, Param, Reparameterization, Reparameterizer};
+use burn::module::{
+    Module, ModuleMapper, ModuleVisitor, Param, Reparameterization, Reparameterizer,
+};
 use burn::tensor::{Device, Tensor};
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A parameter's tensor as a forward pass used it: the leaf of autodiff's graph that its gradient
-/// gathers in. The backend's own type is behind the `Any`.
+/// A leaf of autodiff's graph: the tensor that a gradient gathers in. The backend's own type is behind the `Any`.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
     pub(super) id: NodeId,
     tensor: Arc<dyn Any + Send + Sync>,
 }
 
+impl Leaf {
+    /// The leaf as a tensor of a backend, if it is of that one. Its type does not depend on the checkpointing
+    /// strategy.
+    fn of<B: Backend>(&self) -> Option<&FloatTensor<Autodiff<B>>> {
+        self.tensor.downcast_ref()
+    }
+
+    /// The leaf behind a tensor; none for a tensor without autodiff.
+    pub(super) fn behind<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
+        let found = Probe::default();
+        drop(Dispatch::leaf_probe(tensor.into_dispatch(), found.clone()));
+        found
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Where [`GradientHook::leaf_probe`] puts what it finds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probe(Arc<Mutex<Option<Leaf>>>);
+
+/// The number of a backward pass, within one replica of one model.
+pub(super) type PassId = u64;
+
 /// Where the gradients of one replica go.
 pub(super) trait GradientSink: fmt::Debug + Send + Sync {
-    /// The forward pass reads this parameter: returns the anchor that gives this use its depth in the
+    /// The forward pass reads this parameter: returns the anchor that gives this use its depth in the graph; none
+    /// if gradients are nobody's business any more.
     /// graph.
-    fn used(&self, parameter: usize, device: &Device) -> Tensor<1>;
+    fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>>;
 
-    /// The forward pass has read this tensor as the parameter.
+    /// The forward pass has read this leaf as the parameter.
     fn bind(&self, parameter: usize, leaf: Leaf);
 
-    /// The tensor that the forward passes of this step have used as the parameter.
-    fn leaf(&self, parameter: usize) -> Option<Leaf>;
+    /// Returns the pass whose token is `present` in a backward pass's container.
+    fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId>;
 
-    /// The gradient of one use arrived and was added to the leaf's, which held some already or not:
-    /// returns whether the sum is complete and wanted.
-    fn arrived(&self, parameter: usize, others_came: bool) -> bool;
+    /// Begins a pass that no hook has met yet, and returns the token to leave in its container; none if its
+    /// gradients are nobody's business.
+    fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)>;
 
-    /// The complete gradient, taken out of Burn's container.
-    fn complete(&self, parameter: usize, gradient: FloatTensor<Dispatch>);
+    /// The gradient of one use arrived at a leaf and was added to the others there. Returns the leaf if the
+    /// sum is to be handed over.
+    fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf>;
+
+    /// The sum that was asked for, taken out of Burn's container.
+    fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>);
+
+    /// Names the sink among all of this process.
+    fn key(&self) -> u64;
 }
 
 /// Names one parameter of one replica.
@@ -80,6 +116,12 @@ pub(super) trait GradientHook: Backend {
         let _ = (anchor, target);
         parameter
     }
+
+    /// Returns `parameter`. Under autodiff, `found` gets its leaf.
+    fn leaf_probe(parameter: FloatTensor<Self>, found: Probe) -> FloatTensor<Self> {
+        let _ = found;
+        parameter
+    }
 }
 
 #[cfg(feature = "flex")]
@@ -100,11 +142,7 @@ where
     ) -> FloatTensor<Self> {
         // Held by the sink until the end of the step, as the model itself holds the leaf. (Burn asks
         // that the graph's own steps hold no leaves, or abandoned graphs would never go.)
-        let leaf = Leaf {
-            id: parameter.id(),
-            tensor: Arc::new(parameter.clone()),
-        };
-        target.sink.bind(target.parameter, leaf);
+        target.sink.bind(target.parameter, leaf_of(&parameter));
         let (parameter, node) = parameter.into_parts();
         let (_, anchor) = anchor.into_parts();
         match HandOver
@@ -115,6 +153,19 @@ where
             OpsKind::Tracked(prepared) => prepared.finish(target, parameter),
             OpsKind::UnTracked(prepared) => prepared.finish(parameter),
         }
+    }
+
+    fn leaf_probe(parameter: FloatTensor<Self>, found: Probe) -> FloatTensor<Self> {
+        let leaf = leaf_of(&parameter);
+        *found.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(leaf);
+        parameter
+    }
+}
+
+fn leaf_of<B: Backend>(tensor: &FloatTensor<Autodiff<B>>) -> Leaf {
+    Leaf {
+        id: tensor.id(),
+        tensor: Arc::new(tensor.clone()),
     }
 }
 
@@ -140,31 +191,113 @@ where
             return;
         };
         let Target { sink, parameter } = ops.state;
-        let leaf = sink.leaf(parameter).map(|leaf| leaf.tensor);
-        // The same type whatever the checkpointing strategy.
-        let leaf = leaf
-            .as_deref()
-            .and_then(|leaf| leaf.downcast_ref::<FloatTensor<Autodiff<B>>>());
-        let others_came = leaf.is_some_and(|leaf| gradients.get::<B>(leaf).is_some());
-        gradients.register::<B>(node.id, gradient);
-        if sink.arrived(parameter, others_came)
-            && let Some(complete) = leaf.and_then(|leaf| gradients.remove::<B>(leaf))
+        let leaf = node.id;
+        gradients.register::<B>(leaf, gradient);
+        let pass = pass_of::<B>(&*sink, parameter, gradients);
+        if let Some(wanted) = sink.arrived(pass, parameter, leaf)
+            && let Some(wanted) = wanted.of::<B>()
+            && let Some(complete) = gradients.remove::<B>(wanted)
         {
             let complete = BackendTensor::Float(complete);
-            sink.complete(parameter, DispatchTensor::from_backend(complete));
+            sink.complete(pass, parameter, DispatchTensor::from_backend(complete));
         }
     }
 }
 
+/// The pass that a container belongs to: the token in it says so, which the first hook of a pass leaves there.
+fn pass_of<B: Backend>(
+    sink: &dyn GradientSink,
+    parameter: usize,
+    gradients: &mut Gradients,
+) -> Option<PassId> {
+    let known = sink.known_pass(&|token| {
+        let token = token.of::<B>();
+        token.is_some_and(|token| gradients.get::<B>(token).is_some())
+    });
+    known.or_else(|| {
+        let (pass, token) = sink.begin_pass(parameter)?;
+        // A token of another backend can't be left; the pass is then known to no later hook.
+        if let Some(token) = token.of::<B>() {
+            gradients.register::<B>(token.id(), token.primitive().clone());
+        }
+        Some(pass)
+    })
+}
+
 /// The reparameterization that applies the hook to one parameter.
-#[derive(Module, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hook {
-    #[module(skip)]
     target: Target,
 }
 
+/// Name of a [`Hook`] among a module's reparameterizations.
+pub(super) const HOOK: &str = "burn_dist";
+
+/// Has no tensors. Visitors are told which parameter the hook is on: they enter a module with the parameter's
+/// number for its name, and the sink's key for its type.
+impl Module for Hook {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        devices
+    }
+
+    fn fork(self, _device: &Device) -> Self {
+        self
+    }
+
+    fn to_device(self, _device: &Device) -> Self {
+        self
+    }
+
+    fn train(self) -> Self {
+        self
+    }
+
+    fn valid(&self) -> Self {
+        self.clone()
+    }
+
+    fn materialize(self) -> Self {
+        self
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        let name = self.target.parameter.to_string();
+        visitor.enter_module(&name, &self.target.sink.key().to_string());
+        visitor.exit_module(&name, &self.target.sink.key().to_string());
+    }
+
+    fn map<M: ModuleMapper>(self, _mapper: &mut M) -> Self {
+        let next = RETARGET.with_borrow_mut(|targets| targets.as_mut()?.next());
+        Self {
+            target: next.unwrap_or(self.target),
+        }
+    }
+}
+
+thread_local! {
+    /// The targets that hooks which are mapped on this thread turn to, one after the other. Burn keeps a
+    /// parameter's reparameterization when a mapper gives it another, so a hook can only be changed from within.
+    static RETARGET: RefCell<Option<std::vec::IntoIter<Target>>> = const { RefCell::new(None) };
+}
+
+/// Turns the hooks of a model to other targets, of which there is one for each hook in the order of traversal.
+pub(super) fn retarget<M: Module>(model: M, to: Vec<Target>) -> M {
+    struct Same;
+    impl ModuleMapper for Same {}
+    /// Takes the new targets away even if mapping panics.
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            RETARGET.set(None);
+        }
+    }
+    let _reset = Reset;
+    RETARGET.set(Some(to.into_iter()));
+    model.map(&mut Same)
+}
+
 impl Reparameterization for Hook {
-    const NAME: &'static str = "burn_dist";
+    const NAME: &'static str = HOOK;
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         // Validation, and parameters frozen since.
@@ -172,7 +305,9 @@ impl Reparameterization for Hook {
             return base;
         }
         let Target { sink, parameter } = &self.target;
-        let anchor = sink.used(*parameter, &base.device());
+        let Some(anchor) = sink.used(*parameter, &base.device()) else {
+            return base;
+        };
         Tensor::from_dispatch(Dispatch::gradient_hook(
             base.into_dispatch(),
             anchor.into_dispatch(),

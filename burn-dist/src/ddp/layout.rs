@@ -5,6 +5,8 @@
 //! them one flag a parameter that says whether a rank used it (1) or not (0): averaged along with
 //! the gradients, it tells every rank what was used anywhere, at no message of its own.
 //!
+//! The last bucket, of which there is always one, also holds what the rank says of its part of the step.
+//!
 //! A parameter that is large enough to travel alone has a bucket of its own without a flag, so that its
 //! gradient is averaged in the memory that backward made it in. Its flag is in the next bucket that has
 //! any.
@@ -12,6 +14,7 @@
 //! Callers: `attach` and `reducer`.
 
 use super::parameters::Entry;
+use super::reducer::Status;
 use burn::tensor::DType;
 use std::ops::Range;
 
@@ -66,6 +69,8 @@ pub(super) struct Bucket {
     pub(super) slots: Vec<Slot>,
     /// The parameters whose flags it holds: those of its slots, and lone ones before.
     pub(super) flags: Vec<usize>,
+    /// Whether it is the last, which holds what the rank says of its part of the step.
+    pub(super) last: bool,
 }
 
 /// A parameter's place in its bucket, in elements.
@@ -93,6 +98,7 @@ impl Bucket {
             precision,
             slots: Vec::new(),
             flags: Vec::new(),
+            last: false,
         }
     }
 
@@ -109,7 +115,13 @@ impl Bucket {
 
     /// The number of elements, flags included.
     pub(super) fn len(&self) -> usize {
-        self.gradient_len() + self.flags.len()
+        self.status().end
+    }
+
+    /// The elements of the status; none but in the last bucket.
+    pub(super) fn status(&self) -> Range<usize> {
+        let start = self.gradient_len() + self.flags.len();
+        start..start + if self.last { Status::LEN } else { 0 }
     }
 
     /// The number of bytes, flags included.
@@ -119,7 +131,7 @@ impl Bucket {
 
     /// Whether it is one large parameter's, without a flag.
     pub(super) fn is_lone(&self) -> bool {
-        self.flags.is_empty()
+        self.flags.is_empty() && !self.last
     }
 
     /// The parts that are averaged one after the other, in elements: a large parameter is cut into pieces of
@@ -136,9 +148,9 @@ impl Bucket {
         starts.zip(ends).map(|(start, end)| start..end).collect()
     }
 
-    /// How many parameters write to it.
+    /// How many parameters write to it, and the status.
     pub(super) fn writers(&self) -> usize {
-        self.slots.len().max(self.flags.len())
+        self.slots.len().max(self.flags.len()) + usize::from(self.last)
     }
 
     fn push(&mut self, parameter: usize, len: usize) {
@@ -183,11 +195,11 @@ impl Layout {
             bucket.push(parameter, len);
             bucket.flags.push(parameter);
         }
-        if open.is_some() || !owed.is_empty() {
-            let mut last = open.unwrap_or_else(|| Bucket::empty(Precision::Single));
-            last.flags.append(&mut owed);
-            buckets.push(last);
-        }
+        // If the last parameter travels alone, its flag is owed.
+        let mut last = open.unwrap_or_else(|| Bucket::empty(Precision::Single));
+        last.flags.append(&mut owed);
+        last.last = true;
+        buckets.push(last);
         Self { buckets }
     }
 
@@ -256,6 +268,7 @@ mod tests {
             dtype,
             device: Device::flex(),
             buffer: false,
+            hooked: true,
         }
     }
 
@@ -294,10 +307,15 @@ mod tests {
                 writers[place.bucket].insert(i);
                 writers[flag_bucket].insert(i);
             }
+            let (last, others) = layout.buckets.split_last().unwrap();
+            prop_assert!(last.last && others.iter().all(|bucket| !bucket.last));
+            for element in last.status() {
+                prop_assert!(!std::mem::replace(&mut written[layout.buckets.len() - 1][element], true));
+            }
             prop_assert!(written.iter().flatten().all(|written| *written));
             let mut first_packed = true;
             for (bucket, writers) in layout.buckets.iter().zip(&writers) {
-                prop_assert_eq!(bucket.writers(), writers.len());
+                prop_assert_eq!(bucket.writers(), writers.len() + usize::from(bucket.last));
                 let pieces = bucket.pieces(cap);
                 let most = (cap / bucket.precision.size()).max(1) + PIECE_ALIGNMENT;
                 prop_assert!(pieces.iter().all(|piece| !bucket.is_lone() || piece.len() <= most));

@@ -5,7 +5,7 @@
 //! The life of a gradient, one file a step:
 //!
 //! 1. `hook`: an identity on each parameter sees its gradient as soon as backward has it;
-//! 2. `usage` counts the uses of the parameter, so that a tied weight is handed over when complete;
+//! 2. `usage` keeps the accounts of backward passes, and says whether the gradient is handed over at once;
 //! 3. `gradient`: what goes over, which on a GPU is a copy on a stream that the reducer reads;
 //! 4. `layout` says which bucket the parameter lies in;
 //! 5. `reducer`, a thread of its own, fills the buckets, and has each averaged over the ranks as soon as it is
@@ -14,7 +14,8 @@
 //!    - on a GPU, `staging` joins them there, and the bucket is read, averaged in host memory while the next
 //!      is read, and written back;
 //!    - CUDA GPUs of one process average what is joined among themselves (`fabric`);
-//! 6. [`Ddp::synchronize`] settles what did not come during backward, waits for the rest, and gives
+//! 6. `synchronize` settles the pass: `collect` finds what backward left in the model's container of gradients,
+//!    which goes to the reducer too, or is averaged after the step where it came late (`late`); `settle` gives
 //!    the averages to the optimizer;
 //! 7. `pool` gets the memory of a shared bucket back when the last of its gradients is dropped.
 //!
@@ -31,13 +32,16 @@ mod broadcast;
 mod buffer;
 mod buffers;
 mod clip;
+mod collect;
 mod config;
 #[cfg(feature = "train")]
 mod copies;
 mod fabric;
 mod gradient;
 mod hook;
+mod late;
 mod layout;
+mod local;
 mod parameters;
 mod pool;
 mod reducer;
@@ -45,6 +49,7 @@ mod replicas;
 mod route;
 mod settle;
 mod staging;
+mod synchronize;
 mod usage;
 mod values;
 mod weight;
@@ -64,13 +69,11 @@ pub(crate) use values::{copy_into, with_own_states};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::Gradients;
+use hook::GradientSink;
 use parameters::Parameters;
 use reducer::Reducer;
-use settle::Leftover;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use usage::Usage;
 
 /// One rank's end of a data-parallel model: attaches to a model, averages its gradients.
@@ -120,6 +123,16 @@ struct Attached {
 impl Drop for Ddp {
     fn drop(&mut self) {
         if let Some(attached) = self.attached.get_mut() {
+            let lost = attached.usage.unsettled();
+            let lost = lost.filter(|_| self.failed.get().is_none() && !std::thread::panicking());
+            if let Some(parameter) = lost {
+                let description = &attached.parameters.entries[parameter].description;
+                let message = synchronize::lost(&description.path);
+                self.group.fault(Error::Order {
+                    rank: self.group.global_rank(),
+                    message,
+                });
+            }
             let mid_step = attached.usage.in_step();
             attached.usage.close();
             attached.reducer.stop(mid_step);
@@ -183,133 +196,6 @@ impl Ddp {
         Ok(model)
     }
 
-    /// Averages the gradients of one backward pass over all ranks, and adds what
-    /// [`no_sync`](Self::no_sync) kept before.
-    ///
-    /// Every rank calls it once a step. The gradients of the model have moved out of `grads` by then,
-    /// but for those that can't be averaged before backward ends. A parameter that only some ranks used counts as zero on the
-    /// others; one that no rank used has no gradient in the result, as in a single process (its name
-    /// is in the debug log).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Order`] if more than one backward pass ran since the last call, or parameters were added
-    /// or unfrozen since `attach`; otherwise the group's errors. After an error the ranks' steps no
-    /// longer match: all ranks fail, and every later call returns the error again.
-    pub fn synchronize<M: Module>(&self, grads: Gradients, model: &M) -> Result<GradientsParams> {
-        self.settle(grads, model)
-    }
-
-    fn settle<M: Module>(&self, grads: impl Leftover, model: &M) -> Result<GradientsParams> {
-        let _span = tracing::debug_span!("synchronize", rank = self.group.global_rank()).entered();
-        let attached = self.attached()?;
-        if let Some(error) = self.failed.get() {
-            return Err(error.clone());
-        }
-        self.average(attached, grads, model).inspect_err(|error| {
-            // The other ranks can't go on without this one. The first error is the one that is kept.
-            attached.reducer.abort(&error.to_string());
-            let _ = self.failed.set(error.clone());
-        })
-    }
-
-    fn average<M: Module>(
-        &self,
-        attached: &Attached,
-        grads: impl Leftover,
-        model: &M,
-    ) -> Result<GradientsParams> {
-        let Attached {
-            parameters,
-            usage,
-            reducer,
-            ..
-        } = attached;
-        let mut step = usage.finish_step();
-        if let Some(fault) = step.fault.take() {
-            return Err(self.order(fault));
-        }
-        let handed = step.handed.iter().filter(|handed| **handed).count();
-        let ready_order = std::mem::take(&mut step.ready_order);
-        let rest = settle::collect_rest(parameters, usage, grads, model, step);
-        let rest = rest.map_err(|message| self.order(message))?;
-        let at_end = rest.readings.len();
-
-        let waiting = Instant::now();
-        let averages = {
-            let _span = tracing::debug_span!("wait").entered();
-            reducer.finish(rest.readings, ready_order)?
-        };
-        let wait = waiting.elapsed();
-        usage.hand_over_from_now(&rest.late);
-        {
-            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-            stats.steps += 1;
-            stats.wait += wait;
-            stats.averaging += averages.averaging_since(waiting).min(wait);
-            stats.bytes += averages.bytes();
-            stats.during_backward += handed as u64;
-            stats.at_end += at_end as u64;
-        }
-        let _span = tracing::debug_span!("unpack").entered();
-        Ok(settle::unpack(parameters, averages, model))
-    }
-
-    /// Runs a backward pass whose gradients stay on this rank, to be added to those of the next
-    /// [`synchronize`](Self::synchronize): gradient accumulation without the traffic.
-    ///
-    /// The closure runs backward (and forward, if it likes). The next synchronised step then yields
-    /// the mean over ranks of the *sum* over these passes, as in PyTorch: divide the loss by their
-    /// number for a mean.
-    ///
-    /// ```no_run
-    /// # use burn::{nn::Linear, optim::GradientsParams, tensor::Tensor};
-    /// # use burn_dist::{ddp::Ddp, Result};
-    /// # fn example(ddp: &Ddp, model: &Linear, first: Tensor<2>, last: Tensor<2>) -> Result<GradientsParams> {
-    /// ddp.no_sync(model, || (model.forward(first).mean() / 2.0).backward())?;
-    /// let gradients = (model.forward(last).mean() / 2.0).backward();
-    /// ddp.synchronize(gradients, model)
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Order`] if no model is attached.
-    pub fn no_sync<M: Module>(
-        &self,
-        model: &M,
-        backward: impl FnOnce() -> Gradients,
-    ) -> Result<()> {
-        let attached = self.attached()?;
-        let grads = {
-            let _local = attached.usage.local();
-            backward()
-        };
-        settle::keep(&attached.parameters, &attached.usage, grads, model);
-        Ok(())
-    }
-
-    /// Runs a pass whose gradients for this model are not wanted, such as a generator's pass through a
-    /// discriminator that is attached to a `Ddp` of its own. They stay in the `Gradients` that backward
-    /// returns, and are not averaged or added up.
-    ///
-    /// ```no_run
-    /// # use burn::{nn::Linear, tensor::{Gradients, Tensor}};
-    /// # use burn_dist::{ddp::Ddp, Result};
-    /// # fn example(ddp: &Ddp, generator: &Linear, critic: &Linear, noise: Tensor<2>) -> Result<Gradients> {
-    /// let gradients = ddp.ignore(|| critic.forward(generator.forward(noise)).mean().backward())?;
-    /// # Ok(gradients)
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Order`] if no model is attached.
-    pub fn ignore<R>(&self, pass: impl FnOnce() -> R) -> Result<R> {
-        let _local = self.attached()?.usage.local();
-        Ok(pass())
-    }
-
     /// Checks that every rank holds the same parameters, bit for bit, and returns their SHA-256 (see
     /// [`parameters_sha256`]). Every rank calls it.
     ///
@@ -317,7 +203,10 @@ impl Ddp {
     ///
     /// [`Error::ReplicasDiffer`] names the ranks that differ, on every rank.
     pub fn verify_replicas<M: Module>(&self, model: &M) -> Result<String> {
-        replicas::verify(&self.group, &self.attached()?.parameters, model)
+        let Attached {
+            parameters, usage, ..
+        } = self.attached()?;
+        replicas::verify(&self.group, parameters, usage.key(), model)
     }
 
     /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) device: Device,
     /// Whether it is a buffer that the forward pass updates (running statistics), not a parameter.
     pub(super) buffer: bool,
+    /// Whether it has a hook: not, if it has another reparameterization.
+    pub(super) hooked: bool,
 }
 
 impl Entry {
@@ -175,6 +177,7 @@ impl Lister {
             dtype,
             device,
             buffer: false,
+            hooked: false,
         });
     }
 }

@@ -151,6 +151,7 @@ mod tests {
                 precision,
                 slots: vec![slot],
                 flags: vec![0],
+                last: false,
             }],
         }
     }

@@ -42,14 +42,50 @@ pub(super) enum Command {
         rest: Vec<Reading>,
         /// The order in which hooks handed the others over.
         ready_order: Vec<usize>,
+        /// What this rank says of its part.
+        status: Status,
         /// Where the averages go.
-        reply: Sender<Result<Averages>>,
+        reply: Sender<Result<Outcome>>,
     },
     /// The replica's end is gone. (Hooks on the model keep the channel open for as long as it lives.)
     Stop,
 }
 
+/// What a rank says of its part of a step. It travels with the last bucket, which waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Status {
+    /// What it handed over is of a pass that was dropped since: the step does not count.
+    pub(super) void: bool,
+    /// What it gave counts, and can't be given again.
+    pub(super) spent: bool,
+    /// It has late parts.
+    pub(super) late: bool,
+}
+
+impl Status {
+    /// How many flags it is.
+    pub(super) const LEN: usize = 3;
+
+    pub(super) fn flags(self) -> [bool; Self::LEN] {
+        [self.void, self.spent, self.late]
+    }
+
+    pub(super) fn of_flags([void, spent, late]: [bool; Self::LEN]) -> Self {
+        Self { void, spent, late }
+    }
+}
+
+/// How a step ended on all ranks.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// None where the part of a rank was void: all ranks give theirs again.
+    pub(super) averages: Option<Averages>,
+    /// Whether any rank has late parts.
+    pub(super) late: bool,
+}
+
 /// A gradient that is still to be read: the sum of its parts, or nothing.
+#[derive(Clone)]
 pub(super) struct Reading {
     parameter: usize,
     parts: Vec<Gradient>,
@@ -58,6 +94,17 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(parameter: usize, parts: Vec<Gradient>) -> Self {
         Self { parameter, parts }
+    }
+
+    /// The parameter, and the parts of the sum.
+    #[cfg(test)]
+    pub(super) fn into_parts(self) -> (usize, Vec<Gradient>) {
+        (self.parameter, self.parts)
+    }
+
+    /// Whether it is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 }
 
@@ -147,11 +194,17 @@ impl Reducer {
     }
 
     /// Hands over what is missing, and waits for the averages of the step.
-    pub(super) fn finish(&self, rest: Vec<Reading>, ready_order: Vec<usize>) -> Result<Averages> {
+    pub(super) fn finish(
+        &self,
+        rest: Vec<Reading>,
+        ready_order: Vec<usize>,
+        status: Status,
+    ) -> Result<Outcome> {
         let (reply, averages) = bounded(1);
         let finish = Command::Finish {
             rest,
             ready_order,
+            status,
             reply,
         };
         if self.commands.send(finish).is_err() {

@@ -2,6 +2,7 @@
 //!
 //! Callers: `Ddp::verify_replicas`, programs that report the checksum.
 
+use super::collect::Base;
 use super::parameters::{Parameters, Path};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -20,15 +21,17 @@ pub fn parameters_sha256<M: Module>(model: &M) -> Result<String> {
     checksum(&model.valid(), |_| true, 0).map(|digest| hexadecimal(&digest))
 }
 
-/// Compares the parameters of all ranks; buffers (running statistics) are each rank's own.
+/// Compares the parameters of all ranks; buffers (running statistics) are each rank's own. `key` names the
+/// accounts of the attached model.
 pub(super) fn verify<M: Module>(
     group: &ProcessGroup,
     parameters: &Parameters,
+    key: u64,
     model: &M,
 ) -> Result<String> {
+    let base = Base::of_model(parameters, key, model);
     let counted = |path: &str| {
-        parameters
-            .index(path)
+        base.index(parameters, path)
             .is_none_or(|i| !parameters.entries[i].buffer)
     };
     let digest = checksum(model, counted, group.global_rank())?;

@@ -1,178 +1,205 @@
-//! Which parameters a step has used, and which gradients are complete.
+//! The accounts of one replica: which backward passes ran, and where their gradients went.
 //!
-//! A parameter may be used many times in a forward pass (tied weights, a recurrent network): its
-//! gradient is complete when as many contributions came in backward as uses were counted. What never
-//! completes (a forward pass without backward, a use that does not reach the loss) is settled by
-//! `synchronize`.
+//! # Passes
 //!
-//! Each parameter also gets a *depth*. Burn's autodiff runs backward steps strictly by the depth of
+//! A *pass* is one call of `backward`. The first hook that fires in it leaves a *token* in Burn's container of
+//! gradients, so that later hooks, and the call that is given the container, know which pass it is. Passes may
+//! interleave (two forward passes, then two backward passes), and a forward pass that is never run back is no
+//! pass. A pass is open until its container is given to one of
+//!
+//! - `synchronize`, `synchronize_from`: its gradients are averaged over the ranks;
+//! - `no_sync`: they are kept for the next of these;
+//! - `discard`, or another model's `Ddp` that takes the container by value: they are dropped knowingly.
+//!
+//! Passes that run inside of `ignore` are not counted. A pass that is still open when the `Ddp` is dropped is
+//! an error of the job: its gradients went nowhere.
+//!
+//! # Handing over
+//!
+//! A hook may *hand over* the gradient of its parameter while backward still runs: it is then taken out of the
+//! container and goes to the reducer. That is a guess: that the gradient is complete, that the pass will be
+//! synchronised, and that the leaf is the model's. The guess costs nothing but time where it is wrong:
+//!
+//! - What comes to the leaf afterwards stays in the container, and is averaged as a *late part* after the step.
+//! - A pass that is dropped after it was handed over makes its part of the step *void*: the ranks agree to
+//!   average again, or, where one can't give its part again, all get an error.
+//! - A leaf that is not the model's is an error.
+//!
+//! All that was not handed over is found in the container, so no count of uses has to be right for a sum to be.
+//!
+//! # Depth
+//!
+//! Each parameter gets a *depth*. Burn's autodiff runs backward steps strictly by the depth of
 //! their nodes, and a hook would have depth 1, and so run last of all. An untracked second input, the
 //! anchor, lends it a greater one: the n-th parameter that a step uses gets depth n × [`STRIDE`], which
 //! lifts every later operation above it, so that each hook runs right after the backward of its own
 //! layer. Further uses share the anchor of the first, which is where the gradient becomes complete.
 //!
-//! The first step only watches: gradients are held back until `synchronize`, which sees then whether a
-//! parameter is also used around its hook (a penalty on weights that a module visitor reads). Such
-//! *late* parameters are settled at the end of every step. A gradient that is handed over is taken out
-//! of Burn's container, so what lies there afterwards came around the hook.
+//! Invariants: the lock is held for counting alone; one pass at a time is handed over; a leaf's gradient is
+//! handed over at most once a pass; after [`Usage::close`] nothing is counted or handed over.
 //!
-//! Invariants: the lock is held for counting alone, but for making anchors; a gradient is handed over
-//! at most once a step; after [`Usage::close`] nothing is counted or handed over.
-//!
-//! Callers: hooks, on the replica's thread; `Ddp`.
+//! Callers: hooks, on the replica's thread; `synchronize`.
+
+mod anchors;
+mod passes;
 
 use super::gradient::Gradient;
-use super::hook::{GradientSink, Leaf};
+use super::hook::{GradientSink, Leaf, PassId};
 use super::reducer::{Command, Reading};
+use anchors::Anchors;
 use burn::backend::Dispatch;
+use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Device, StreamId, Tensor};
 use crossbeam::channel::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use passes::{Fate, Pass, Token};
+pub(super) use passes::{Part, Refusal};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// How much deeper each parameter lies than the one before: more than the depth that a network adds
-/// between two of them, on the average of those it has used so far (transformers add 4 to 7). A
-/// network that adds more is averaged as correctly, with its hooks running later. No more than that,
-/// because Burn allocates something in every backward pass for each level of depth, used or not.
-const STRIDE: usize = 16;
-
-/// The uses of one replica's parameters in the current step.
+/// The accounts of one replica of one model.
 #[derive(Debug)]
 pub(super) struct Usage {
+    key: u64,
+    /// The replica's rank in the job.
+    rank: usize,
     ready: Sender<Command>,
     /// The stream that the reducer reads gradients on.
     lane: StreamId,
+    anchors: Anchors,
     step: Mutex<Step>,
 }
 
-/// What becomes of gradients that hooks see.
+/// What hooks do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// The first step: they are held back.
+    /// They watch the order in which gradients come: the first step.
     Watching,
-    /// They are handed to the reducer.
+    /// They hand gradients over.
     HandingOver,
-    /// The `Ddp` is gone: they are nobody's business.
+    /// Nothing: the `Ddp` is gone.
     Closed,
+}
+
+/// A call that backward runs inside of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// `no_sync`: passes count, and nothing is handed over.
+    Keep,
+    /// `ignore`: passes do not count.
+    Ignore,
 }
 
 #[derive(Debug)]
 struct Step {
     mode: Mode,
-    /// Whether gradients stay on this rank for now (`no_sync`, `ignore`).
-    local: bool,
+    /// The calls that are running, the innermost last.
+    scopes: Vec<Scope>,
     /// What gradients are multiplied by, until the step ends or another is set.
     weight: f64,
-    /// What is known of each parameter in this step.
-    parameters: Vec<State>,
-    /// Which parameters are used around their hooks.
-    late: Vec<bool>,
-    /// The parameters whose gradients became complete, in that order.
-    ready_order: Vec<usize>,
-    fault: Option<String>,
+    parameters: Vec<Parameter>,
     /// The number of parameters that this step has used.
     used: usize,
-    chains: Vec<Chain>,
+    /// Tokens for passes to come.
+    spare: Vec<Token>,
+    /// The passes that are not settled, in the order of their first hooks.
+    passes: Vec<Pass>,
+    next_pass: PassId,
+    /// The pass that has handed something over.
+    handed: Option<PassId>,
+    /// For how many steps nothing is handed over, because passes of this model were dropped of late.
+    cautious: u32,
+    /// For how many steps the next void part makes hooks cautious.
+    caution: u32,
 }
 
-/// One parameter in one step.
+/// What is known of one parameter.
 #[derive(Default)]
-struct State {
-    /// How often forward passes used it.
+struct Parameter {
+    /// Whether it was to be trained when the model was attached.
+    trained: bool,
+    /// How often the forward passes of this step used it, less the uses of passes that are settled.
     uses: u32,
-    /// How many of these uses backward has come to.
-    arrived: u32,
-    /// Its place among the parameters that the step used.
-    place: usize,
-    /// The tensor that was used.
-    leaf: Option<Leaf>,
-    /// Whether different tensors were used (a copy of the model that trains on its own).
-    split: bool,
-    /// Whether its gradient was handed to the reducer.
-    handed: bool,
-    /// Its gradient, where it was held back.
-    held: Option<Gradient>,
-    /// The sum of gradients that `no_sync` kept, flattened.
+    /// Its place among the parameters that the step used, if it did.
+    place: Option<usize>,
+    /// The leaves that forward passes of this step have read as the parameter.
+    leaves: Vec<Leaf>,
+    /// How often it was used by the end of its last pass, and how many of these uses the pass ran back. Where
+    /// not all uses are run back, the next step is guessed to be alike.
+    pattern: Option<(u32, u32)>,
+    /// For how many steps it is not handed over, because gradients came to it afterwards.
+    late: u32,
+    /// For how many steps that was the last time.
+    lateness: u32,
+    /// Whether the log has said that.
+    told: bool,
+    /// The sum of gradients that `no_sync` kept, flattened, in f32 or f64.
     kept: Option<Tensor<1>>,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Parameter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
+        f.debug_struct("Parameter")
             .field("uses", &self.uses)
-            .field("arrived", &self.arrived)
-            .field("handed", &self.handed)
+            .field("pattern", &self.pattern)
             .finish_non_exhaustive()
     }
 }
 
-/// Untracked tensors of growing depth, for one device and one way to differentiate on it.
-#[derive(Debug)]
-struct Chain {
-    device: Device,
-    anchors: Vec<Tensor<1>>,
-}
+/// For how many steps a parameter that got a late part is not handed over; doubled each time, up to
+/// [`LONGEST_WAIT`].
+const FIRST_WAIT: u32 = 16;
+const LONGEST_WAIT: u32 = 4096;
 
-/// What a finished step knows.
-pub(super) struct Finished {
-    /// Which parameters' gradients were handed over during backward.
-    pub(super) handed: Vec<bool>,
-    /// For the others, what was held back and what `no_sync` kept.
-    pub(super) parts: Vec<Vec<Gradient>>,
-    /// For each parameter, whether its gradient was held back.
-    pub(super) held: Vec<bool>,
-    /// In which order gradients became complete.
-    pub(super) ready_order: Vec<usize>,
-    /// What was wrong with the order of calls.
-    pub(super) fault: Option<String>,
-    /// What gradients are multiplied by.
-    pub(super) weight: f64,
-}
+/// All accounts of this process. A container that one model's `Ddp` takes by value is dropped for all others.
+static ALL: Mutex<Vec<Weak<Usage>>> = Mutex::new(Vec::new());
+
+static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
 
 impl Usage {
-    /// Nothing used yet, of so many parameters; complete gradients go to `ready`, on a lane of their own.
-    pub(super) fn new(parameters: usize, ready: Sender<Command>) -> Self {
-        Self {
+    /// Opens the accounts of a replica, whose parameters are to be trained or not. Complete gradients go to
+    /// `ready`, on a lane of their own.
+    pub(super) fn new(rank: usize, trained: &[bool], ready: Sender<Command>) -> Arc<Self> {
+        let parameter = |&trained| Parameter {
+            trained,
+            ..Parameter::default()
+        };
+        let usage = Arc::new(Self {
+            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            rank,
             ready,
             lane: StreamId::allocate(),
+            anchors: Anchors::default(),
             step: Mutex::new(Step {
                 mode: Mode::Watching,
-                local: false,
+                scopes: Vec::new(),
                 weight: 1.0,
-                parameters: states(parameters),
-                late: vec![false; parameters],
-                ready_order: Vec::new(),
-                fault: None,
+                parameters: trained.iter().map(parameter).collect(),
                 used: 0,
-                chains: Vec::new(),
+                spare: Vec::new(),
+                passes: Vec::new(),
+                next_pass: 0,
+                handed: None,
+                cautious: 0,
+                caution: FIRST_WAIT,
             }),
-        }
+        });
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|usage| usage.strong_count() > 0);
+        all.push(Arc::downgrade(&usage));
+        usage
     }
 
-    /// Ends the step.
-    pub(super) fn finish_step(&self) -> Finished {
-        let mut step = self.lock();
-        step.used = 0;
-        let count = step.parameters.len();
-        let ended = std::mem::replace(&mut step.parameters, states(count));
-        let part = |state: State| -> Vec<Gradient> {
-            let kept = state.kept.map(|kept| self.on_lane(kept, 1.0));
-            state.held.into_iter().chain(kept).collect()
-        };
-        Finished {
-            handed: ended.iter().map(|state| state.handed).collect(),
-            held: ended.iter().map(|state| state.held.is_some()).collect(),
-            parts: ended.into_iter().map(part).collect(),
-            ready_order: std::mem::take(&mut step.ready_order),
-            fault: step.fault.take(),
-            weight: std::mem::replace(&mut step.weight, 1.0),
-        }
-    }
-
-    /// Lets gradients that come from now on, in this step, count so many times.
+    /// Sets the weight of all later gradients of this step.
     #[cfg(feature = "train")]
     pub(super) fn weigh(&self, weight: f64) {
         self.lock().weight = weight;
+    }
+
+    /// How many anchors are kept.
+    #[cfg(test)]
+    pub(super) fn anchors(&self) -> usize {
+        self.anchors.len()
     }
 
     /// What gradients are multiplied by before they are averaged.
@@ -183,19 +210,8 @@ impl Usage {
     /// Drops what `no_sync` kept.
     #[cfg(feature = "train")]
     pub(super) fn forget_kept(&self) {
-        for state in &mut self.lock().parameters {
-            state.kept = None;
-        }
-    }
-
-    /// Ends the first step: from now on gradients are handed over, but for those of `late` parameters.
-    pub(super) fn hand_over_from_now(&self, late: &[usize]) {
-        let mut step = self.lock();
-        if step.mode == Mode::Watching {
-            step.mode = Mode::HandingOver;
-            for &parameter in late {
-                step.late[parameter] = true;
-            }
+        for parameter in &mut self.lock().parameters {
+            parameter.kept = None;
         }
     }
 
@@ -203,33 +219,37 @@ impl Usage {
     pub(super) fn close(&self) {
         let mut step = self.lock();
         step.mode = Mode::Closed;
-        step.forget_uses();
-        step.chains.clear();
+        step.passes.clear();
+        step.spare.clear();
+        for parameter in &mut step.parameters {
+            parameter.leaves.clear();
+            parameter.kept = None;
+        }
+        drop(step);
+        self.anchors.clear();
+    }
+
+    /// Whether the `Ddp` is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().mode == Mode::Closed
     }
 
     /// Whether gradients were handed over for a step that is not finished.
     pub(super) fn in_step(&self) -> bool {
-        self.lock().parameters.iter().any(|state| state.handed)
+        self.lock().handed.is_some()
     }
 
-    /// Lets gradients stay local until the guard is dropped.
-    pub(super) fn local(&self) -> Local<'_> {
-        self.lock().local = true;
-        Local(self)
+    /// Enters a call that backward runs inside of, until the guard is dropped.
+    pub(super) fn enter(&self, scope: Scope) -> Entered<'_> {
+        self.lock().scopes.push(scope);
+        Entered(self)
     }
 
-    /// Adds a gradient that stays on this rank for now.
+    /// Adds a flattened gradient to those that stay on this rank for now.
     pub(super) fn keep(&self, parameter: usize, gradient: Tensor<1>) {
         let mut step = self.lock();
-        let state = &mut step.parameters[parameter];
-        if state.handed || state.held.is_some() {
-            step.fault = Some(
-                "`no_sync` ran after the backward pass that is synchronised; run it before".into(),
-            );
-            return;
-        }
-        let kept = state.kept.take();
-        state.kept = Some(match kept {
+        let kept = step.parameters[parameter].kept.take();
+        step.parameters[parameter].kept = Some(match kept {
             Some(kept) => kept + gradient,
             None => gradient,
         });
@@ -240,19 +260,9 @@ impl Usage {
         self.lane
     }
 
-    /// What a gradient counts for, for the reducer.
+    /// A weighed gradient for the reducer.
     pub(super) fn on_lane(&self, gradient: Tensor<1>, weight: f64) -> Gradient {
         Gradient::new(gradient.into_dispatch(), weight, self.lane)
-    }
-
-    /// How many anchors are kept.
-    #[cfg(test)]
-    pub(super) fn anchors(&self) -> usize {
-        self.lock()
-            .chains
-            .iter()
-            .map(|chain| chain.anchors.len())
-            .sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Step> {
@@ -261,114 +271,119 @@ impl Usage {
     }
 }
 
-fn states(parameters: usize) -> Vec<State> {
-    (0..parameters).map(|_| State::default()).collect()
+/// The other accounts of a rank, in this process.
+pub(super) fn others(of: &Usage) -> Vec<Arc<Usage>> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = all.iter().filter_map(Weak::upgrade);
+    all.filter(|usage| usage.key != of.key && usage.rank == of.rank)
+        .collect()
 }
 
-impl Step {
-    fn forget_uses(&mut self) {
-        self.used = 0;
-        for state in &mut self.parameters {
-            state.uses = 0;
-            state.arrived = 0;
-            state.leaf = None;
-            state.split = false;
-        }
-    }
-
-    /// The anchor of the n-th parameter: a chain of untracked operations.
-    fn anchor(&mut self, n: usize, device: &Device) -> Tensor<1> {
-        let strategy = device.gradient_checkpointing_strategy();
-        let found = self.chains.iter().position(|chain| {
-            // Devices are equal whatever their strategy, and graphs of two strategies don't mix.
-            chain.device == *device && chain.device.gradient_checkpointing_strategy() == strategy
-        });
-        let place = found.unwrap_or_else(|| {
-            self.chains.push(Chain {
-                device: device.clone(),
-                anchors: vec![Tensor::zeros([1], device)],
-            });
-            self.chains.len() - 1
-        });
-        let anchors = &mut self.chains[place].anchors;
-        while anchors.len() <= n {
-            let mut anchor = anchors[anchors.len() - 1].clone();
-            for _ in 0..STRIDE {
-                anchor = anchor.mul_scalar(1.0);
-            }
-            anchors.push(anchor);
-        }
-        anchors[n].clone()
-    }
+/// Whether the accounts with this key are there, and their `Ddp` is.
+pub(super) fn is_open(key: u64) -> bool {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = all
+        .iter()
+        .filter_map(Weak::upgrade)
+        .find(|usage| usage.key == key);
+    drop(all);
+    found.is_some_and(|usage| !usage.is_closed())
 }
 
 impl GradientSink for Usage {
-    fn used(&self, parameter: usize, device: &Device) -> Tensor<1> {
-        let mut step = self.lock();
-        if step.mode == Mode::Closed {
-            return Tensor::zeros([1], device);
+    fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
+        let (place, lacks_token) = {
+            let mut step = self.lock();
+            if step.mode == Mode::Closed {
+                return None;
+            }
+            let next = step.used;
+            let state = &mut step.parameters[parameter];
+            state.uses = state.uses.saturating_add(1);
+            let uses = state.uses as usize;
+            let place = *state.place.get_or_insert(next);
+            step.used += usize::from(place == next);
+            // A parameter's uses are run back by as many passes, at most.
+            (place, step.spare.len() + step.passes.len() < uses)
+        };
+        let anchor = self.anchors.at(place, device);
+        if lacks_token && let Some(token) = Token::new(anchor.clone()) {
+            self.lock().spare.push(token);
         }
-        let next = step.used;
-        let state = &mut step.parameters[parameter];
-        let first = state.uses == 0;
-        state.uses = state.uses.saturating_add(1);
-        if first {
-            state.place = next;
-            step.used += 1;
-        }
-        let place = step.parameters[parameter].place;
-        step.anchor(place, device)
+        Some(anchor)
     }
 
     fn bind(&self, parameter: usize, leaf: Leaf) {
         let mut step = self.lock();
-        if step.mode == Mode::Closed {
-            return;
-        }
-        let state = &mut step.parameters[parameter];
-        match &state.leaf {
-            Some(known) if known.id != leaf.id => state.split = true,
-            Some(_) => {}
-            None => state.leaf = Some(leaf),
+        let leaves = &mut step.parameters[parameter].leaves;
+        if !leaves.iter().any(|known| known.id == leaf.id) {
+            leaves.push(leaf);
         }
     }
 
-    fn leaf(&self, parameter: usize) -> Option<Leaf> {
-        self.lock().parameters[parameter].leaf.clone()
+    fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
+        let step = self.lock();
+        let mut passes = step.passes.iter().rev();
+        passes
+            .find(|pass| present(pass.token.leaf()))
+            .map(|pass| pass.id)
     }
 
-    fn arrived(&self, parameter: usize, others_came: bool) -> bool {
+    fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
         let mut step = self.lock();
-        if step.local || step.mode == Mode::Closed || step.late[parameter] {
-            return false;
+        if step.mode == Mode::Closed || step.scopes.last() == Some(&Scope::Ignore) {
+            return None;
         }
-        let state = &mut step.parameters[parameter];
-        let earlier = state.arrived > 0 && !others_came;
-        if state.handed || state.held.is_some() || (earlier && !state.split) {
-            step.fault = Some(
-                "a second backward pass ran before `synchronize`; run all but the last of a step \
-                 in `no_sync`, or add the losses and run one"
-                    .into(),
-            );
-            return false;
-        }
-        state.arrived += 1;
-        state.arrived == state.uses && !state.split
+        let token = step.spare.pop()?;
+        let leaf = token.leaf().clone();
+        let id = step.next_pass;
+        step.next_pass += 1;
+        let count = step.parameters.len();
+        step.passes.push(Pass::new(id, token, parameter, count));
+        Some((id, leaf))
     }
 
-    fn complete(&self, parameter: usize, gradient: FloatTensor<Dispatch>) {
+    fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf> {
+        let mut step = self.lock();
+        let step = &mut *step;
+        let Some(id) = pass else {
+            let uses = &mut step.parameters[parameter].uses;
+            *uses = uses.saturating_sub(1);
+            return None;
+        };
+        let may_hand_over = step.mode == Mode::HandingOver
+            && step.scopes.is_empty()
+            && step.cautious == 0
+            && step.handed.is_none_or(|handed| handed == id);
+        for earlier in step.passes.iter_mut().filter(|pass| pass.id != id) {
+            earlier.met_by(parameter, leaf);
+        }
+        let pass = step.passes.iter_mut().find(|pass| pass.id == id)?;
+        let state = &step.parameters[parameter];
+        if !pass.arrive(parameter, leaf, state.uses, state.pattern) {
+            return None;
+        }
+        let [known] = &state.leaves[..] else {
+            return None;
+        };
+        let wanted = may_hand_over
+            && state.trained
+            && state.late == 0
+            && known.id == leaf
+            && pass.fate == Fate::Open;
+        wanted.then(|| known.clone())
+    }
+
+    fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
         let gradient = Gradient::new(gradient, self.weight(), self.lane);
         let kept = {
             let mut step = self.lock();
-            step.ready_order.push(parameter);
-            let mode = step.mode;
-            let state = &mut step.parameters[parameter];
-            if mode == Mode::Watching {
-                state.held = Some(gradient);
-                return;
+            let step = &mut *step;
+            step.handed = pass;
+            if let Some(pass) = step.passes.iter_mut().find(|known| Some(known.id) == pass) {
+                pass.hand_over(parameter);
             }
-            state.handed = true;
-            state.kept.take()
+            step.parameters[parameter].kept.take()
         };
         let kept = kept.map(|kept| self.on_lane(kept, 1.0));
         let parts = [Some(gradient), kept];
@@ -376,16 +391,18 @@ impl GradientSink for Usage {
         // If the reducer has ended, `synchronize` says why.
         let _ = self.ready.send(Command::Ready(reading));
     }
+
+    fn key(&self) -> u64 {
+        self.key
+    }
 }
 
-/// Gradients stay local while it lives.
+/// A call that backward runs inside of; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Local<'a>(&'a Usage);
+pub(super) struct Entered<'a>(&'a Usage);
 
-impl Drop for Local<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let mut step = self.0.lock();
-        step.local = false;
-        step.forget_uses();
+        self.0.lock().scopes.pop();
     }
 }

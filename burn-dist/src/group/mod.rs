@@ -216,7 +216,6 @@ impl ProcessGroup {
     /// All groups of this rank fail with it: without a launcher at once; with one at this rank's next call, or
     /// when its worker returns without an error, and [`Launcher::run`](crate::launch::Launcher::run) returns
     /// it then. A worker that returns an error or panics first is the better reason and takes its place.
-    #[allow(dead_code, reason = "called by the drop of a Ddp")]
     pub(crate) fn fault(&self, error: Error) {
         tracing::error!(rank = self.global_rank(), "the job fails: {error}");
         self.member.lineage().fault(error);

@@ -231,7 +231,8 @@ where
             return Ok(output);
         }
         let (grads, output) = pass();
-        let grads = self.ddp.synchronize_gathered(grads, &model)?;
+        let copy = self.learner.model();
+        let grads = self.ddp.synchronize_gathered(grads, &model, &copy)?;
         self.step(model, grads)?;
         Ok(output)
     }

@@ -11,6 +11,7 @@ mod gradients;
 mod misuse;
 mod norms;
 mod odd_batches;
+mod passes;
 mod replication;
 
 use burn::module::{Module, ModuleVisitor, Param};

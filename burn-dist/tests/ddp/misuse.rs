@@ -1,8 +1,9 @@
 //! Calls that can't be right end in an error that says why, on every rank, at once.
 
 use super::{Failure, run};
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
+use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor};
 use burn_dist::Error;
 use burn_dist::ddp::{Ddp, DdpConfig};
@@ -83,9 +84,14 @@ fn a_replica_that_drifted_is_named() {
     }
 }
 
+/// The error that a launch ends with.
+fn launched(ranks: usize, f: impl Fn(&Worker) -> Result<(), Failure> + Sync) -> String {
+    run(ranks, f).unwrap_err().to_string()
+}
+
 #[test]
-fn two_backward_passes_in_a_step_are_refused_on_all_ranks() {
-    let messages = messages(2, |worker| {
+fn a_backward_pass_whose_gradients_are_given_to_no_call_fails_the_job() {
+    let error = launched(2, |worker| {
         let (ddp, model) = attached(worker)?;
         let pass = || pass(&model, worker.device());
         if worker.rank() == 1 {
@@ -95,14 +101,164 @@ fn two_backward_passes_in_a_step_are_refused_on_all_ranks() {
         Ok(())
     });
     assert!(
-        messages[1].contains("a second backward pass ran"),
-        "{}",
-        messages[1]
+        error.contains("rank 1") && error.contains("given to no call") && error.contains("`bias`"),
+        "{error}"
     );
+}
+
+#[test]
+fn a_loop_that_never_synchronises_fails_the_job() {
+    let error = launched(2, |worker| {
+        let (_ddp, mut model) = attached(worker)?;
+        let mut optimizer = SgdConfig::new().init();
+        for _step in 0..3 {
+            let gradients = GradientsParams::from_grads(pass(&model, worker.device()), &model);
+            model = optimizer.step(0.1, model, gradients);
+        }
+        Ok(())
+    });
+    assert!(error.contains("given to no call"), "{error}");
     assert!(
-        messages[0].contains("rank 1 aborted") && messages[0].contains("no_sync"),
-        "{messages:?}"
+        error.contains("`synchronize` (in the place of `GradientsParams::from_grads`)"),
+        "{error}"
     );
+}
+
+#[test]
+fn a_step_that_forgot_to_synchronise_is_found_in_the_next() {
+    let messages = messages(2, |worker| {
+        let (ddp, mut model) = attached(worker)?;
+        let mut optimizer = SgdConfig::new().init();
+        for step in 0..3 {
+            let gradients = pass(&model, worker.device());
+            let gradients = if step == 1 {
+                GradientsParams::from_grads(gradients, &model)
+            } else {
+                ddp.synchronize(gradients, &model)?
+            };
+            model = optimizer.step(0.1, model, gradients);
+        }
+        Ok(())
+    });
+    assert_all(&messages, "given to no call");
+}
+
+#[test]
+fn the_error_of_a_worker_goes_before_what_its_drop_finds() {
+    let error = launched(2, |worker| {
+        let (_ddp, model) = attached(worker)?;
+        let _gradients = pass(&model, worker.device());
+        Err("the disk is full".into())
+    });
+    assert!(error.contains("the disk is full"), "{error}");
+}
+
+#[test]
+fn a_pass_before_one_that_was_handed_over_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let (ddp, model) = attached(worker)?;
+        let pass = || pass(&model, worker.device());
+        ddp.synchronize(pass(), &model)?;
+        let (first, second) = (pass(), pass());
+        ddp.synchronize(second, &model)?;
+        ddp.synchronize(first, &model)?;
+        Ok(())
+    });
+    assert_all(&messages, "handed over by an earlier backward pass");
+}
+
+#[test]
+fn a_container_of_another_pass_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let device = worker.device();
+        let (first, one) = attached(worker)?;
+        let (second, other) = attached(worker)?;
+        let x = Tensor::<2>::ones([1, 3], device);
+        let gradients = (one.forward(x.clone()) + other.forward(x)).sum().backward();
+        // A dummy for the first of two models that share a loss.
+        first.synchronize(loss_of(device), &one)?;
+        second.synchronize(gradients, &other)?;
+        Ok(())
+    });
+    assert_all(&messages, "`synchronize_from` if several models share it");
+}
+
+#[test]
+fn a_part_of_the_model_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let device = worker.device();
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let layer = || LinearConfig::new(3, 3).init(device);
+        let model: Vec<Linear> = ddp.attach(vec![layer(), layer()])?;
+        let gradients = pass(&model[0], device);
+        ddp.synchronize(gradients, &model[0])?;
+        Ok(())
+    });
+    assert_all(&messages, "`1.weight` was attached to be trained");
+    assert_all(&messages, "begin with `weight`");
+}
+
+#[test]
+fn the_model_that_was_given_to_attach_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let model: Linear = LinearConfig::new(3, 2).init(worker.device());
+        ddp.attach(model.clone())?;
+        ddp.synchronize(pass(&model, worker.device()), &model)?;
+        Ok(())
+    });
+    assert_all(&messages, "train the model that `attach` returned");
+}
+
+#[test]
+fn a_model_that_was_stepped_before_synchronize_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let (ddp, model) = attached(worker)?;
+        let gradients = pass(&model, worker.device());
+        let stepped = model.map(&mut Halve);
+        ddp.synchronize(gradients, &stepped)?;
+        Ok(())
+    });
+    assert_all(&messages, "is not of the model that was passed");
+}
+
+/// Steps every parameter.
+struct Halve;
+
+impl ModuleMapper for Halve {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| (tensor * 0.5).detach().require_grad())
+    }
+}
+
+#[test]
+fn a_second_ddp_beside_the_first_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let (_first, model) = attached(worker)?;
+        let second = DdpConfig::new().init(worker.group())?;
+        second.attach(model)?;
+        Ok(())
+    });
+    assert_all(&messages, "attached to another Ddp");
+}
+
+#[test]
+fn a_pass_that_one_rank_drops_after_it_was_handed_over_is_refused_on_all_ranks() {
+    let messages = messages(2, |worker| {
+        let (ddp, model) = attached(worker)?;
+        let pass = || pass(&model, worker.device());
+        ddp.synchronize(pass(), &model)?;
+        if worker.rank() == 1 {
+            ddp.discard(pass())?;
+        }
+        ddp.synchronize(pass(), &model)?;
+        Ok(())
+    });
+    assert_all(
+        &messages,
+        "`discard`, or another model's `synchronize`): 1;",
+    );
+    assert_all(&messages, "averaged with that: 0;");
 }
 
 #[test]
@@ -225,16 +381,16 @@ fn loss_of(device: &Device) -> Gradients {
 }
 
 #[test]
-fn a_local_pass_after_the_synchronised_one_is_refused() {
+fn a_pass_that_was_handed_over_is_not_kept() {
     let messages = messages(2, |worker| {
         let (ddp, model) = attached(worker)?;
         let pass = || pass(&model, worker.device());
+        ddp.synchronize(pass(), &model)?;
         let gradients = pass();
-        ddp.no_sync(&model, pass)?;
-        ddp.synchronize(gradients, &model)?;
+        ddp.no_sync(&model, || gradients)?;
         Ok(())
     });
-    assert_all(&messages, "`no_sync` ran after");
+    assert_all(&messages, "handed over by an earlier backward pass");
 }
 
 #[test]

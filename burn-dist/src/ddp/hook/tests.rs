@@ -1,11 +1,13 @@
 //! The hook with a recorder in the reducer's place.
 
 use super::*;
-use crate::ddp::usage::Usage;
+use crate::ddp::reducer::Command;
+use crate::ddp::usage::{Part, Refusal, Scope, Usage};
 use burn::module::{ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
+use burn::tensor::Gradients as Container;
 use burn::tensor::activation::relu;
-use crossbeam::channel::unbounded;
+use crossbeam::channel::{Receiver, unbounded};
 use std::sync::Mutex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,21 +21,31 @@ enum Event {
 /// Writes down what happens in which order; counts and depths are those of a real [`Usage`].
 #[derive(Debug)]
 struct Recorder {
-    usage: Usage,
+    usage: Arc<Usage>,
+    handed: Receiver<Command>,
     events: Mutex<Vec<Event>>,
 }
 
 impl Recorder {
     fn new(parameters: usize) -> Arc<Self> {
+        let (ready, handed) = unbounded();
         Arc::new(Self {
-            usage: Usage::new(parameters, unbounded().0),
+            usage: Usage::new(0, &vec![true; parameters], ready),
+            handed,
             events: Mutex::default(),
         })
+    }
+
+    /// Ends a step with the passes of a container.
+    fn step(&self, gradients: &Container) -> Part {
+        let part = self.usage.take_part(&self.usage.passes_in(gradients));
+        self.usage.averaged(&[]);
+        part.unwrap()
     }
 }
 
 impl GradientSink for Recorder {
-    fn used(&self, parameter: usize, device: &Device) -> Tensor<1> {
+    fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
         self.usage.used(parameter, device)
     }
 
@@ -41,49 +53,65 @@ impl GradientSink for Recorder {
         self.usage.bind(parameter, leaf);
     }
 
-    fn leaf(&self, parameter: usize) -> Option<Leaf> {
-        self.usage.leaf(parameter)
+    fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
+        self.usage.known_pass(present)
     }
 
-    fn arrived(&self, parameter: usize, others_came: bool) -> bool {
-        self.usage.arrived(parameter, others_came)
+    fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
+        self.usage.begin_pass(parameter)
     }
 
-    fn complete(&self, parameter: usize, gradient: FloatTensor<Dispatch>) {
+    fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf> {
+        self.usage.arrived(pass, parameter, leaf)
+    }
+
+    fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
         self.events.lock().unwrap().push(Event::Weight(parameter));
-        self.usage.complete(parameter, gradient);
+        self.usage.complete(pass, parameter, gradient);
+    }
+
+    fn key(&self) -> u64 {
+        self.usage.key()
     }
 }
 
 /// Stands between two layers: the same operation on an activation, with no depth of its own.
 #[derive(Debug)]
-struct Probe(Arc<Recorder>);
+struct Between(Arc<Recorder>);
 
-impl GradientSink for Probe {
-    fn used(&self, _parameter: usize, device: &Device) -> Tensor<1> {
-        Tensor::zeros([1], device)
+impl GradientSink for Between {
+    fn used(&self, _parameter: usize, device: &Device) -> Option<Tensor<1>> {
+        Some(Tensor::zeros([1], device))
     }
 
     fn bind(&self, _parameter: usize, _leaf: Leaf) {}
 
-    fn leaf(&self, _parameter: usize) -> Option<Leaf> {
+    fn known_pass(&self, _present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
         None
     }
 
-    fn arrived(&self, layer: usize, _others_came: bool) -> bool {
-        self.0.events.lock().unwrap().push(Event::Between(layer));
-        false
+    fn begin_pass(&self, _parameter: usize) -> Option<(PassId, Leaf)> {
+        None
     }
 
-    fn complete(&self, _parameter: usize, _gradient: FloatTensor<Dispatch>) {}
+    fn arrived(&self, _pass: Option<PassId>, layer: usize, _leaf: NodeId) -> Option<Leaf> {
+        self.0.events.lock().unwrap().push(Event::Between(layer));
+        None
+    }
+
+    fn complete(&self, _pass: Option<PassId>, _parameter: usize, _of: FloatTensor<Dispatch>) {}
+
+    fn key(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 fn probed(activation: Tensor<2>, recorder: &Arc<Recorder>, layer: usize) -> Tensor<2> {
     let target = Target {
-        sink: Arc::new(Probe(Arc::clone(recorder))),
+        sink: Arc::new(Between(Arc::clone(recorder))),
         parameter: layer,
     };
-    let anchor = target.sink.used(layer, &activation.device());
+    let anchor = target.sink.used(layer, &activation.device()).unwrap();
     Tensor::from_dispatch(Dispatch::gradient_hook(
         activation.into_dispatch(),
         anchor.into_dispatch(),
@@ -118,104 +146,212 @@ fn gradients_are_handed_over_while_backward_runs() {
             }
             x = probed(x, &recorder, i);
         }
-        x.mean().backward();
+        let gradients = x.mean().backward();
         // Each weight right after its layer, before backward goes on to the layer below. Hooks
-        // that all fired at the end would come after the last `Between`.
+        // that all fired at the end would come after the last `Between`. The first step only watches.
         let expected: Vec<_> = (0..4)
             .rev()
-            .flat_map(|i| [Event::Between(i), Event::Weight(i)])
+            .flat_map(|i| {
+                let weight = (step > 0).then_some(Event::Weight(i));
+                [Some(Event::Between(i)), weight].into_iter().flatten()
+            })
             .collect();
         assert_eq!(*recorder.events.lock().unwrap(), expected);
         recorder.events.lock().unwrap().clear();
-        let finished = recorder.usage.finish_step();
-        assert_eq!(finished.ready_order, [3, 2, 1, 0]);
-        // The first step only watches.
-        assert_eq!(finished.handed, [step > 0; 4]);
-        assert_eq!(finished.held, [step == 0; 4]);
-        recorder.usage.hand_over_from_now(&[]);
+        let part = recorder.step(&gradients);
+        assert_eq!(part.ready_order, [3, 2, 1, 0]);
+        assert_eq!(part.handed, [step > 0; 4]);
+        assert_eq!(
+            recorder.handed.try_iter().count(),
+            if step > 0 { 4 } else { 0 }
+        );
     }
+}
+
+fn input() -> Tensor<2> {
+    Tensor::ones([2, 4], &Device::flex().autodiff())
+}
+
+/// A recorder of a model that has had its first step, in which gradients are only watched.
+fn watched(layers: usize) -> (Arc<Recorder>, Vec<Linear>) {
+    let recorder = Recorder::new(layers);
+    let model = hooked(layers, &recorder);
+    let mut x = input();
+    for layer in &model {
+        x = layer.forward(x);
+    }
+    recorder.step(&x.sum().backward());
+    (recorder, model)
+}
+
+/// The gradients that were handed over: which parameters', and their sums of parts.
+fn handed(recorder: &Recorder) -> Vec<(usize, Vec<f32>)> {
+    let commands = recorder.handed.try_iter();
+    let readings = commands.filter_map(|command| match command {
+        Command::Ready(reading) => Some(reading.into_parts()),
+        _ => None,
+    });
+    let read = readings.map(|(parameter, parts)| {
+        let mut sum = vec![0.0; 16];
+        for part in parts {
+            let part = part.read().unwrap();
+            for (sum, part) in sum.iter_mut().zip(part.iter::<f32>()) {
+                *sum += part;
+            }
+        }
+        (parameter, sum)
+    });
+    read.collect()
 }
 
 #[test]
 fn a_weight_used_twice_is_handed_over_once_with_both_contributions() {
-    let recorder = Recorder::new(1);
-    let model = hooked(1, &recorder);
-    let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-    let loss = model[0].forward(model[0].forward(x.clone())).sum();
-    loss.backward();
-    assert_eq!(*recorder.events.lock().unwrap(), [Event::Weight(0)]);
-    let mut parts = recorder.usage.finish_step().parts.remove(0);
-    let hooked = parts.remove(0).read().unwrap();
+    let (recorder, model) = watched(1);
+    let loss = model[0].forward(model[0].forward(input())).sum();
+    let gradients = loss.backward();
+    assert!(recorder.step(&gradients).handed[0]);
+    let handed = handed(&recorder);
 
     // The same without hooks.
     let weight = model[0].weight.base().detach().require_grad();
-    let plain = x
+    let plain = input()
         .matmul(weight.clone())
         .matmul(weight.clone())
         .sum()
         .backward();
     let expected = weight.grad(&plain).unwrap().into_data();
-    hooked.assert_eq(&expected, true);
+    assert_eq!(handed, [(0, expected.try_to_vec().unwrap())]);
 }
 
 #[test]
-fn a_use_that_does_not_reach_the_loss_is_not_complete() {
-    let recorder = Recorder::new(2);
-    let model = hooked(2, &recorder);
-    let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-    let _unused = model[1].forward(x.clone());
-    model[0].forward(x).sum().backward();
-    assert_eq!(recorder.usage.finish_step().held, [true, false]);
-}
-
-/// Runs so many forward passes and then so many backward passes, and gives the fault.
-fn passes(forward_first: bool) -> Option<String> {
-    let recorder = Recorder::new(1);
-    let model = hooked(1, &recorder);
-    let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-    let first = model[0].forward(x.clone()).sum();
-    if forward_first {
-        let second = model[0].forward(x).sum();
-        first.backward();
-        second.backward();
-    } else {
-        first.backward();
-        model[0].forward(x).sum().backward();
+fn a_use_that_does_not_reach_the_loss_waits_for_the_end_once() {
+    let (recorder, model) = watched(1);
+    for step in 0..3 {
+        let _unused = model[0].forward(input());
+        let gradients = model[0].forward(input()).sum().backward();
+        // The next step is taken to be alike.
+        assert_eq!(recorder.step(&gradients).handed, [step > 0]);
+        let left = model[0].weight.base().grad(&gradients);
+        assert_eq!(left.is_some(), step == 0);
     }
-    recorder.usage.finish_step().fault
 }
 
 #[test]
-fn a_second_backward_pass_is_a_fault_whenever_its_forward_pass_ran() {
-    for forward_first in [false, true] {
-        let fault = passes(forward_first).unwrap();
-        assert!(fault.contains("second backward"), "{fault}");
+fn passes_interleave_and_each_keeps_its_own_gradients() {
+    let (recorder, model) = watched(1);
+    let first = model[0].forward(input()).sum();
+    let second = model[0].forward(input().mul_scalar(3.0)).sum();
+    let (first, second) = (first.backward(), second.backward());
+    // Neither was taken for complete: two uses were to come.
+    for (gradients, scale) in [(&first, 2.0), (&second, 6.0)] {
+        assert_eq!(recorder.usage.passes_in(gradients).len(), 1);
+        assert_eq!(recorder.step(gradients).handed, [false]);
+        let gradient = model[0].weight.base().grad(gradients).unwrap();
+        assert_eq!(
+            gradient.into_data().try_to_vec::<f32>().unwrap(),
+            [scale; 16]
+        );
     }
+    assert_eq!(recorder.usage.unsettled(), None);
+}
+
+#[test]
+fn a_pass_that_is_given_to_no_call_is_known() {
+    let (recorder, model) = watched(2);
+    let lost = model[1].forward(input()).sum().backward();
+    assert_eq!(recorder.usage.unsettled(), Some(1));
+    drop(lost);
+    // Stepped, as an optimizer would.
+    let model = model.map(&mut Replace);
+    let gradients = model[1].forward(input()).sum().backward();
+    let passes = recorder.usage.passes_in(&gradients);
+    assert_eq!(
+        recorder.usage.take_part(&passes).unwrap_err(),
+        Refusal::Lost(1)
+    );
+}
+
+#[test]
+fn a_pass_is_not_synchronised_before_one_that_was_handed_over() {
+    let (recorder, model) = watched(1);
+    let _first = model[0].forward(input()).sum().backward();
+    let second = model[0].forward(input()).sum().backward();
+    let passes = recorder.usage.passes_in(&second);
+    assert_eq!(
+        recorder.usage.take_part(&passes).unwrap_err(),
+        Refusal::Earlier(0)
+    );
+}
+
+#[test]
+fn scopes_nest_and_forget_no_counts() {
+    let (recorder, model) = watched(1);
+    let twice = || model[0].forward(model[0].forward(input())).sum();
+    for _step in 0..2 {
+        let loss = twice();
+        {
+            let _outer = recorder.usage.enter(Scope::Ignore);
+            {
+                let _inner = recorder.usage.enter(Scope::Keep);
+            }
+            // Still inside of the outer one.
+            twice().backward();
+        }
+        assert_eq!(recorder.usage.unsettled(), None);
+        let gradients = loss.backward();
+        assert_eq!(recorder.step(&gradients).handed, [true]);
+    }
+}
+
+#[test]
+fn what_comes_after_a_gradient_was_handed_over_stays_in_the_container() {
+    let (recorder, model) = watched(2);
+    let penalty = model[1].weight.base().sum();
+    let output = model[1].forward(model[0].forward(input()).detach()).sum();
+    let gradients = (output + penalty).backward();
+    assert!(recorder.step(&gradients).handed[1]);
+    // The penalty reads the weight itself, which backward comes to after the hook.
+    let late = model[1].weight.base().grad(&gradients).unwrap();
+    assert_eq!(late.into_data().try_to_vec::<f32>().unwrap(), [1.0; 16]);
+}
+
+#[test]
+fn a_pass_that_is_dropped_after_it_was_handed_over_is_void() {
+    let (recorder, model) = watched(1);
+    let pass = || model[0].forward(input()).sum().backward();
+    let dropped = pass();
+    assert_eq!(recorder.usage.take_void(), None);
+    recorder
+        .usage
+        .drop_passes(&recorder.usage.passes_in(&dropped));
+    assert_eq!(recorder.usage.take_void(), Some(vec![true]));
+    recorder.usage.was_void();
+    // Others may be dropped too, so nothing is handed over for a while.
+    let part = recorder.step(&pass());
+    assert!(part.again && !part.handed[0]);
 }
 
 #[test]
 fn many_uses_of_a_parameter_share_one_depth() {
     let recorder = Recorder::new(2);
     let model = hooked(2, &recorder);
-    let mut x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
+    let mut x = input();
     for _time in 0..500 {
         x = model[1].forward(model[0].forward(x)).tanh();
     }
-    x.sum().backward();
-    assert_eq!(recorder.usage.finish_step().held, [true, true]);
+    let gradients = x.sum().backward();
+    assert_eq!(recorder.step(&gradients).ready_order.len(), 2);
     assert_eq!(recorder.usage.anchors(), 2);
 }
 
 #[test]
 fn a_copy_that_trains_on_its_own_leaves_the_gradient_to_the_end() {
-    let recorder = Recorder::new(1);
-    let model = hooked(1, &recorder);
+    let (recorder, model) = watched(1);
     // As the optimizer does: the same parameter with another tensor.
     let stepped = model.clone().map(&mut Replace);
-    let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-    let loss = stepped[0].forward(x.clone()).sum() + model[0].forward(x).sum();
+    let loss = stepped[0].forward(input()).sum() + model[0].forward(input()).sum();
     let gradients = loss.backward();
-    assert_eq!(recorder.usage.finish_step().held, [false]);
+    assert_eq!(recorder.step(&gradients).handed, [false]);
     assert!(stepped[0].weight.base().grad(&gradients).is_some());
 }
 
@@ -228,12 +364,27 @@ impl ModuleMapper for Replace {
 }
 
 #[test]
-fn hooks_of_a_closed_usage_do_nothing() {
+fn hooks_of_closed_accounts_do_nothing() {
     let recorder = Recorder::new(1);
     let model = hooked(1, &recorder);
     recorder.usage.close();
-    let x = Tensor::<2>::ones([2, 4], &Device::flex().autodiff());
-    let gradients = model[0].forward(x).sum().backward();
+    let gradients = model[0].forward(input()).sum().backward();
     assert!(model[0].weight.base().grad(&gradients).is_some());
     assert_eq!(recorder.usage.anchors(), 0);
+}
+
+#[test]
+fn hooks_turn_to_other_accounts() {
+    let (recorder, model) = watched(2);
+    recorder.usage.close();
+    let other = Recorder::new(2);
+    let sink: Arc<dyn GradientSink> = other.clone();
+    let target = |parameter| Target {
+        sink: Arc::clone(&sink),
+        parameter,
+    };
+    let model = retarget(model, vec![target(1), target(0)]);
+    let gradients = model[0].forward(input()).sum().backward();
+    let part = other.step(&gradients);
+    assert_eq!(part.ready_order, [1]);
 }

@@ -98,6 +98,12 @@ fn order(averages: &Averages) -> Vec<usize> {
     slots.map(|slot| slot.parameter).collect()
 }
 
+/// Ends a step that counts.
+fn finish(reducer: &Reducer, rest: Vec<Reading>, order: Vec<usize>) -> Result<Averages> {
+    let outcome = reducer.finish(rest, order, Status::default())?;
+    Ok(outcome.averages.unwrap())
+}
+
 /// What the gradients of some parameters are, where any rank had one.
 fn averages_of<const N: usize>(
     averages: Averages,
@@ -156,11 +162,11 @@ fn follow(way: fn(&ProcessGroup) -> Route, bucket: f64) {
         };
         // Until an order is known, the last parameter comes first.
         let seen = if rank == 0 { [1, 0, 2] } else { [2, 1, 0] }.to_vec();
-        let first = reducer.finish(all(), seen).unwrap();
+        let first = finish(&reducer, all(), seen).unwrap();
         assert_eq!(order(&first), [2, 1, 0]);
         // The order of the first step stays.
         for seen in [vec![2, 0, 1], vec![0, 1, 2]] {
-            let later = reducer.finish(all(), seen).unwrap();
+            let later = finish(&reducer, all(), seen).unwrap();
             assert_eq!(order(&later), [1, 0, 2]);
             let mean = Some(vec![1.5; ELEMENTS]);
             assert_eq!(averages_of(later, [0, 2]), [mean.clone(), mean]);
@@ -193,7 +199,7 @@ fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
                 Reading::new(1, Vec::new())
             };
             let rest = vec![gradient(0, value), second];
-            let averages = reducer.finish(rest, Vec::new()).unwrap();
+            let averages = finish(&reducer, rest, Vec::new()).unwrap();
             let quarter = vec![value / 4.0; ELEMENTS];
             let expected = [
                 Some(vec![value; ELEMENTS]),
@@ -212,7 +218,7 @@ fn no_bucket_is_allocated_after_the_first_steps() {
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
             let all = (0..3).map(|parameter| gradient(parameter, 1.0)).collect();
-            let mut averages = reducer.finish(all, Vec::new()).unwrap();
+            let mut averages = finish(&reducer, all, Vec::new()).unwrap();
             // The first step's layout is another.
             if step > 0 {
                 let buckets = averages.buckets.iter_mut();
@@ -239,7 +245,7 @@ fn a_rank_that_stops_in_mid_step_ends_the_others() {
                 return;
             }
             let all = (0..2).map(|parameter| gradient(parameter, 1.0)).collect();
-            let error = reducer.finish(all, Vec::new()).unwrap_err();
+            let error = finish(&reducer, all, Vec::new()).unwrap_err();
             assert!(error.to_string().contains("dropped its Ddp"), "{error}");
             reducer.stop(false);
         });
@@ -259,7 +265,7 @@ fn a_gradient_of_another_length_is_an_error() {
             } else {
                 gradient(0, 1.0)
             };
-            let error = reducer.finish(vec![reading], Vec::new()).unwrap_err();
+            let error = finish(&reducer, vec![reading], Vec::new()).unwrap_err();
             assert!(error.to_string().contains("elements came"), "{error}");
             reducer.stop(false);
         });

@@ -2,7 +2,7 @@
 //!
 //! Callers: `Reducer` starts it.
 
-use super::{Averaged, Averages, Command, Reading};
+use super::{Averaged, Averages, Command, Outcome, Reading, Status};
 use crate::control;
 use crate::ddp::buffer::{Buffer, checked_len};
 use crate::ddp::config::DdpConfig;
@@ -46,7 +46,12 @@ pub(super) struct Step {
     pub(super) sums: Vec<Sum>,
     /// Which parameters this rank used; those of averaged buckets, which any rank used.
     pub(super) used: Vec<bool>,
-    /// How many parameters each bucket still waits for, for their gradients or flags.
+    /// What this rank says of its part.
+    status: Status,
+    /// What any rank says of its part, once the last bucket is averaged.
+    any: Status,
+    /// How many parameters each bucket still waits for, for their gradients or flags; the last waits for the
+    /// status too.
     missing: Vec<usize>,
     /// Those that are full: a beginning of all buckets.
     averaging: Vec<Averaging>,
@@ -73,6 +78,8 @@ impl Step {
             filling: buckets.clone().map(|_| None).collect(),
             sums: (0..parameters).map(|_| Sum::default()).collect(),
             used: vec![false; parameters],
+            status: Status::default(),
+            any: Status::default(),
             missing: buckets.map(Bucket::writers).collect(),
             averaging: Vec::new(),
             times: Vec::new(),
@@ -111,11 +118,13 @@ impl Worker {
                 Command::Finish {
                     rest,
                     ready_order,
+                    status,
                     reply,
                 } => {
                     for reading in rest {
                         self.take(reading);
                     }
+                    self.close(status);
                     // A replica that is gone wants no answer.
                     let _ = reply.send(self.finish(&ready_order));
                 }
@@ -128,6 +137,19 @@ impl Worker {
     fn take(&mut self, reading: Reading) {
         if self.failed.is_none()
             && let Err(error) = self.pack(reading).and_then(|()| self.average_full())
+        {
+            self.fail(error);
+        }
+    }
+
+    /// Adds the status to the last bucket, which completes it.
+    fn close(&mut self, status: Status) {
+        self.step.status = status;
+        if let Some(last) = self.step.missing.last_mut() {
+            *last -= 1;
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.average_full()
         {
             self.fail(error);
         }
@@ -251,12 +273,20 @@ impl Worker {
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             buffer.set_flag(at, self.step.used[parameter]);
         }
+        let status = bucket.status();
+        for (at, flag) in status.zip(self.step.status.flags()) {
+            buffer.set_flag(at, flag);
+        }
     }
 
     pub(super) fn read_flags(&mut self, number: usize, buffer: &Buffer) {
         let bucket = &self.layout.buckets[number];
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             self.step.used[parameter] = buffer.flag(at);
+        }
+        let status: Vec<bool> = bucket.status().map(|at| buffer.flag(at)).collect();
+        if let Ok(flags) = status.try_into() {
+            self.step.any = Status::of_flags(flags);
         }
     }
 
@@ -268,7 +298,7 @@ impl Worker {
         }
     }
 
-    fn finish(&mut self, ready_order: &[usize]) -> Result<Averages> {
+    fn finish(&mut self, ready_order: &[usize]) -> Result<Outcome> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -277,27 +307,85 @@ impl Worker {
         })
     }
 
-    fn conclude(&mut self, ready_order: &[usize]) -> Result<Averages> {
+    fn conclude(&mut self, ready_order: &[usize]) -> Result<Outcome> {
         let averaging = std::mem::take(&mut self.step.averaging);
         let buckets = averaging.into_iter().enumerate();
         let buckets = buckets.map(|(number, averaging)| self.wait(number, averaging));
         let buckets = buckets.collect::<Result<Vec<Averaged>>>()?;
         if let Route::OnDevice(_) = self.route {
-            let mut used: Vec<u8> = self.step.used.iter().copied().map(u8::from).collect();
-            self.group.all_reduce(&mut used, ReduceOp::Max)?;
-            self.step.used = used.into_iter().map(|used| used > 0).collect();
+            self.reduce_flags()?;
+        }
+        let any = self.step.any;
+        let parameters = self.parameters.entries.len();
+        if any.void {
+            self.check_void()?;
+            self.step = Step::new(&self.layout, parameters);
+            return Ok(Outcome {
+                averages: None,
+                late: false,
+            });
         }
         let layout = Arc::clone(&self.layout);
         if !self.ordered {
             self.follow(ready_order)?;
         }
-        let next = Step::new(&self.layout, self.parameters.entries.len());
+        let next = Step::new(&self.layout, parameters);
         let done = std::mem::replace(&mut self.step, next);
-        Ok(Averages {
-            layout,
-            buckets,
-            used: done.used,
-            times: done.times,
+        Ok(Outcome {
+            averages: Some(Averages {
+                layout,
+                buckets,
+                used: done.used,
+                times: done.times,
+            }),
+            late: any.late,
+        })
+    }
+
+    /// Reduces the flags of all parameters, and the status, where no bucket carries them.
+    fn reduce_flags(&mut self) -> Result<()> {
+        let flags = self
+            .step
+            .used
+            .iter()
+            .copied()
+            .chain(self.step.status.flags());
+        let mut flags: Vec<u8> = flags.map(u8::from).collect();
+        self.group.all_reduce(&mut flags, ReduceOp::Max)?;
+        let status = flags.split_off(self.step.used.len());
+        self.step.used = flags.into_iter().map(|used| used > 0).collect();
+        let status: Vec<bool> = status.into_iter().map(|flag| flag > 0).collect();
+        if let Ok(flags) = status.try_into() {
+            self.step.any = Status::of_flags(flags);
+        }
+        Ok(())
+    }
+
+    /// After a step in which the part of a rank was void: an error on all ranks if that of another was not, and
+    /// can't be given again.
+    fn check_void(&self) -> Result<()> {
+        let (own, any) = (self.step.status, self.step.any);
+        if !any.spent {
+            return Ok(());
+        }
+        let all: Vec<(bool, bool)> = self.group.all_gather_messages(&(own.void, own.spent))?;
+        let ranks = |which: fn(&(bool, bool)) -> bool| {
+            let ranks = all.iter().zip(self.group.ranks());
+            let ranks: Vec<String> = ranks
+                .filter(|(status, _)| which(status))
+                .map(|(_, rank)| rank.to_string())
+                .collect();
+            ranks.join(", ")
+        };
+        Err(Error::Order {
+            rank: self.group.global_rank(),
+            message: format!(
+                "ranks that dropped a backward pass after it was handed over (`discard`, or another model's \
+                 `synchronize`): {}; ranks whose own gradients were averaged with that: {}; all ranks drop a \
+                 pass, or none does: run such passes in `Ddp::ignore`",
+                ranks(|(void, _)| *void),
+                ranks(|(_, spent)| *spent)
+            ),
         })
     }
 

@@ -1,0 +1,422 @@
+//! The calls that settle backward passes: which gradients are averaged, kept or dropped.
+//!
+//! # What can't be served
+//!
+//! Every gradient of an attached parameter is averaged, kept, dropped by a call that says so, or an error on all
+//! ranks. These are the errors, and why each can't be served:
+//!
+//! 1. A pass whose container was given to no call: its gradients are gone. It is found when a later pass meets
+//!    another state of the model, or when the `Ddp` is dropped.
+//! 2. A pass that is synchronised before an earlier one that was handed over: the earlier one's gradients are
+//!    in the buckets already.
+//!    So is a container of another pass than the open ones.
+//! 3. A pass that some ranks dropped after it was handed over, while others synchronise what they have handed
+//!    over themselves: the sum has a part in it that nobody can take out.
+//! 4. A model that lacks a trained parameter of the attached one, or that `attach` did not return: its
+//!    gradients can't be found.
+//! 5. A container whose gradients are of other tensors than the model's: of a copy, or of the model before it
+//!    was stepped, loaded or moved. The copy's gradient may be in the buckets already.
+//! 6. Parameters that were added, or unfrozen, since the model was attached: other ranks may not have them.
+//!
+//! Callers: `Ddp`.
+
+use super::collect::{self, Collected, Leftover, Nothing};
+use super::gradient::weighed;
+use super::hook::{GradientSink, PassId};
+use super::late;
+use super::reducer::{Averages, Outcome, Reading, Status};
+use super::settle;
+use super::usage::{Part, Refusal, others};
+use super::{Attached, Ddp};
+use crate::error::{Error, Result};
+use burn::backend::autodiff::NodeId;
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Gradients, Tensor};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+impl Ddp {
+    /// Averages the gradients of one backward pass over all ranks, and adds what
+    /// [`no_sync`](Self::no_sync) kept before.
+    ///
+    /// Every rank calls it once a step, or [`synchronize_none`](Self::synchronize_none). The container is taken
+    /// by value: gradients in it that belong to other models' `Ddp`s are dropped, such as those of a critic in
+    /// its generator's step. [`synchronize_from`](Self::synchronize_from) leaves them for the others.
+    ///
+    /// The model is the one that [`attach`](Self::attach) returned, stepped as it may be, or one that contains
+    /// it. A parameter that only some ranks used counts as zero on the others; one that no rank used has no
+    /// gradient in the result, as in a single process (its name is in the debug log). A gradient that comes to a
+    /// parameter around its module, such as that of a penalty on weights which a visitor reads, is averaged too,
+    /// if late: after backward.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] names the parameter and the call that is right, for passes that were given to no call,
+    /// were synchronised out of order, or were dropped by some ranks only; for a model that is not the attached
+    /// one; for parameters that were added or unfrozen since `attach`. Otherwise the group's errors. After an
+    /// error the ranks' steps no longer match: all ranks fail, and every later call returns the error again.
+    pub fn synchronize<M: Module>(
+        &self,
+        mut grads: Gradients,
+        model: &M,
+    ) -> Result<GradientsParams> {
+        self.drop_for_others(&grads)?;
+        self.settle_container(&mut grads, model)
+    }
+
+    /// [`synchronize`](Self::synchronize) that leaves the gradients of other models in the container, for one
+    /// loss that trains several models:
+    ///
+    /// ```no_run
+    /// # use burn::{nn::Linear, optim::GradientsParams, tensor::Gradients};
+    /// # use burn_dist::{ddp::Ddp, Result};
+    /// # fn example(encoders: &Ddp, encoder: &Linear, decoders: &Ddp, decoder: &Linear, mut grads: Gradients) -> Result<()> {
+    /// let of_encoder = encoders.synchronize_from(&mut grads, encoder)?;
+    /// let of_decoder = decoders.synchronize(grads, decoder)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronize`](Self::synchronize).
+    pub fn synchronize_from<M: Module>(
+        &self,
+        grads: &mut Gradients,
+        model: &M,
+    ) -> Result<GradientsParams> {
+        self.settle_container(grads, model)
+    }
+
+    /// Takes part in a step to which this rank has no gradients to give, because its data have run out or its
+    /// samples train nothing. The result is that of all ranks: the other ranks' gradients, divided by the number
+    /// of all ranks. What [`no_sync`](Self::no_sync) kept counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronize`](Self::synchronize).
+    pub fn synchronize_none<M: Module>(&self, model: &M) -> Result<GradientsParams> {
+        self.settle(&mut Nothing, &[], model, model)
+    }
+
+    /// Drops the gradients of a backward pass, to give a step up: a loss that is no number, for example. What
+    /// [`no_sync`](Self::no_sync) kept stays.
+    ///
+    /// All ranks give a step up, or none: a rank that goes on to [`synchronize`](Self::synchronize) gets an
+    /// error if gradients that others dropped were averaged with its own already. A rank whose loss alone is
+    /// bad can tell the others by an all-reduce, or calls [`synchronize_none`](Self::synchronize_none) after
+    /// this.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Order`] if no model is attached.
+    #[expect(clippy::needless_pass_by_value, reason = "nobody else is to use them")]
+    pub fn discard(&self, grads: Gradients) -> Result<()> {
+        let usage = &self.attached()?.usage;
+        usage.drop_passes(&usage.passes_in(&grads));
+        self.drop_for_others(&grads)
+    }
+
+    /// Drops what a container has for other models: it is taken by value.
+    pub(super) fn drop_for_others(&self, grads: &Gradients) -> Result<()> {
+        for usage in others(&self.attached()?.usage) {
+            if usage.drop_passes(&usage.passes_in(grads)) {
+                tracing::info!(
+                    rank = self.group.global_rank(),
+                    "gradients of an attached model were dropped with those that another model's Ddp took; \
+                     run such backward passes in `Ddp::ignore`, and its own gradients are averaged during \
+                     backward again"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a step with the passes of a container.
+    fn settle_container<M: Module>(
+        &self,
+        grads: &mut Gradients,
+        model: &M,
+    ) -> Result<GradientsParams> {
+        let attached = self.attached()?;
+        let passes = attached.usage.passes_in(grads);
+        if let Err(refusal) = attached.usage.check_container(&passes) {
+            self.check_failed()?;
+            let error = self.refused(attached, refusal);
+            self.fail(attached, &error);
+            return Err(error);
+        }
+        self.settle(grads, &passes, model, model)
+    }
+
+    /// Ends a step with some passes and what they left for a model. The averages bear the ids of `stepped`, which
+    /// is the model or a copy of it.
+    pub(super) fn settle<M: Module>(
+        &self,
+        grads: &mut impl Leftover,
+        passes: &[PassId],
+        model: &M,
+        stepped: &M,
+    ) -> Result<GradientsParams> {
+        let _span = tracing::debug_span!("synchronize", rank = self.group.global_rank()).entered();
+        let attached = self.attached()?;
+        self.check_failed()?;
+        let averaged = self.average(attached, grads, passes, model, stepped);
+        // The other ranks can't go on without this one. The first error is the one that is kept.
+        averaged.inspect_err(|error| self.fail(attached, error))
+    }
+
+    fn average<M: Module>(
+        &self,
+        attached: &Attached,
+        grads: &mut impl Leftover,
+        passes: &[PassId],
+        model: &M,
+        stepped: &M,
+    ) -> Result<GradientsParams> {
+        let Attached {
+            parameters, usage, ..
+        } = attached;
+        while let Some(handed) = usage.take_void() {
+            let status = Status {
+                void: true,
+                ..Status::default()
+            };
+            let rest = without(attached, &handed);
+            finish(attached, rest, Vec::new(), status)?;
+        }
+        let part = usage
+            .take_part(passes)
+            .map_err(|refusal| self.refused(attached, refusal))?;
+        let collected = collect::collect(parameters, usage.key(), model, grads);
+        let mut collected = collected.map_err(|message| self.order(message))?;
+        self.check_leaves(attached, &part.leaves, &collected)?;
+        let gradients = std::mem::take(&mut collected.gradients);
+        let mut given = self.divide(attached, part, gradients)?;
+        let at_end = given.rest.len();
+
+        let waiting = Instant::now();
+        let (averages, any_late) = exchange(attached, &mut given)?;
+        let late = if any_late {
+            late::average(&self.group, parameters, &given.late)?
+        } else {
+            late::LateAverages::new()
+        };
+        let wait = waiting.elapsed();
+        let to_wait: Vec<usize> = given.late.keys().copied().collect();
+        self.tell_late(attached, &to_wait);
+        usage.averaged(&to_wait);
+        {
+            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.steps += 1;
+            stats.wait += wait;
+            stats.averaging += averages.averaging_since(waiting).min(wait);
+            stats.bytes += averages.bytes();
+            stats.during_backward += given.handed as u64;
+            stats.at_end += at_end as u64;
+        }
+        let _span = tracing::debug_span!("unpack").entered();
+        Ok(settle::unpack(
+            parameters,
+            averages,
+            late,
+            stepped,
+            &collected.places,
+        ))
+    }
+
+    /// Divides what came into what goes to the buckets and what is late for them.
+    fn divide(
+        &self,
+        attached: &Attached,
+        part: Part,
+        gradients: Vec<Vec<Tensor<1>>>,
+    ) -> Result<Given> {
+        let Attached {
+            parameters, usage, ..
+        } = attached;
+        let mut given = Given {
+            handed: part.handed.iter().filter(|handed| **handed).count(),
+            rest: Vec::new(),
+            late: BTreeMap::new(),
+            ready_order: part.ready_order,
+            again: part.again,
+        };
+        let all = gradients.into_iter().zip(part.kept).enumerate();
+        for (parameter, (gradients, kept)) in all {
+            let description = &parameters.entries[parameter].description;
+            if !description.trained {
+                if part.handed[parameter] || kept.is_some() {
+                    return Err(self.order(collect::unfrozen(&description.path)));
+                }
+                continue;
+            }
+            if !part.handed[parameter] {
+                let parts = gradients
+                    .into_iter()
+                    .map(|gradient| usage.on_lane(gradient, part.weight))
+                    .chain(kept.map(|kept| usage.on_lane(kept, 1.0)));
+                given.rest.push(Reading::new(parameter, parts.collect()));
+                continue;
+            }
+            let weighed = gradients.into_iter().map(|gradient| {
+                let gradient = weighed(gradient.into_dispatch(), part.weight);
+                wide(Tensor::from_dispatch(gradient))
+            });
+            if let Some(late) = weighed.chain(kept).reduce(|sum, part| sum + part) {
+                given.late.insert(parameter, late);
+            }
+        }
+        Ok(given)
+    }
+
+    /// Refuses gradients that came to other leaves than the model's.
+    pub(super) fn check_leaves(
+        &self,
+        attached: &Attached,
+        came: &[Vec<NodeId>],
+        collected: &Collected,
+    ) -> Result<()> {
+        let foreign = came
+            .iter()
+            .zip(&collected.leaves)
+            .position(|(came, models)| {
+                !came.is_empty() && !came.iter().any(|leaf| models.contains(leaf))
+            });
+        let Some(parameter) = foreign else {
+            return Ok(());
+        };
+        let description = &attached.parameters.entries[parameter].description;
+        if !description.trained {
+            return Err(self.order(collect::unfrozen(&description.path)));
+        }
+        Err(self.order(format!(
+            "the gradient of `{}` is not of the model that was passed: the model was stepped, loaded or moved \
+             between backward and this call, or only a copy of it was differentiated; call this right after \
+             backward, with the model that ran forward, and run passes of copies in `Ddp::ignore`",
+            description.path
+        )))
+    }
+
+    pub(super) fn refused(&self, attached: &Attached, refusal: Refusal) -> Error {
+        let path = |parameter: usize| &attached.parameters.entries[parameter].description.path;
+        self.order(match refusal {
+            Refusal::Lost(parameter) => lost(path(parameter)),
+            Refusal::Elsewhere(parameter) => format!(
+                "no gradient of this model is in the container that was passed, while a backward pass that \
+                 computed some (`{}` among them) was given to no call; pass the `Gradients` of that pass, by \
+                 `synchronize_from` if several models share it, or call `synchronize_none` and then `discard` it",
+                path(parameter)
+            ),
+            Refusal::Earlier(parameter) => format!(
+                "the gradient of `{}` was handed over by an earlier backward pass that was given to no call yet; \
+                 give each pass to `synchronize` (in the place of `GradientsParams::from_grads`) in the order in \
+                 which backward ran, or run the earlier one in `no_sync`, or `ignore` or `discard` it",
+                path(parameter)
+            ),
+        })
+    }
+
+    /// Says once for each parameter that its gradients come late.
+    fn tell_late(&self, attached: &Attached, late: &[usize]) {
+        for &parameter in late {
+            if attached.usage.tell_late(parameter) {
+                tracing::info!(
+                    rank = self.group.global_rank(),
+                    parameter = attached.parameters.entries[parameter].description.path,
+                    "averaged after backward: gradients come to this parameter around its module too, or after \
+                     it was taken for complete"
+                );
+            }
+        }
+    }
+
+    pub(super) fn check_failed(&self) -> Result<()> {
+        self.failed.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    pub(super) fn fail(&self, attached: &Attached, error: &Error) {
+        attached.reducer.abort(&error.to_string());
+        let _ = self.failed.set(error.clone());
+    }
+}
+
+/// Says that a pass went nowhere.
+pub(super) fn lost(path: &str) -> String {
+    format!(
+        "a backward pass computed gradients of attached parameters (`{path}` among them) that were given to no \
+         call, and this rank did not average them; give each pass to `synchronize` (in the place of \
+         `GradientsParams::from_grads`), or `no_sync`, `ignore` or `discard` it"
+    )
+}
+
+/// Averages this rank's part of the step, again if a part of another rank was void.
+fn exchange(attached: &Attached, given: &mut Given) -> Result<(Averages, bool)> {
+    // What nothing was given for can be given again.
+    let empty = given.handed == 0 && given.rest.iter().all(Reading::is_empty);
+    let again = empty || (given.again && given.handed == 0);
+    let status = Status {
+        void: false,
+        spent: !again,
+        late: !given.late.is_empty(),
+    };
+    loop {
+        // A second handle to a gradient costs a copy of a large one.
+        let rest = if again {
+            given.rest.clone()
+        } else {
+            std::mem::take(&mut given.rest)
+        };
+        let outcome = finish(attached, rest, given.ready_order.clone(), status)?;
+        if let Some(averages) = outcome.averages {
+            return Ok((averages, outcome.late));
+        }
+    }
+}
+
+/// Gives a part of a step to the reducer, and waits for how the step ended.
+fn finish(
+    attached: &Attached,
+    rest: Vec<Reading>,
+    ready_order: Vec<usize>,
+    status: Status,
+) -> Result<Outcome> {
+    let _span = tracing::debug_span!("wait").entered();
+    let outcome = attached.reducer.finish(rest, ready_order, status)?;
+    if outcome.averages.is_none() {
+        attached.usage.was_void();
+    }
+    Ok(outcome)
+}
+
+/// Readings of nothing for all trained parameters that were not handed over.
+fn without(attached: &Attached, handed: &[bool]) -> Vec<Reading> {
+    let entries = attached.parameters.entries.iter().zip(handed).enumerate();
+    entries
+        .filter(|(_, (entry, handed))| entry.description.trained && !**handed)
+        .map(|(parameter, _)| Reading::new(parameter, Vec::new()))
+        .collect()
+}
+
+/// A gradient in the precision that gradients are added up in.
+pub(super) fn wide(gradient: Tensor<1>) -> Tensor<1> {
+    match gradient.dtype() {
+        DType::F64 | DType::F32 => gradient,
+        _ => gradient.cast(DType::F32),
+    }
+}
+
+/// What a rank gives to a step.
+struct Given {
+    /// How many parameters were handed over.
+    handed: usize,
+    /// The other trained parameters.
+    rest: Vec<Reading>,
+    /// What came to parameters after they were handed over.
+    late: BTreeMap<usize, Tensor<1>>,
+    ready_order: Vec<usize>,
+    /// Whether it may have to be given again.
+    again: bool,
+}

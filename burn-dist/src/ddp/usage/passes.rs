@@ -1,0 +1,333 @@
+//! Backward passes: what of them has come, and where it goes.
+//!
+//! Callers: `usage` and, through [`Usage`], `synchronize`.
+
+use super::{FIRST_WAIT, LONGEST_WAIT, Mode, Usage};
+use crate::ddp::hook::{Leaf, PassId};
+use burn::backend::autodiff::NodeId;
+use burn::tensor::{Gradients, Tensor};
+
+/// A leaf without a gradient of its own. What lies in a container under its name says which pass that is of.
+#[derive(Debug)]
+pub(super) struct Token {
+    tensor: Tensor<1>,
+    leaf: Leaf,
+}
+
+impl Token {
+    /// Makes a token that shares the memory of an anchor, on whose device it is.
+    pub(super) fn new(anchor: Tensor<1>) -> Option<Self> {
+        let tensor = anchor.detach().require_grad();
+        let leaf = Leaf::behind(tensor.clone())?;
+        Some(Self { tensor, leaf })
+    }
+
+    pub(super) fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
+    fn is_in(&self, gradients: &Gradients) -> bool {
+        self.tensor.grad(gradients).is_some()
+    }
+}
+
+/// What is to become of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its container was not given to any call yet.
+    Open,
+    /// It was dropped, after it had handed gradients over.
+    Void,
+}
+
+/// A backward pass that is not settled.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) id: PassId,
+    pub(super) token: Token,
+    pub(super) fate: Fate,
+    /// The parameter whose hook fired first.
+    first: usize,
+    /// A parameter that a later pass has met with another leaf, while this one was open.
+    outdated: Option<usize>,
+    arrivals: Vec<Arrival>,
+    /// The parameters whose gradients became complete, in that order.
+    ready_order: Vec<usize>,
+}
+
+/// What a pass has brought for one parameter.
+#[derive(Clone, Debug, Default)]
+struct Arrival {
+    /// How many uses were run back.
+    count: u32,
+    /// The leaves that got gradients.
+    leaves: Vec<NodeId>,
+    /// Whether its gradient was taken for complete.
+    complete: bool,
+    /// Whether that was handed over.
+    handed: bool,
+}
+
+impl Pass {
+    pub(super) fn new(id: PassId, token: Token, first: usize, parameters: usize) -> Self {
+        Self {
+            id,
+            token,
+            fate: Fate::Open,
+            first,
+            outdated: None,
+            arrivals: vec![Arrival::default(); parameters],
+            ready_order: Vec::new(),
+        }
+    }
+
+    /// Counts one use that was run back; returns whether the parameter's gradient is complete now, as far as
+    /// can be known.
+    pub(super) fn arrive(
+        &mut self,
+        parameter: usize,
+        leaf: NodeId,
+        uses: u32,
+        pattern: Option<(u32, u32)>,
+    ) -> bool {
+        let arrival = &mut self.arrivals[parameter];
+        arrival.count = arrival.count.saturating_add(1);
+        if !arrival.leaves.contains(&leaf) {
+            arrival.leaves.push(leaf);
+        }
+        let all_came = arrival.count >= uses || pattern == Some((uses, arrival.count));
+        if !all_came || arrival.complete {
+            return false;
+        }
+        arrival.complete = true;
+        self.ready_order.push(parameter);
+        true
+    }
+
+    /// Notes that another pass runs back this leaf of a parameter.
+    pub(super) fn met_by(&mut self, parameter: usize, leaf: NodeId) {
+        let leaves = &self.arrivals[parameter].leaves;
+        if self.fate == Fate::Open && !leaves.is_empty() && !leaves.contains(&leaf) {
+            self.outdated.get_or_insert(parameter);
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, parameter: usize) {
+        self.arrivals[parameter].handed = true;
+    }
+}
+
+/// This rank's part of a step, as far as hooks know it.
+#[derive(Debug, Default)]
+pub(in crate::ddp) struct Part {
+    /// For each parameter, whether its gradient was handed over.
+    pub(in crate::ddp) handed: Vec<bool>,
+    /// For each parameter, the leaves that got gradients.
+    pub(in crate::ddp) leaves: Vec<Vec<NodeId>>,
+    /// For each parameter, what `no_sync` kept.
+    pub(in crate::ddp) kept: Vec<Option<Tensor<1>>>,
+    /// In which order gradients became complete.
+    pub(in crate::ddp) ready_order: Vec<usize>,
+    /// What gradients are multiplied by.
+    pub(in crate::ddp) weight: f64,
+    /// Whether the part may have to be given again.
+    pub(in crate::ddp) again: bool,
+}
+
+/// Why a part can't be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ddp) enum Refusal {
+    /// An earlier pass, with a gradient of this parameter, went nowhere: the model changed since.
+    Lost(usize),
+    /// An earlier pass, with a gradient of this parameter, was handed over and is still open.
+    Earlier(usize),
+    /// The container is of none of this model's passes, and one is open that has a gradient of this parameter.
+    Elsewhere(usize),
+}
+
+impl Usage {
+    /// The open passes whose gradients a container holds.
+    pub(in crate::ddp) fn passes_in(&self, gradients: &Gradients) -> Vec<PassId> {
+        let step = self.lock();
+        let passes = step.passes.iter();
+        passes
+            .filter(|pass| pass.fate == Fate::Open && pass.token.is_in(gradients))
+            .map(|pass| pass.id)
+            .collect()
+    }
+
+    /// All open passes.
+    #[cfg(feature = "train")]
+    pub(in crate::ddp) fn open_passes(&self) -> Vec<PassId> {
+        let step = self.lock();
+        let open = step.passes.iter().filter(|pass| pass.fate == Fate::Open);
+        open.map(|pass| pass.id).collect()
+    }
+
+    /// A parameter of the first pass that is still open.
+    pub(in crate::ddp) fn unsettled(&self) -> Option<usize> {
+        let step = self.lock();
+        let mut passes = step.passes.iter();
+        passes
+            .find(|pass| pass.fate == Fate::Open)
+            .map(|pass| pass.first)
+    }
+
+    /// Drops passes knowingly. Returns whether that is the first time.
+    pub(in crate::ddp) fn drop_passes(&self, passes: &[PassId]) -> bool {
+        let mut step = self.lock();
+        let step = &mut *step;
+        let first = !passes.is_empty() && step.cautious == 0;
+        for &id in passes {
+            let Some(at) = step.passes.iter().position(|pass| pass.id == id) else {
+                continue;
+            };
+            step.cautious = step.cautious.max(1);
+            if step.handed == Some(id) {
+                step.passes[at].fate = Fate::Void;
+            } else {
+                let pass = step.passes.remove(at);
+                step.settle_uses(&pass);
+            }
+        }
+        first
+    }
+
+    /// If the pass that was handed over has been dropped, takes this rank's part of it: for each parameter,
+    /// whether it was handed over.
+    pub(in crate::ddp) fn take_void(&self) -> Option<Vec<bool>> {
+        let mut step = self.lock();
+        let step = &mut *step;
+        let at = step
+            .passes
+            .iter()
+            .position(|pass| pass.fate == Fate::Void)?;
+        let pass = step.passes.remove(at);
+        step.settle_uses(&pass);
+        step.handed = None;
+        Some(pass.arrivals.iter().map(|arrival| arrival.handed).collect())
+    }
+
+    /// After a void part of any rank, hooks are cautious for a while.
+    pub(in crate::ddp) fn was_void(&self) {
+        let mut step = self.lock();
+        step.cautious = step.caution;
+        step.caution = step.caution.saturating_mul(2).min(LONGEST_WAIT);
+    }
+
+    /// Takes passes that stay on this rank, which were not handed over: for each parameter, the leaves that got
+    /// gradients.
+    pub(in crate::ddp) fn take_local(
+        &self,
+        passes: &[PassId],
+    ) -> Result<Vec<Vec<NodeId>>, Refusal> {
+        let mut step = self.lock();
+        let step = &mut *step;
+        if let Some(handed) = step.handed.filter(|handed| passes.contains(handed)) {
+            let pass = step.passes.iter().find(|pass| pass.id == handed);
+            return Err(Refusal::Earlier(pass.map_or(0, |pass| pass.first)));
+        }
+        let mut leaves = vec![Vec::new(); step.parameters.len()];
+        for pass in step.passes.extract_if(.., |pass| passes.contains(&pass.id)) {
+            for (leaves, arrival) in leaves.iter_mut().zip(&pass.arrivals) {
+                leaves.extend(&arrival.leaves);
+            }
+            for (state, arrival) in step.parameters.iter_mut().zip(&pass.arrivals) {
+                state.uses = state.uses.saturating_sub(arrival.count);
+            }
+        }
+        Ok(leaves)
+    }
+
+    /// Refuses a container that is of none of this model's passes, while one of these is open.
+    pub(in crate::ddp) fn check_container(&self, passes: &[PassId]) -> Result<(), Refusal> {
+        match self.unsettled() {
+            Some(parameter) if passes.is_empty() => Err(Refusal::Elsewhere(parameter)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the step with the passes of one container: takes this rank's part of it.
+    pub(in crate::ddp) fn take_part(&self, passes: &[PassId]) -> Result<Part, Refusal> {
+        let mut step = self.lock();
+        let step = &mut *step;
+        let open = |pass: &&Pass| pass.fate == Fate::Open && !passes.contains(&pass.id);
+        let lost = step
+            .passes
+            .iter()
+            .filter(open)
+            .find_map(|pass| pass.outdated);
+        if let Some(parameter) = lost {
+            return Err(Refusal::Lost(parameter));
+        }
+        let earlier = step.passes.iter().filter(open);
+        if let Some(earlier) = earlier.clone().find(|pass| step.handed == Some(pass.id)) {
+            return Err(Refusal::Earlier(earlier.first));
+        }
+        let count = step.parameters.len();
+        let mut part = Part {
+            handed: vec![false; count],
+            leaves: vec![Vec::new(); count],
+            kept: Vec::new(),
+            ready_order: Vec::new(),
+            weight: std::mem::replace(&mut step.weight, 1.0),
+            again: step.cautious > 0,
+        };
+        for pass in step.passes.extract_if(.., |pass| passes.contains(&pass.id)) {
+            for (at, arrival) in pass.arrivals.into_iter().enumerate() {
+                if arrival.count > 0 {
+                    let state = &mut step.parameters[at];
+                    state.pattern = Some((state.uses, arrival.count));
+                }
+                part.handed[at] |= arrival.handed;
+                part.leaves[at].extend(arrival.leaves);
+            }
+            part.ready_order.extend(pass.ready_order);
+        }
+        part.kept = step
+            .parameters
+            .iter_mut()
+            .map(|state| state.kept.take())
+            .collect();
+        step.handed = None;
+        step.used = 0;
+        for state in &mut step.parameters {
+            state.uses = 0;
+            state.place = None;
+            state.leaves.clear();
+        }
+        Ok(part)
+    }
+
+    /// Whether the log has still to say that a parameter's gradients come late.
+    pub(in crate::ddp) fn tell_late(&self, parameter: usize) -> bool {
+        let told = &mut self.lock().parameters[parameter].told;
+        !std::mem::replace(told, true)
+    }
+
+    /// Ends a step that was averaged. Parameters that got a late part are not handed over for a while.
+    pub(in crate::ddp) fn averaged(&self, late: &[usize]) {
+        let mut step = self.lock();
+        if step.mode == Mode::Watching {
+            step.mode = Mode::HandingOver;
+        }
+        step.cautious = step.cautious.saturating_sub(1);
+        for state in &mut step.parameters {
+            state.late = state.late.saturating_sub(1);
+        }
+        for &parameter in late {
+            let state = &mut step.parameters[parameter];
+            state.lateness = (state.lateness.saturating_mul(2)).clamp(FIRST_WAIT, LONGEST_WAIT);
+            state.late = state.lateness;
+        }
+    }
+}
+
+impl super::Step {
+    /// Takes the uses that a pass has run back off those that are waited for.
+    fn settle_uses(&mut self, pass: &Pass) {
+        for (state, arrival) in self.parameters.iter_mut().zip(&pass.arrivals) {
+            state.uses = state.uses.saturating_sub(arrival.count);
+        }
+    }
+}
