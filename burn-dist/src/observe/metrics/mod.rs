@@ -1,15 +1,14 @@
 //! The figures as Prometheus reads them: counters and gauges of the whole job, served over HTTP by the
 //! process that hosts rank 0.
 //!
-//! - `server`: a thread that answers `GET /metrics`.
+//! - `server`: a thread that answers `GET /metrics`; `client`: one connection of it.
 //!
 //! The format: Prometheus' text format, version 0.0.4
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). Written out, a dozen series take less
 //! code than they take to be registered with the client libraries, whose dependencies have Burn built with
 //! other features.
-//!
-//! Callers: `outputs`.
 
+mod client;
 mod server;
 
 use super::summary::StepSummary;

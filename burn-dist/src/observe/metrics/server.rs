@@ -1,36 +1,31 @@
-//! Answers `GET /metrics`, and nothing else, one client after the other.
+//! Answers `GET /metrics`, and nothing else, to several clients at once.
 //!
-//! Threads: `burn-dist-metrics`, started by [`Endpoint::start`], joined when the endpoint is dropped. It
-//! reads at most [`LONGEST`] bytes of a request, and gives each client [`PATIENCE`] in all.
-//!
-//! Callers: `outputs`.
+//! Threads: `burn-dist-metrics`, started by [`Endpoint::start`], joined when the endpoint is dropped. It never waits for
+//! one client alone. It holds [`MAX_CLIENTS`] at most: one more has the oldest closed, first of those that have not
+//! asked for anything.
 
 use super::Metrics;
+use super::client::{Attended, Client};
 use crate::error::{Error, Result};
-use crate::rendezvous::timed;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The most bytes of a request. Prometheus sends a few hundred.
-const LONGEST: usize = 8 << 10;
+/// The most clients at once.
+const MAX_CLIENTS: usize = 32;
 
-/// The most headers of a request.
-const HEADERS: usize = 64;
+/// When to accept again after the system refused to.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How long one client is attended to.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// When to look again after the system refused to accept.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// The type of Prometheus' text format.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+/// The token of the first client.
+const CLIENTS: usize = 2;
 
 /// The port, its thread, and what is served there.
 pub(in crate::observe) struct Endpoint {
@@ -55,15 +50,17 @@ impl Endpoint {
         let address = listener.local_addr().map_err(system)?;
         let poll = Poll::new().map_err(system)?;
         let registry = poll.registry();
-        let registered = registry.register(&mut listener, Token(0), Interest::READABLE);
+        let registered = registry.register(&mut listener, LISTENER, Interest::READABLE);
         registered.map_err(system)?;
-        let waker = Waker::new(registry, Token(1)).map_err(system)?;
+        let waker = Waker::new(registry, WAKER).map_err(system)?;
         let (metrics, stopping) = (Arc::<Metrics>::default(), Arc::<AtomicBool>::default());
         let reception = Reception {
             listener,
             poll,
             metrics: Arc::clone(&metrics),
             stopping: Arc::clone(&stopping),
+            clients: (0..MAX_CLIENTS).map(|_| None).collect(),
+            accept_again: None,
         };
         let thread = thread::Builder::new()
             .name("burn-dist-metrics".to_owned())
@@ -100,16 +97,16 @@ impl Drop for Endpoint {
         self.stopping.store(true, Ordering::Release);
         if let Err(error) = self.waker.wake() {
             // A thread that can't be told can't be joined either.
-            tracing::error!("the metrics' endpoint could not be stopped: {error}");
+            tracing::error!("metrics endpoint could not be stopped: {error}");
         } else if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the metrics' endpoint ended with a panic");
+            tracing::error!("metrics endpoint ended with a panic");
         }
     }
 }
 
-/// The address that a text names; of a port alone, this machine's own.
+/// Returns the address that a text names; of a port alone, this machine's own.
 fn resolve(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.trim_start_matches(':').parse() {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
@@ -123,127 +120,135 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| format!("it has no address; {advice}"))
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct Reception {
     listener: mio::net::TcpListener,
     poll: Poll,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    /// Each in a seat of its own.
+    clients: Vec<Option<Client>>,
+    /// When to accept again, where nothing will tell.
+    accept_again: Option<Instant>,
 }
 
 impl Reception {
     fn run(mut self) {
-        let mut events = Events::with_capacity(4);
-        let mut pause = None;
+        let mut events = Events::with_capacity(2 * MAX_CLIENTS);
         while !self.stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.poll.poll(&mut events, pause)
+            let patience = self.patience();
+            if let Err(error) = self.poll.poll(&mut events, patience)
                 && error.kind() != ErrorKind::Interrupted
             {
-                tracing::error!("metrics are served no more: {error}");
+                tracing::error!("metrics endpoint stopped: {error}");
                 return;
             }
-            pause = self.accept_all();
+            let now = Instant::now();
+            let mut accept = self.accept_again.is_some_and(|again| again <= now);
+            for event in &events {
+                match event.token() {
+                    LISTENER => accept = true,
+                    WAKER => {}
+                    Token(token) => self.attend(token - CLIENTS),
+                }
+            }
+            for seat in &mut self.clients {
+                seat.take_if(|client| client.deadline <= now);
+            }
+            if accept {
+                self.accept();
+            }
         }
     }
 
-    /// Attends to all who wait; gives the time after which to look again where that is not known.
-    fn accept_all(&self) -> Option<Duration> {
-        while !self.stopping.load(Ordering::Acquire) {
+    /// Returns how long nothing needs to be done unless a socket is ready.
+    fn patience(&self) -> Option<Duration> {
+        let deadlines = self.clients.iter().flatten().map(|client| client.deadline);
+        let next = deadlines.chain(self.accept_again).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Accepts those who wait; as many as there are seats, so that whoever has one is attended to in between.
+    fn accept(&mut self) {
+        self.accept_again = None;
+        for _ in 0..MAX_CLIENTS {
             match self.listener.accept() {
-                // A client that goes away or is too slow gets nothing, and is its own loss.
-                Ok((stream, _)) => drop(self.attend(&stream.into())),
+                Ok((stream, _)) => self.seat(Client::new(stream)),
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return None,
+                    ErrorKind::WouldBlock => return,
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => return Some(PAUSE),
+                    _ => {
+                        self.accept_again = Some(Instant::now() + ACCEPT_BACKOFF);
+                        return;
+                    }
                 },
             }
         }
-        None
+        self.accept_again = Some(Instant::now());
     }
 
-    fn attend(&self, stream: &TcpStream) -> Result<(), timed::Broken> {
-        stream.set_nonblocking(false)?;
-        let deadline = Instant::now() + PATIENCE;
-        let reply = match read_request(stream, deadline)? {
-            Request::Metrics => reply("200 OK", EXPOSITION, &self.metrics.text()),
-            Request::Elsewhere => refusal("404 Not Found", "there is only /metrics"),
-            Request::OtherMethod => refusal("405 Method Not Allowed", "only GET is answered"),
-            Request::Malformed => refusal("400 Bad Request", "that is no HTTP request"),
-            Request::TooLong => refusal("431 Request Header Fields Too Large", "it is too long"),
+    fn seat(&mut self, mut client: Client) {
+        let seats = self.clients.iter().enumerate();
+        // A free one; else of those who ask for nothing the oldest; else the oldest.
+        let place = |seat: &Option<Client>| {
+            let taken = seat.as_ref();
+            taken.map(|client| (client.has_asked(), client.deadline))
         };
-        timed::write(stream, reply.as_bytes(), deadline)?;
-        stream.shutdown(std::net::Shutdown::Write)?;
-        timed::drain(stream, deadline);
-        Ok(())
-    }
-}
-
-/// What a client wants.
-#[derive(Debug, PartialEq, Eq)]
-enum Request {
-    Metrics,
-    Elsewhere,
-    OtherMethod,
-    Malformed,
-    TooLong,
-}
-
-/// Reads the head of a request. A body is of no interest.
-fn read_request(stream: &TcpStream, deadline: Instant) -> Result<Request, timed::Broken> {
-    let mut head = [0; LONGEST];
-    let mut length = 0;
-    while length < LONGEST {
-        length += timed::read_some(stream, &mut head[length..], deadline)?;
-        if let Some(request) = parse(&head[..length]) {
-            return Ok(request);
+        let Some((seat, _)) = seats.min_by_key(|(_, seat)| place(seat)) else {
+            return;
+        };
+        // Closed before the new one is registered.
+        self.clients[seat] = None;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(seat + CLIENTS);
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut client.stream, token, interest)
+            .is_ok()
+        {
+            self.clients[seat] = Some(client);
+            self.attend(seat);
         }
     }
-    Ok(Request::TooLong)
-}
 
-/// What these bytes ask for; nothing if there is more to come.
-fn parse(head: &[u8]) -> Option<Request> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(head) {
-        Ok(httparse::Status::Partial) => return None,
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Some(Request::TooLong),
-        Err(_) => return Some(Request::Malformed),
+    /// Attends to the client of a seat, if it has one: an event may be of one that is gone.
+    fn attend(&mut self, seat: usize) {
+        if let Some(place) = self.clients.get_mut(seat)
+            && let Some(client) = place
+            && client.attend(&self.metrics) == Attended::Done
+        {
+            *place = None;
+        }
     }
-    let path = request.path.and_then(|path| path.split('?').next());
-    Some(match (request.method, path) {
-        (Some("GET"), Some("/metrics")) => Request::Metrics,
-        (Some("GET"), _) => Request::Elsewhere,
-        _ => Request::OtherMethod,
-    })
-}
-
-fn reply(status: &str, kind: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{body}"
-    )
-}
-
-fn refusal(status: &str, reason: &str) -> String {
-    reply(status, "text/plain; charset=utf-8", &format!("{reason}\n"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::MAX_REQUEST_BYTES;
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    fn connect(endpoint: &Endpoint) -> TcpStream {
+        let stream = TcpStream::connect(endpoint.address()).unwrap();
+        let timeout = Some(Duration::from_mins(1));
+        stream.set_read_timeout(timeout).unwrap();
+        stream
+    }
 
     fn ask(endpoint: &Endpoint, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(endpoint.address()).unwrap();
+        let mut stream = connect(endpoint);
         stream.write_all(request).unwrap();
         let mut reply = String::new();
         stream.read_to_string(&mut reply).unwrap();
         reply
+    }
+
+    fn assert_serves(endpoint: &Endpoint) {
+        let reply = ask(endpoint, b"GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+        assert!(reply.contains("burn_dist_steps_total 0"), "{reply}");
     }
 
     #[test]
@@ -259,7 +264,7 @@ mod tests {
                 "405",
             ),
             (b"\x16\x03\x01\x02\x00", "400"),
-            (&[b'a'; LONGEST], "431"),
+            (&[b'a'; MAX_REQUEST_BYTES], "431"),
         ] {
             let reply = ask(&endpoint, request);
             assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{reply}");
@@ -277,9 +282,38 @@ mod tests {
     }
 
     #[test]
+    fn idle_clients_hold_nobody_up_and_are_bounded() {
+        let endpoint = Endpoint::start("0").unwrap();
+        let mut idle: Vec<_> = (0..3 * MAX_CLIENTS).map(|_| connect(&endpoint)).collect();
+        idle[0].write_all(b"GET /met").unwrap();
+        // One that waits for others in turn would answer only after all of them were given up.
+        assert_serves(&endpoint);
+        // The oldest were closed for the others, before their time was over.
+        for stream in &mut idle[..2 * MAX_CLIENTS] {
+            let mut reply = Vec::new();
+            let _ = stream.read_to_end(&mut reply);
+            assert!(reply.is_empty());
+        }
+        assert_serves(&endpoint);
+    }
+
+    #[test]
+    fn a_request_in_pieces_among_others_is_answered() {
+        let endpoint = Endpoint::start("0").unwrap();
+        let mut slow = connect(&endpoint);
+        for piece in [&b"GET /met"[..], b"rics HTTP/1.1\r\nHos", b"t: x\r\n\r\n"] {
+            slow.write_all(piece).unwrap();
+            assert_serves(&endpoint);
+        }
+        let mut reply = String::new();
+        slow.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+    }
+
+    #[test]
     fn a_client_in_the_middle_of_its_request_does_not_outlive_the_endpoint() {
         let endpoint = Endpoint::start("127.0.0.1:0").unwrap();
-        let mut stream = TcpStream::connect(endpoint.address()).unwrap();
+        let mut stream = connect(&endpoint);
         stream.write_all(b"GET /met").unwrap();
         drop(endpoint);
         // An end or a reset, where it was attended to or not.
@@ -311,9 +345,18 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
-        fn any_bytes_are_some_request_or_the_beginning_of_one(bytes: Vec<u8>) {
-            prop_assert_ne!(parse(&bytes), Some(Request::Metrics));
+        fn random_bytes_get_an_error_or_nothing_and_the_endpoint_goes_on(bytes: Vec<u8>) {
+            let endpoint = Endpoint::start("0").unwrap();
+            let mut stream = connect(&endpoint);
+            stream.write_all(&bytes).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut reply = Vec::new();
+            stream.read_to_end(&mut reply).unwrap();
+            prop_assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 4"), "{:?}", reply);
+            assert_serves(&endpoint);
         }
     }
 }
