@@ -46,4 +46,4 @@ pub use outputs::Outputs;
 pub use phases::{backward, forward, optimizer};
 pub use summary::{RankFigures, StepSummary};
 #[cfg(all(feature = "observe", feature = "train"))]
-pub(crate) use tensorboard::EventFile;
+pub(crate) use tensorboard::{Beginning, EventFile, MARKS};

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "observe")]
 use super::outputs::{Outputs, Sinks};
+#[cfg(feature = "observe")]
+use super::tensorboard::Beginning;
 
 /// How many steps' figures may be on their way before the oldest are waited for.
 const UNDER_WAY: usize = 8;
@@ -56,9 +58,12 @@ pub struct StepMonitor {
     /// How long passes have waited for other ranks until then.
     waited: Duration,
     /// The steps whose figures are on their way, the oldest first.
-    under_way: VecDeque<Work<Option<Vec<f64>>>>,
-    /// How many have arrived.
-    arrived: u64,
+    under_way: VecDeque<(u64, Work<Option<Vec<f64>>>)>,
+    /// The number of the first step.
+    #[cfg(feature = "observe")]
+    first: u64,
+    /// The number of the next step.
+    next: u64,
     detector: Detector,
     latest: Option<StepSummary>,
     #[cfg(feature = "observe")]
@@ -78,7 +83,9 @@ impl StepMonitor {
             stats: SyncStats::default(),
             waited: norm::waited(),
             under_way: VecDeque::new(),
-            arrived: 0,
+            #[cfg(feature = "observe")]
+            first: 0,
+            next: 0,
             detector: Detector::new(group.world_size()),
             latest: None,
             #[cfg(feature = "observe")]
@@ -105,8 +112,35 @@ impl StepMonitor {
     /// Numbers the steps from this one on, as a run that goes on from a checkpoint does.
     #[must_use]
     pub fn first_step(mut self, number: u64) -> Self {
-        self.arrived = number;
+        self.next = number;
+        #[cfg(feature = "observe")]
+        {
+            self.first = number;
+        }
         self
+    }
+
+    /// Writes to the outputs now that the run begins, of which the epochs up to `passed` were in an earlier one.
+    /// TensorBoard's steps go on after those; here they are counted from 0.
+    #[cfg(all(feature = "observe", feature = "train"))]
+    pub(crate) fn after_epochs(mut self, passed: usize) -> Self {
+        self.sinks.begin(match passed {
+            0 => Beginning::At(0),
+            passed => Beginning::AfterEpoch(passed as u64),
+        });
+        self
+    }
+
+    /// Gives the next step this number.
+    #[cfg(feature = "train")]
+    pub(crate) fn number_next(&mut self, number: u64) {
+        self.next = number;
+    }
+
+    /// Writes to the outputs that an epoch ended with this step.
+    #[cfg(all(feature = "observe", feature = "train"))]
+    pub(crate) fn end_epoch(&mut self, epoch: usize, step: u64) {
+        self.sinks.end_epoch(epoch, step);
     }
 
     /// Ends a step on this rank, on so many samples; `stats` are those of
@@ -130,8 +164,9 @@ impl StepMonitor {
         };
         (self.since, self.stats, self.waited) = (now, stats, waited);
         let numbers = figures.encode().to_vec();
-        self.under_way
-            .push_back(self.group.gather_async(numbers, 0));
+        let work = self.group.gather_async(numbers, 0);
+        self.under_way.push_back((self.next, work));
+        self.next += 1;
         self.collect(UNDER_WAY)
     }
 
@@ -144,8 +179,8 @@ impl StepMonitor {
     /// last step; on rank 0 alone.
     #[cfg(feature = "observe")]
     pub fn scalar(&mut self, name: &str, value: f64) {
-        let steps = self.arrived + self.under_way.len() as u64;
-        self.sinks.scalar(name, value, steps.saturating_sub(1));
+        self.sinks.begin(Beginning::At(self.first));
+        self.sinks.scalar(name, value, self.next.saturating_sub(1));
     }
 
     /// Waits for the figures that are still on their way, and writes them.
@@ -161,14 +196,12 @@ impl StepMonitor {
 
     /// Takes in what has arrived, and waits until no more than so many steps are on their way.
     fn collect(&mut self, under_way: usize) -> Result<()> {
-        while let Some(next) = self
+        while let Some((number, next)) = self
             .under_way
-            .pop_front_if(|next| next.is_done())
+            .pop_front_if(|(_, next)| next.is_done())
             .or_else(|| (self.under_way.len() > under_way).then(|| self.under_way.pop_front())?)
         {
             let numbers = next.wait()?;
-            let number = self.arrived;
-            self.arrived += 1;
             // Only the root of the gathering has something.
             if let Some(numbers) = numbers {
                 let (ranks, _) = numbers.as_chunks::<FIELDS>();
@@ -202,7 +235,10 @@ impl StepMonitor {
             }
         }
         #[cfg(feature = "observe")]
-        self.sinks.step(&summary, self.detector.stragglers());
+        {
+            self.sinks.begin(Beginning::At(self.first));
+            self.sinks.step(&summary, self.detector.stragglers());
+        }
         self.latest = Some(summary);
     }
 }

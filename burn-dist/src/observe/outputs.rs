@@ -4,7 +4,7 @@
 
 use super::metrics::{Endpoint, Metrics};
 use super::summary::StepSummary;
-use super::tensorboard::EventFile;
+use super::tensorboard::{Beginning, EventFile};
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -71,6 +71,7 @@ impl Outputs {
         let events = self.events.lock();
         Sinks {
             events: events.unwrap_or_else(PoisonError::into_inner).take(),
+            begun: false,
             metrics: self.endpoint.as_ref().map(Endpoint::metrics),
         }
     }
@@ -80,10 +81,25 @@ impl Outputs {
 #[derive(Debug, Default)]
 pub(super) struct Sinks {
     events: Option<EventFile>,
+    begun: bool,
     metrics: Option<Arc<Metrics>>,
 }
 
 impl Sinks {
+    /// Writes that a run begins, unless that is written.
+    pub(super) fn begin(&mut self, beginning: Beginning) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.write(|events| events.begin(beginning));
+        }
+    }
+
+    /// Writes that an epoch ended with this step, for a run that resumes after it.
+    #[cfg(feature = "train")]
+    pub(super) fn end_epoch(&mut self, epoch: usize, step: u64) {
+        self.scalar(super::tensorboard::MARKS[0], epoch as f64, step);
+        self.flush();
+    }
+
     pub(super) fn step(&mut self, summary: &StepSummary, stragglers: impl Iterator<Item = bool>) {
         if let Some(metrics) = &self.metrics {
             metrics.step(summary, stragglers);
@@ -109,7 +125,8 @@ impl Sinks {
         self.write(EventFile::flush);
     }
 
-    /// A disk that is full must not end a training: the file is given up, with a warning.
+    /// Gives the file up with a warning if it can't be written to: a disk that is full or hangs must not end a
+    /// training.
     fn write(&mut self, write: impl FnOnce(&mut EventFile) -> Result<()>) {
         if let Some(events) = &mut self.events
             && let Err(error) = write(events)

@@ -1,290 +1,235 @@
-//! TensorBoard's event files, with scalars: records of a length, its checksum, an event, and its
-//! checksum.
+//! TensorBoard's event files, with scalars, written on a thread of their own.
 //!
-//! The format: TFRecord (<https://www.tensorflow.org/tutorials/load_data/tfrecord>) around the messages
-//! `Event` and `Summary` of TensorFlow's event.proto and summary.proto, of which a scalar needs five
-//! fields. The crates that write it bring a code generator, an image library or TensorFlow's whole set of
-//! messages.
+//! - `events`: the format; `writer`: the thread; `history`: where a run that is resumed goes on.
+//!
+//! Invariant: no call waits for the disk longer than [`PATIENCE`], nor does dropping a file. Events wait in a queue of
+//! [`QUEUE`]; if it is full, or the disk takes nothing at the end, the file is given up with an error, and its thread
+//! is left behind.
 //!
 //! `burn-dist/tests/observe/read_tensorboard.py` reads what this writes with TensorBoard's own package.
-//!
-//! Callers: `outputs`; `train`'s logger of metrics.
+
+mod events;
+mod history;
+mod writer;
 
 use crate::error::{Error, Result};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use writer::{Command, Target, Writer};
 
-/// How long events stay in memory at most, while others come.
-const FLUSH: Duration = Duration::from_secs(2);
+pub(crate) use writer::Beginning;
+
+/// How long making or closing a file may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many events may wait for the disk: about 10 MB.
+const QUEUE: usize = 1 << 16;
+
+/// The series that tell at which step an epoch ended: of steps, and of burn-train's metrics, which counts if there are
+/// both.
+pub(crate) const MARKS: [&str; 2] = ["step/epoch", "epoch/number"];
 
 /// One event file.
 #[derive(Debug)]
 pub(crate) struct EventFile {
-    file: BufWriter<File>,
+    /// To the writer, until it is closed.
+    commands: Option<Sender<Command>>,
+    /// From the writer: once that the file is made, and once how it ended.
+    outcomes: Receiver<io::Result<()>>,
+    thread: Option<JoinHandle<()>>,
+    /// Whether it has the order to begin.
+    begun: Arc<AtomicBool>,
     path: PathBuf,
-    flushed: Instant,
+    patience: Duration,
+}
+
+/// The folders of the files that this process is writing, in the order in which they were made, and whether they say
+/// that the run begins. TensorBoard takes the files of a folder for one run, so that only one of them may say so: a
+/// second one would have the first one's events forgotten.
+static FILES: Mutex<Vec<(PathBuf, Weak<AtomicBool>)>> = Mutex::new(Vec::new());
+
+fn files() -> MutexGuard<'static, Vec<(PathBuf, Weak<AtomicBool>)>> {
+    // Nothing under this lock panics half-way.
+    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn register(folder: &Path, begun: &Arc<AtomicBool>) {
+    // Without asking the disk, which may hang.
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let mut files = files();
+    files.retain(|(_, begun)| begun.strong_count() > 0);
+    files.push((folder, Arc::downgrade(begun)));
 }
 
 impl EventFile {
-    /// Makes a file in this folder, with a name that TensorBoard knows.
+    /// Makes a file in this folder, with a name that TensorBoard knows, and waits until it is there.
     pub(crate) fn create(folder: &Path) -> Result<Self> {
-        let wrong = |error: io::Error| unwritten(folder, &error, "; choose another folder");
-        std::fs::create_dir_all(folder).map_err(wrong)?;
-        let (seconds, process) = (wall_time(), std::process::id());
-        let path = folder.join(format!(
-            "events.out.tfevents.{seconds:.6}.burn-dist.{process}"
-        ));
-        let file = File::create_new(&path).map_err(wrong)?;
-        let mut events = Self {
-            file: BufWriter::new(file),
-            path,
-            flushed: Instant::now(),
+        let mut events = Self::open(folder)?;
+        let made = match events.outcomes.recv_timeout(events.patience) {
+            Ok(made) => made,
+            Err(RecvTimeoutError::Timeout) => {
+                events.thread = None;
+                return Err(events.hangs("makes no file"));
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
         };
-        events.record(&event(seconds, 0, &Content::Version))?;
-        events.flush()?;
+        made.map_err(|error| unwritten(folder, &format!("{error}; choose another folder")))?;
         Ok(events)
+    }
+
+    /// [`create`](Self::create) without waiting: a later call says what was wrong.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        Self::start(Target::Folder(folder.to_owned()), QUEUE, PATIENCE)
+    }
+
+    fn start(target: Target, queue: usize, patience: Duration) -> Result<Self> {
+        let (commands, orders) = channel::bounded(queue);
+        // The second outcome finds room even if nobody takes the first.
+        let (report, outcomes) = channel::bounded(2);
+        let path = target.name();
+        let begun = Arc::<AtomicBool>::default();
+        register(&path, &begun);
+        let write = move || {
+            let writer = match Writer::open(target) {
+                Ok(writer) => writer,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            // Whoever dropped the file wants to know nothing.
+            let _ = report.send(Ok(()));
+            let _ = report.send(writer.run(&orders));
+        };
+        let thread = thread::Builder::new()
+            .name("burn-dist-tensorboard".to_owned())
+            .spawn(write)
+            .map_err(|error| unwritten(&path, &error.to_string()))?;
+        Ok(Self {
+            commands: Some(commands),
+            outcomes,
+            thread: Some(thread),
+            begun,
+            path,
+            patience,
+        })
+    }
+
+    /// Writes that a run begins here: TensorBoard forgets what an earlier one wrote of later steps.
+    pub(crate) fn begin(&mut self, beginning: Beginning) -> Result<()> {
+        let announced = !self.begun_by_another();
+        self.begun.store(true, Ordering::Release);
+        self.tell(Command::Begin {
+            beginning,
+            announced,
+        })
     }
 
     /// Writes one value of a series.
     pub(crate) fn scalar(&mut self, name: &str, value: f64, step: u64) -> Result<()> {
-        self.record(&event(
-            wall_time(),
+        self.tell(Command::Scalar {
+            wall_time: writer::wall_time(),
             step,
-            &Content::Scalar(name, value as f32),
-        ))?;
-        if self.flushed.elapsed() >= FLUSH {
-            self.flush()?;
-        }
-        Ok(())
+            name: name.into(),
+            value,
+        })
     }
 
-    /// Lets others see what was written.
+    /// Lets others see soon what was written.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        self.flushed = Instant::now();
-        let flushed = self.file.flush();
-        flushed.map_err(|error| unwritten(&self.path, &error, ""))
+        self.tell(Command::Flush)
     }
 
-    fn record(&mut self, data: &[u8]) -> Result<()> {
-        let written = self.file.write_all(&record(data));
-        written.map_err(|error| unwritten(&self.path, &error, ""))
+    /// Returns whether a file of the folder that was made earlier says that the run begins.
+    fn begun_by_another(&self) -> bool {
+        let files = files();
+        let this = |begun: &Weak<AtomicBool>| begun.as_ptr() == Arc::as_ptr(&self.begun);
+        let folder = files.iter().find(|(_, begun)| this(begun));
+        let mut earlier = files.iter().take_while(|(_, begun)| !this(begun));
+        earlier.any(|(other, begun)| {
+            let begun = begun.upgrade();
+            folder.is_some_and(|(folder, _)| folder == other)
+                && begun.is_some_and(|begun| begun.load(Ordering::Acquire))
+        })
+    }
+
+    /// Never waits: an error gives the file up.
+    fn tell(&mut self, command: Command) -> Result<()> {
+        let Some(commands) = &self.commands else {
+            return Err(unwritten(&self.path, "it was given up"));
+        };
+        let error = match commands.try_send(command) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(_)) => {
+                let waiting = commands.capacity().unwrap_or_default();
+                self.hangs(&format!("took none of the last {waiting} events"))
+            }
+            Err(TrySendError::Disconnected(_)) => self.failure(),
+        };
+        // Its thread may be stuck: nobody waits for it.
+        (self.commands, self.thread) = (None, None);
+        Err(error)
+    }
+
+    /// Returns why the writer ended by itself.
+    fn failure(&self) -> Error {
+        let outcome = self.outcomes.try_iter().find_map(io::Result::err);
+        unwritten(&self.path, &outcome.unwrap_or_else(gone).to_string())
+    }
+
+    fn hangs(&self, how: &str) -> Error {
+        let path = &self.path;
+        unwritten(
+            path,
+            &format!("the disk hangs: it {how}; its thread is left behind"),
+        )
+    }
+
+    /// Writes what waits, and ends the thread, or leaves it behind.
+    fn close(&mut self) -> Result<()> {
+        drop(self.commands.take());
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let deadline = std::time::Instant::now() + self.patience;
+        loop {
+            match self.outcomes.recv_deadline(deadline) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(unwritten(&self.path, &error.to_string())),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(self.hangs("did not take the last events"));
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // It has nothing left to do.
+        thread
+            .join()
+            .map_err(|_| unwritten(&self.path, "its thread panicked"))
     }
 }
 
-fn unwritten(path: &Path, error: &io::Error, advice: &str) -> Error {
+impl Drop for EventFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("its thread ended")
+}
+
+fn unwritten(path: &Path, message: &str) -> Error {
     Error::Observe {
         what: "TensorBoard's events can't be written to",
         place: path.display().to_string(),
-        message: format!("{error}{advice}"),
+        message: message.to_owned(),
     }
-}
-
-/// Seconds since 1970.
-fn wall_time() -> f64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH);
-    time.map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// What an event says.
-enum Content<'c> {
-    /// The version of the format, at the beginning of a file.
-    Version,
-    Scalar(&'c str, f32),
-}
-
-/// An `Event`.
-fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8> {
-    let mut event = Vec::new();
-    tag(&mut event, 1, Wire::Double);
-    event.extend(wall_time.to_le_bytes());
-    tag(&mut event, 2, Wire::Varint);
-    varint(&mut event, step);
-    match content {
-        Content::Version => bytes(&mut event, 3, b"brain.Event:2"),
-        Content::Scalar(name, value) => {
-            let mut scalar = Vec::new();
-            bytes(&mut scalar, 1, name.as_bytes());
-            tag(&mut scalar, 2, Wire::Float);
-            scalar.extend(value.to_le_bytes());
-            let mut summary = Vec::new();
-            bytes(&mut summary, 1, &scalar);
-            bytes(&mut event, 5, &summary);
-        }
-    }
-    event
-}
-
-/// How protobuf writes a field.
-#[derive(Clone, Copy)]
-enum Wire {
-    Varint = 0,
-    Double = 1,
-    Bytes = 2,
-    Float = 5,
-}
-
-fn tag(message: &mut Vec<u8>, field: u64, wire: Wire) {
-    varint(message, field << 3 | wire as u64);
-}
-
-/// Seven bits a byte, the lowest first.
-fn varint(message: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        message.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    message.push(number as u8);
-}
-
-fn bytes(message: &mut Vec<u8>, field: u64, bytes: &[u8]) {
-    tag(message, field, Wire::Bytes);
-    varint(message, bytes.len() as u64);
-    message.extend(bytes);
-}
-
-/// Frames an event.
-fn record(data: &[u8]) -> Vec<u8> {
-    let length = (data.len() as u64).to_le_bytes();
-    let checks = [masked(&length), masked(data)].map(u32::to_le_bytes);
-    [&length[..], &checks[0], data, &checks[1]].concat()
-}
-
-/// The checksum of a record: turned, so that one of data with checksums in it is not weak.
-fn masked(data: &[u8]) -> u32 {
-    crc32c::crc32c(data)
-        .rotate_right(15)
-        .wrapping_add(0xA282_EAD8)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// CRC-32C bit by bit, from its definition.
-    fn checksum(data: &[u8]) -> u32 {
-        let mut crc = u32::MAX;
-        for byte in data {
-            crc ^= u32::from(*byte);
-            for _ in 0..8 {
-                crc = if crc & 1 == 1 {
-                    crc >> 1 ^ 0x82F6_3B78
-                } else {
-                    crc >> 1
-                };
-            }
-        }
-        !crc
-    }
-
-    /// Takes records apart, checking both checksums.
-    fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
-        let unmasked = |bytes: &[u8]| {
-            let masked = u32::from_le_bytes(bytes.try_into().unwrap());
-            masked.wrapping_sub(0xA282_EAD8).rotate_left(15)
-        };
-        let mut found = Vec::new();
-        while !file.is_empty() {
-            let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-            assert_eq!(unmasked(&file[8..12]), checksum(&file[..8]));
-            let data = &file[12..12 + length];
-            assert_eq!(unmasked(&file[12 + length..16 + length]), checksum(data));
-            found.push(data.to_vec());
-            file = &file[16 + length..];
-        }
-        found
-    }
-
-    fn read_varint(message: &mut &[u8]) -> u64 {
-        let mut number = 0;
-        for shift in (0..).step_by(7) {
-            let byte = message[0];
-            *message = &message[1..];
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        number
-    }
-
-    /// The fields of a message: number, and bytes (of a varint: its eight).
-    fn fields(mut message: &[u8]) -> Vec<(u64, Vec<u8>)> {
-        let mut found = Vec::new();
-        while !message.is_empty() {
-            let tag = read_varint(&mut message);
-            let length = match tag & 7 {
-                0 => {
-                    let number = read_varint(&mut message);
-                    found.push((tag >> 3, number.to_le_bytes().to_vec()));
-                    continue;
-                }
-                1 => 8,
-                2 => read_varint(&mut message) as usize,
-                5 => 4,
-                other => panic!("wire type {other}"),
-            };
-            found.push((tag >> 3, message[..length].to_vec()));
-            message = &message[length..];
-        }
-        found
-    }
-
-    #[test]
-    fn a_file_reads_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path()).unwrap();
-        events.scalar("train/loss", 0.5, 300).unwrap();
-        let path = events.path.clone();
-        assert!(
-            path.file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .contains("tfevents")
-        );
-        drop(events);
-        let records = records(&std::fs::read(path).unwrap());
-        let [version, scalar] = &records[..] else {
-            panic!("{records:?}")
-        };
-        assert_eq!(fields(version)[2], (3, b"brain.Event:2".to_vec()));
-        let event = fields(scalar);
-        let now = f64::from_le_bytes(event[0].1.clone().try_into().unwrap());
-        assert!((wall_time() - now).abs() < 3600.0);
-        assert_eq!(event[1], (2, 300_u64.to_le_bytes().to_vec()));
-        let summary = fields(&event[2].1);
-        let value = fields(&summary[0].1);
-        assert_eq!(value[0], (1, b"train/loss".to_vec()));
-        assert_eq!(value[1], (2, 0.5_f32.to_le_bytes().to_vec()));
-    }
-
-    #[test]
-    fn a_folder_that_can_t_be_written_to_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let error = EventFile::create(&file.join("logs"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("file/logs") && error.contains("choose another"),
-            "{error}"
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_event_reads_back(name in ".{0,200}", value: f32, step: u64) {
-            let event = event(1.5, step, &Content::Scalar(&name, value));
-            prop_assert_eq!(records(&record(&event)), [event.clone()]);
-            let read = fields(&event);
-            prop_assert_eq!(&read[1].1, &step.to_le_bytes());
-            let value_read = fields(&fields(&read[2].1)[0].1);
-            prop_assert_eq!(&value_read[0].1, name.as_bytes());
-            prop_assert_eq!(&value_read[1].1, &value.to_le_bytes());
-        }
-    }
-}
+mod tests;

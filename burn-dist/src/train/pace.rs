@@ -1,7 +1,5 @@
 //! How long a rank's steps take, and how much of them is waiting for others: what tells a straggler from those
 //! that wait for it.
-//!
-//! Callers: `replica`.
 
 use crate::ddp::{Ddp, SyncStats};
 use crate::error::Result;
@@ -15,6 +13,8 @@ pub(super) struct Pace {
     waited: Duration,
     /// Samples since the last step.
     samples: usize,
+    /// The passes of this run so far.
+    passes: u64,
 }
 
 impl Pace {
@@ -27,6 +27,7 @@ impl Pace {
             monitor: outputs(StepMonitor::new(group)?),
             waited: Duration::ZERO,
             samples: 0,
+            passes: 0,
         })
     }
 
@@ -47,11 +48,20 @@ impl Pace {
     /// A pass on so many samples is over, and with it a step of the optimizer, or not.
     pub(super) fn passed(&mut self, samples: usize, step: bool, ddp: &Ddp) -> Result<()> {
         self.samples += samples;
+        self.passes += 1;
         if !step {
             return Ok(());
         }
+        // As the metrics of the same passes are.
+        self.monitor.number_next(self.passes - 1);
         let stats = self.stats(ddp);
         self.monitor.step(std::mem::take(&mut self.samples), stats)
+    }
+
+    /// An epoch's training is over.
+    #[cfg(feature = "observe")]
+    pub(super) fn end_epoch(&mut self, epoch: usize) {
+        self.monitor.end_epoch(epoch, self.passes.saturating_sub(1));
     }
 
     /// Waits for the figures of all ranks that are still on their way.
