@@ -250,3 +250,5 @@ impl ProcessGroup {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::support::on_ranks;

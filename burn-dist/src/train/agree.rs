@@ -1,7 +1,5 @@
 //! What the ranks tell one another so that all do the same: before each pass, whether anybody has a batch and
 //! wants to stop; when somebody does, why.
-//!
-//! Callers: `replica`.
 
 use crate::control;
 use crate::element::ReduceOp;
@@ -18,27 +16,63 @@ pub(super) struct Ahead {
     pub(super) batches: bool,
     /// The samples that count.
     pub(super) samples: usize,
+    /// What their losses are a mean over.
+    pub(super) count: f64,
     /// Whether any rank wants to stop.
     pub(super) stop: bool,
 }
 
-/// Tells all ranks how many samples this one has next, if it has a batch, and whether it wants to stop.
+/// Tells all ranks how many samples this one has next and what their loss counts, if it has a batch, and whether
+/// it wants to stop.
 pub(super) fn look_ahead(
     group: &ProcessGroup,
-    samples: Option<usize>,
+    next: Option<(usize, f64)>,
     interrupter: &Interrupter,
 ) -> Result<Ahead> {
-    let mut counts = [
-        i64::from(samples.is_some()),
-        samples.unwrap_or(0) as i64,
-        i64::from(interrupter.should_stop()),
+    let (samples, count) = next.unwrap_or_default();
+    // Numbers of samples are far below 2^53, up to which all integers are floats.
+    let mut sums = [
+        f64::from(u8::from(next.is_some())),
+        samples as f64,
+        count,
+        f64::from(u8::from(interrupter.should_stop())),
     ];
-    group.all_reduce(&mut counts, ReduceOp::Sum)?;
-    let [batches, samples, stop] = counts;
+    group.all_reduce(&mut sums, ReduceOp::Sum)?;
+    let [batches, samples, count, stop] = sums;
     Ok(Ahead {
-        batches: batches > 0,
+        batches: batches > 0.0,
         samples: samples as usize,
-        stop: stop > 0,
+        count,
+        stop: stop > 0.0,
+    })
+}
+
+/// Returns the sum of what all ranks say.
+pub(super) fn sum(group: &ProcessGroup, here: f64) -> Result<f64> {
+    let mut sum = [here];
+    group.all_reduce(&mut sum, ReduceOp::Sum)?;
+    Ok(sum[0])
+}
+
+/// A setting that all ranks must have alike: its name, and its value in words.
+pub(super) type Setting = (String, String);
+
+/// Refuses a training whose ranks have other settings than rank 0; the error names the first of them.
+pub(super) fn same_settings(group: &ProcessGroup, settings: &[Setting]) -> Result<()> {
+    let all: Vec<Vec<Setting>> = group.all_gather_messages(&settings)?;
+    let differing = all.iter().enumerate().find_map(|(peer, other)| {
+        let pair = all[0].iter().zip(other).find(|(one, other)| one != other)?;
+        Some((peer, pair))
+    });
+    let Some((peer, ((name, value), (_, other)))) = differing else {
+        return Ok(());
+    };
+    Err(Error::InvalidArgument {
+        rank: group.global_rank(),
+        call: "training",
+        message: format!(
+            "{name}: {value} on rank 0, {other} on rank {peer}; give every process the same"
+        ),
     })
 }
 
@@ -92,4 +126,28 @@ pub(super) fn failure(rank: usize, message: String) -> TrainingError {
         device_id: rank,
         message,
     }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::on_ranks;
+
+    #[test]
+    fn a_setting_of_one_rank_is_named_on_all_with_both_values() {
+        on_ranks(3, |group| {
+            let epochs = 5 + group.rank() / 2;
+            let setting = |name: &str, value: String| (name.to_owned(), value);
+            let settings = [
+                setting("training data", "3 samples".to_owned()),
+                setting("num_epochs", epochs.to_string()),
+            ];
+            let error = same_settings(&group, &settings).unwrap_err().to_string();
+            assert!(
+                error.contains("num_epochs: 5 on rank 0, 6 on rank 2"),
+                "{error}"
+            );
+            same_settings(&group, &settings[..1]).unwrap();
+        });
+    }
 }

@@ -6,8 +6,6 @@
 //!
 //! Invariants: at every step the parts of all ranks are the batch; every rank has the same number of
 //! batches. A rank whose part is empty gets one sample of the batch, which its progress does not count.
-//!
-//! Callers: users; `burn-train` and `shares` through Burn's trait.
 
 use super::place::{self, Place};
 use crate::data::{Items, Job, Loaded, Picks, Prefetch, Workers};
@@ -17,6 +15,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
 use burn::tensor::Device;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +112,7 @@ where
             place: Place {
                 rank: 0,
                 world_size: 1,
+                passed: 0,
             },
         })
     }
@@ -124,6 +124,16 @@ struct Shape {
     batch_size: usize,
     seed: Option<u64>,
     prefetch: Prefetch,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "batch_size {}", self.batch_size)?;
+        match self.seed {
+            Some(seed) => write!(f, ", shuffle {seed}"),
+            None => f.write_str(", no shuffle"),
+        }
+    }
 }
 
 impl Shape {
@@ -217,18 +227,27 @@ where
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<O>> {
+        let place = place::take(|| self.shape.to_string()).unwrap_or(self.place);
+        // From the start, on every rank; and moved as well, for that advances Burn's order.
+        let batches = self.shape.batches(self.dataset.len()).to_device(device);
+        if self.shape.seed.is_some() {
+            // Each pass begun is an order further.
+            (0..place.passed).for_each(|_| drop(batches.iter()));
+        }
         Arc::new(Self {
             dataset: Arc::clone(&self.dataset),
             batcher: Arc::clone(&self.batcher),
             shape: self.shape,
-            // From the start, on every rank; and moved as well, for that advances Burn's order.
-            batches: self.shape.batches(self.dataset.len()).to_device(device),
+            batches,
             device: device.clone(),
-            place: place::take().unwrap_or(self.place),
+            place,
         })
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<O>> {
+        // Burn's subset takes any bounds, and fails or panics where they are not there.
+        let end = end.min(self.dataset.len());
+        let start = start.min(end);
         let dataset = PartialDataset::new(Arc::clone(&self.dataset), start, end);
         Arc::new(Self {
             batches: self.shape.batches(dataset.len()),
@@ -249,7 +268,10 @@ struct Part {
 }
 
 impl Part {
-    fn of(batch: &[usize], Place { rank, world_size }: Place) -> Self {
+    fn of(batch: &[usize], place: Place) -> Self {
+        let Place {
+            rank, world_size, ..
+        } = place;
         // Runs whose lengths differ by one at most; the product is far below the largest number.
         let bound = |rank: usize| batch.len() * rank / world_size;
         let part = &batch[bound(rank)..bound(rank + 1)];

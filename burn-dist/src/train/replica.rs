@@ -7,33 +7,32 @@
 //!
 //! Invariant: every rank runs the same passes. One that has no batch while others do runs one that does not
 //! count.
-//!
-//! Callers: `strategy`.
 
-use super::agree::{self, Ahead};
-use super::output::{Gather, GatherOutput};
+use super::agree::{self, Ahead, Setting};
+use super::gather::Gather;
+use super::output::GatherOutput;
 use super::pace::Pace;
 use super::place::Place;
 use super::root::Root;
 use super::shares::{Drawn, Pass, Share, Shares};
 use super::strategy::Report;
+use super::weights::Counters;
 use crate::ddp::{self, Ddp, DdpConfig};
 use crate::error::{Error, Result};
 use crate::launch::Worker;
-use crate::norm;
 #[cfg(feature = "observe")]
 use crate::observe::Outputs;
-use crate::observe::{self, StepMonitor};
+use crate::observe::StepMonitor;
 use crate::random;
 use burn::data::dataloader::Progress;
-use burn::optim::GradientsParams;
 use burn::train::{
     InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, TrainStep, TrainingItem,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-type TrainOutputOf<M> = <M as TrainStep>::Output;
+pub(super) type TrainInputOf<M> = <M as TrainStep>::Input;
+pub(super) type TrainOutputOf<M> = <M as TrainStep>::Output;
 
 /// What the ranks of a process share.
 pub(super) struct Run<M: LearnerModel> {
@@ -48,16 +47,46 @@ pub(super) struct Run<M: LearnerModel> {
     pub(super) accumulation: usize,
     pub(super) ddp: DdpConfig,
     pub(super) seed: u64,
+    pub(super) counters: Counters,
+    /// After every how many training passes outputs are gathered.
+    pub(super) metrics_every: usize,
     #[cfg(feature = "observe")]
     pub(super) outputs: Option<Arc<Outputs>>,
 }
 
 impl<M: LearnerModel> Run<M> {
+    /// Returns what all ranks must have alike.
+    fn settings(
+        &self,
+        train: &Share<<M as TrainStep>::Input>,
+        valid: &Share<<M as InferenceStep>::Input>,
+    ) -> Vec<Setting> {
+        let setting = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            setting("num_epochs", self.epochs.to_string()),
+            setting("seed", self.seed.to_string()),
+            setting("first epoch", self.first_epoch.to_string()),
+            setting("grads_accumulation", self.accumulation.to_string()),
+            setting("train_metrics_every", self.metrics_every.to_string()),
+            setting("training data", train.settings()),
+            setting("validation data", valid.settings()),
+        ]
+    }
+
+    /// Returns the seed of an epoch's random numbers: one that resumes draws those of an uninterrupted one.
+    fn seed_of(&self, epoch: usize) -> u64 {
+        // Odd, so that no two epochs of a run have the same.
+        const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
+        let passed = epoch.saturating_sub(1) as u64;
+        self.seed.wrapping_add(passed.wrapping_mul(STRIDE))
+    }
+
     /// Gives rank 0's monitor its outputs.
     fn watch(&self, monitor: StepMonitor) -> StepMonitor {
         #[cfg(feature = "observe")]
         if let Some(outputs) = &self.outputs {
-            return monitor.outputs(outputs);
+            let passed = self.first_epoch.saturating_sub(1);
+            return monitor.outputs(outputs).after_epochs(passed);
         }
         monitor
     }
@@ -92,13 +121,13 @@ where
 }
 
 /// One rank's models and data.
-struct Replica<'a, M: LearnerModel> {
-    worker: &'a Worker,
-    run: &'a Run<M>,
-    learner: Learner<M>,
+pub(super) struct Replica<'a, M: LearnerModel> {
+    pub(super) worker: &'a Worker,
+    pub(super) run: &'a Run<M>,
+    pub(super) learner: Learner<M>,
     /// Taken out while it is replaced.
-    model: Option<M>,
-    ddp: Ddp,
+    pub(super) model: Option<M>,
+    pub(super) ddp: Ddp,
     pace: Pace,
     train: Arc<Share<<M as TrainStep>::Input>>,
     valid: Share<<M as InferenceStep>::Input>,
@@ -116,7 +145,6 @@ where
         } else {
             device.autodiff()
         };
-        random::seed(run.seed, worker.rank());
         let mut learner = lock(&run.learner).clone();
         learner.fork(&device);
         let plain = ddp::with_own_states(&learner.model()).fork(&device);
@@ -127,7 +155,13 @@ where
         let place = Place {
             rank: worker.rank(),
             world_size: worker.world_size(),
+            passed: run.first_epoch.saturating_sub(1),
         };
+        let (train, valid) = (
+            run.train.of(place, &device),
+            run.valid.of(place, &device.without_autodiff()),
+        );
+        agree::same_settings(worker.group(), &run.settings(&train, &valid))?;
         Ok(Self {
             worker,
             run,
@@ -135,13 +169,14 @@ where
             model: Some(model),
             ddp,
             pace: Pace::new(worker.group(), |monitor| run.watch(monitor))?,
-            train: Arc::new(run.train.of(place, &device)),
-            valid: run.valid.of(place, &device.without_autodiff()),
+            train: Arc::new(train),
+            valid,
         })
     }
 
     /// Whether training goes on.
     fn run_epoch(&mut self, epoch: usize, mut root: Option<&mut Root<M>>) -> Result<bool> {
+        random::seed(self.run.seed_of(epoch), self.worker.rank());
         if let Some(root) = root.as_deref_mut() {
             root.train(LearnerEvent::StartSplit {
                 epoch_number: epoch,
@@ -156,6 +191,8 @@ where
         if self.stopped()? {
             return Ok(false);
         }
+        #[cfg(feature = "observe")]
+        self.pace.end_epoch(epoch);
         if let Some(root) = root.as_deref_mut() {
             root.valid(LearnerEvent::StartSplit {
                 epoch_number: epoch,
@@ -187,61 +224,30 @@ where
             accumulated += 1;
             let step = accumulated >= run.accumulation || processed >= share.total;
             let samples = drawn.samples;
-            let output = self.pass(drawn, ahead, step)?;
+            let (output, count) = self.pass(drawn, ahead, step)?;
             if step {
                 accumulated = 0;
             }
-            let gather = Gather::new(self.worker.group(), samples);
-            let output = self.pace.meeting(|| output.gather(&gather))?;
+            let outputs = if iteration % run.metrics_every == 1 % run.metrics_every {
+                let gather = Gather::new(self.worker.group(), samples, count);
+                self.pace.meeting(|| output.gather_parts(&gather))?
+            } else {
+                Vec::new()
+            };
             self.pace.passed(samples, step, &self.ddp)?;
             if let Some(root) = root.as_deref_mut() {
-                root.train(LearnerEvent::ProcessedItem(TrainingItem::new(
-                    output,
-                    items(processed, share.total),
-                    Some(iteration),
-                    Some(self.learner.lr_current()),
-                )));
+                for output in outputs {
+                    root.train(LearnerEvent::ProcessedItem(TrainingItem::new(
+                        output,
+                        items(processed, share.total),
+                        Some(iteration),
+                        Some(self.learner.lr_current()),
+                    )));
+                }
             }
         }
         // As on one device, where an epoch's end forgets them.
         self.ddp.forget_kept()
-    }
-
-    /// One forward and backward pass, and the optimizer's step if it is due.
-    fn pass(
-        &mut self,
-        drawn: Drawn<<M as TrainStep>::Input>,
-        ahead: Ahead,
-        step: bool,
-    ) -> Result<TrainOutputOf<M>> {
-        let Drawn { batch, samples } = drawn;
-        let ranks = self.worker.world_size();
-        // The mean over ranks of the weighed means is the mean over the samples.
-        self.ddp
-            .weigh((samples * ranks) as f64 / ahead.samples.max(1) as f64)?;
-        let model = self.model.take().ok_or_else(|| self.broken())?;
-        let pass = || {
-            let _span = tracing::debug_span!("pass").entered();
-            let output = norm::counting(samples, || TrainStep::step(&model, batch));
-            (output.grads, output.item)
-        };
-        if !step {
-            let output = self.ddp.keep_gathered(&model, pass)?;
-            self.model = Some(model);
-            return Ok(output);
-        }
-        let (grads, output) = pass();
-        let copy = self.learner.model();
-        let grads = self.ddp.synchronize_gathered(grads, &model, &copy)?;
-        self.step(model, grads)?;
-        Ok(output)
-    }
-
-    fn step(&mut self, model: M, grads: GradientsParams) -> Result<()> {
-        self.learner.lr_step();
-        observe::optimizer(|| self.learner.optimizer_step(grads));
-        self.model = Some(self.ddp.take_parameters(model, &self.learner.model())?);
-        Ok(())
     }
 
     fn validate(&mut self, mut root: Option<&mut Root<M>>) -> Result<()> {
@@ -253,15 +259,25 @@ where
             iteration += 1;
             processed += ahead.samples;
             let output = InferenceStep::step(&model, drawn.batch);
-            let gather = Gather::new(self.worker.group(), drawn.samples);
-            let output = self.pace.meeting(|| output.gather(&gather))?;
+            let counters = &self.run.counters;
+            let count = if counters
+                .left_to_output::<<M as InferenceStep>::Input, <M as InferenceStep>::Output>()
+            {
+                self.counted(&output, drawn.samples)?
+            } else {
+                drawn.count
+            };
+            let gather = Gather::new(self.worker.group(), drawn.samples, count);
+            let outputs = self.pace.meeting(|| output.gather_parts(&gather))?;
             if let Some(root) = root.as_deref_mut() {
-                root.valid(LearnerEvent::ProcessedItem(TrainingItem::new(
-                    output,
-                    items(processed, self.valid.total),
-                    Some(iteration),
-                    None,
-                )));
+                for output in outputs {
+                    root.valid(LearnerEvent::ProcessedItem(TrainingItem::new(
+                        output,
+                        items(processed, self.valid.total),
+                        Some(iteration),
+                        None,
+                    )));
+                }
             }
         }
         Ok(())
@@ -303,7 +319,7 @@ where
     }
 
     /// A step failed before, which should have ended the rank.
-    fn broken(&self) -> Error {
+    pub(super) fn broken(&self) -> Error {
         Error::Order {
             rank: self.worker.rank(),
             message: "training went on after a step that failed".to_owned(),
@@ -312,7 +328,7 @@ where
 }
 
 /// The next batch, if any rank has one and none wants to stop.
-fn next<M: LearnerModel, I>(
+fn next<M: LearnerModel, I: 'static>(
     pass: &mut Pass<'_, I>,
     worker: &Worker,
     run: &Run<M>,
@@ -320,14 +336,17 @@ fn next<M: LearnerModel, I>(
 ) -> Result<Option<(Drawn<I>, Ahead)>> {
     let (group, interrupter) = (worker.group(), &run.interrupter);
     let span = tracing::debug_span!("next batch").entered();
-    let drawn = pass.draw().map_err(|error| {
+    let mut drawn = pass.draw().map_err(|error| {
         let message = format!("rank {}: {error}", worker.rank());
         interrupter.fail(error);
         Error::Data { message }
     })?;
-    let samples = drawn.as_ref().map(|drawn| drawn.samples);
+    if let Some(drawn) = &mut drawn {
+        drawn.count = run.counters.count(drawn, worker.rank())?;
+    }
     drop(span);
-    let ahead = pace.meeting(|| agree::look_ahead(group, samples, interrupter))?;
+    let next = drawn.as_ref().map(|drawn| (drawn.samples, drawn.count));
+    let ahead = pace.meeting(|| agree::look_ahead(group, next, interrupter))?;
     if ahead.stop || !ahead.batches {
         return Ok(None);
     }

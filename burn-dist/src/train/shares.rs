@@ -4,8 +4,6 @@
 //! of the data set: an equal part, to one sample. Slices are made for all ranks at once and in order, because
 //! Burn's loaders draw from their generator for each. A single rank gets all of it, moved once, as on one device
 //! without ranks: another draw would be another order.
-//!
-//! Callers: `replica`.
 
 use super::place::{self, Place};
 use crate::error::{Error, Result};
@@ -14,45 +12,58 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use std::sync::{Arc, OnceLock};
 
+type Loader<I> = Arc<dyn DataLoader<I>>;
+
 /// A loader, to be shared among the ranks.
 pub(super) struct Shares<I> {
-    loader: Arc<dyn DataLoader<I>>,
-    slices: OnceLock<Option<Vec<Arc<dyn DataLoader<I>>>>>,
+    loader: Loader<I>,
+    slices: OnceLock<Option<Vec<Loader<I>>>>,
 }
 
 impl<I> Shares<I> {
-    pub(super) fn new(loader: Arc<dyn DataLoader<I>>) -> Self {
+    pub(super) fn new(loader: Loader<I>) -> Self {
         let slices = OnceLock::new();
         Self { loader, slices }
     }
 
-    /// The share of a rank, on its device.
+    /// Returns the share of a rank, on its device, from the pass on that `place` says.
     pub(super) fn of(&self, place: Place, device: &Device) -> Share<I> {
         let total = self.loader.num_items();
         // All of it, or the rank's part of every batch if the loader takes that itself.
         let moved = || place::at(place, || self.loader.to_device(device));
-        let (loader, parts) = if place.world_size == 1 {
-            moved()
-        } else {
-            let slices = self.slices.get_or_init(|| {
+        let slices = match place.world_size {
+            1 => &None,
+            ranks => self.slices.get_or_init(|| {
                 let (_, taken) = moved();
-                (!taken).then(|| self.slice(place.world_size))
-            });
-            match slices {
-                None => moved(),
-                Some(slices) => (slices[place.rank].to_device(device), false),
+                taken.is_none().then(|| self.slice(ranks))
+            }),
+        };
+        let (loader, settings, slice) = match slices {
+            None => {
+                let (loader, settings) = moved();
+                (loader, settings, None)
+            }
+            Some(slices) => {
+                let slice = Arc::clone(&slices[place.rank]);
+                (slice.to_device(device), None, Some(slice))
             }
         };
+        if settings.is_none() {
+            // Burn's loaders shuffle anew whenever a pass begins.
+            (0..place.passed).for_each(|_| drop(loader.iter()));
+        }
         Share {
+            parts: settings.is_some() && place.world_size > 1,
+            settings: settings.unwrap_or_default(),
             loader,
-            parts,
+            slice: slice.map(|slice| (slice, device.clone())),
             total,
             rank: place.rank,
         }
     }
 
     /// The slices of all ranks.
-    fn slice(&self, world_size: usize) -> Vec<Arc<dyn DataLoader<I>>> {
+    fn slice(&self, world_size: usize) -> Vec<Loader<I>> {
         let bound = |rank: usize| self.loader.num_items() * rank / world_size;
         let slice = |rank: usize| self.loader.slice(bound(rank), bound(rank + 1));
         (0..world_size).map(slice).collect()
@@ -61,15 +72,25 @@ impl<I> Shares<I> {
 
 /// One rank's share of a loader.
 pub(super) struct Share<I> {
-    loader: Arc<dyn DataLoader<I>>,
+    loader: Loader<I>,
     /// Whether it has its part of every batch, which may be empty.
     parts: bool,
+    /// Where it is one, the slice that the loader was moved from, and where to.
+    slice: Option<(Loader<I>, Device)>,
+    /// The settings of a loader that has its part of every batch; empty for another.
+    settings: String,
     /// The samples of all ranks.
     pub(super) total: usize,
     rank: usize,
 }
 
 impl<I> Share<I> {
+    /// Describes what must be the same on all ranks, or they would see samples twice or never.
+    pub(super) fn settings(&self) -> String {
+        let comma = if self.settings.is_empty() { "" } else { ", " };
+        format!("{} samples{comma}{}", self.total, self.settings)
+    }
+
     pub(super) fn pass(&self) -> Pass<'_, I> {
         Pass {
             share: self,
@@ -92,6 +113,8 @@ pub(super) struct Drawn<I> {
     pub(super) batch: I,
     /// The samples that count; none if it only keeps the rank in step.
     pub(super) samples: usize,
+    /// What the batch's loss is a mean over.
+    pub(super) count: f64,
 }
 
 impl<I> Pass<'_, I> {
@@ -109,7 +132,11 @@ impl<I> Pass<'_, I> {
         } else {
             samples.max(1)
         };
-        Ok(Some(Drawn { batch, samples }))
+        Ok(Some(Drawn {
+            batch,
+            samples,
+            count: samples as f64,
+        }))
     }
 
     /// A batch that does not count, for a rank that has seen all of its own while others go on.
@@ -117,8 +144,17 @@ impl<I> Pass<'_, I> {
         let nothing = |message: String| Error::Data {
             message: format!("rank {}: {message}", self.share.rank),
         };
-        match self.share.loader.iter().next() {
-            Some(Ok(batch)) => Ok(Drawn { batch, samples: 0 }),
+        // Of a copy of the loader: a pass begun on its own would be an order further, for this rank alone.
+        let copy = match &self.share.slice {
+            Some((slice, device)) => slice.to_device(device),
+            None => Arc::clone(&self.share.loader),
+        };
+        match copy.iter().next() {
+            Some(Ok(batch)) => Ok(Drawn {
+                batch,
+                samples: 0,
+                count: 0.0,
+            }),
             Some(Err(error)) => Err(nothing(error.to_string())),
             None => Err(nothing(
                 "there is no sample for it; train on fewer ranks, or on more data".to_owned(),

@@ -1,12 +1,11 @@
 //! The strategy: what burn-train calls in place of its own.
-//!
-//! Callers: users; burn-train.
 
 use super::agree::failure;
 use super::output::GatherOutput;
 use super::replica::{self, Run, Trained, lock};
 use super::root::Root;
 use super::shares::Shares;
+use super::weights::Counters;
 use crate::ddp::{DdpConfig, with_own_states};
 use crate::error::Error;
 use crate::launch::Launcher;
@@ -43,6 +42,8 @@ pub struct Distributed {
     launcher: Launcher,
     ddp: DdpConfig,
     seed: u64,
+    counters: Counters,
+    metrics_every: usize,
     #[cfg(feature = "observe")]
     outputs: Option<Arc<Outputs>>,
     report: Arc<Mutex<Option<Report>>>,
@@ -68,6 +69,8 @@ impl From<Launcher> for Distributed {
             launcher,
             ddp: DdpConfig::new(),
             seed: 0,
+            counters: Counters::default(),
+            metrics_every: 1,
             #[cfg(feature = "observe")]
             outputs: None,
             report: Arc::default(),
@@ -93,6 +96,43 @@ impl Distributed {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Weighs each rank's loss by what it counts in a batch of this type, in place of samples: the number of tokens
+    /// that are not padding, or the sum of the weights of its targets' classes. Ranks then average to the mean over
+    /// the whole batch however unequal their parts are; one whose count is 0 contributes nothing, even if its loss
+    /// is NaN. Call it once for each type of batch that the model takes; a batch whose number is not known before
+    /// the pass leaves it to [`LossOver::Output`](super::LossOver::Output).
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use burn_dist::train::Distributed;
+    /// struct Text {
+    ///     tokens: Tensor<2, Int>,
+    ///     /// Counted by the batcher, before the tensors are made.
+    ///     not_padding: usize,
+    /// }
+    /// let strategy = Distributed::new(vec![Device::flex().autodiff(); 2])
+    ///     .weigh_by(|batch: &Text| batch.not_padding as f64);
+    /// ```
+    ///
+    /// A count that is negative or not finite ends the training with an error.
+    #[must_use]
+    pub fn weigh_by<B: 'static>(
+        mut self,
+        count: impl Fn(&B) -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        self.counters.add(count);
+        self
+    }
+
+    /// Gathers the outputs of training passes for metrics after the first of every `passes` passes of an epoch, in
+    /// place of after each: for outputs that take long to gather. Metrics of training, and progress, then know of
+    /// those passes alone; those of validation are not changed. 0 is 1.
+    #[must_use]
+    pub fn train_metrics_every(mut self, passes: usize) -> Self {
+        self.metrics_every = passes.max(1);
         self
     }
 
@@ -161,6 +201,11 @@ where
         // Training moves the states that the learner's clones share.
         let untrained = with_own_states(&learner.model());
         let interrupter = components.interrupter;
+        if let Err(message) = self.counters.check::<M>() {
+            // On every process alike, before any has joined.
+            interrupter.fail(failure(0, message));
+            return (untrained, components.event_processor);
+        }
         let run = Run {
             learner: Mutex::new(learner),
             train: Shares::new(train),
@@ -178,6 +223,8 @@ where
             accumulation: components.grad_accumulation.unwrap_or(1),
             ddp: self.ddp.clone(),
             seed: self.seed,
+            counters: self.counters.clone(),
+            metrics_every: self.metrics_every,
             #[cfg(feature = "observe")]
             outputs: self.outputs.clone(),
         };

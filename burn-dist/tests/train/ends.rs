@@ -12,8 +12,10 @@ use burn::train::metric::{LossMetric, NumericEntry};
 use burn::train::{
     Interrupter, LearningResult, MetricEarlyStoppingStrategy, StoppingCondition, TrainingStrategy,
 };
+use burn_dist::random::{self, StreamState};
 use burn_dist::train::DataLoaderBuilder;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn ours() -> (Loader, Loader) {
@@ -56,6 +58,68 @@ fn a_checkpoint_of_all_ranks_goes_on_on_any_number_of_them() {
         assert_close(&uninterrupted, &resumed);
         assert!(recorder.values().iter().all(|logged| logged.epoch == 3));
     }
+}
+
+#[test]
+fn a_resumed_training_sees_what_an_uninterrupted_one_sees() {
+    let ours = || (loader(25, 10, Some(4), 1), loader(11, 10, Some(5), 0));
+    // Two ranks have slices of 13 and 12: in each epoch one runs a pass more than the other has batches for.
+    let burns = || (burns_loader(25, 4, Some(4)), burns_loader(11, 4, None));
+    let ways: [(usize, usize, &dyn Fn() -> (Loader, Loader)); 4] =
+        [(2, 2, &ours), (2, 3, &ours), (2, 2, &burns), (1, 1, &burns)];
+    for (before, after, loaders) in ways {
+        let folder = tempfile::tempdir().unwrap();
+        let train = |world_size: usize, recorder: &Recorder| {
+            training(folder.path(), loaders(), ranks(world_size), recorder)
+                .with_default_checkpointers()
+        };
+        let (whole, rest) = (Recorder::default(), Recorder::default());
+        let uninterrupted = run(train(before, &whole), net(Norm::No));
+        let resumed = run(train(after, &rest).checkpoint(2), net(Norm::No));
+        // One of the metrics depends on the order of samples.
+        assert_same_values(&whole.from_epoch(3), &rest);
+        assert_close(&uninterrupted, &resumed);
+    }
+}
+
+/// Notes where the rank's random numbers stand whenever it makes a batch.
+#[derive(Clone, Default)]
+struct Draws(Arc<Mutex<Vec<StreamState>>>);
+
+impl Batcher<Item, Batch> for Draws {
+    fn batch(&self, items: Vec<Item>, device: &Device) -> Batch {
+        self.0.lock().unwrap().push(random::state());
+        Samples::default().batch(items, device)
+    }
+}
+
+#[test]
+fn a_resumed_training_draws_what_an_uninterrupted_one_draws() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = |resume: Option<usize>| {
+        let draws = Draws::default();
+        let train = DataLoaderBuilder::new(draws.clone());
+        let loaders = (
+            train.batch_size(25).build(data(25)),
+            loader(11, 10, None, 0),
+        );
+        let recorder = Recorder::default();
+        let training = training(folder.path(), loaders, ranks(1), &recorder);
+        let training = training.with_default_checkpointers();
+        run(
+            match resume {
+                Some(epoch) => training.checkpoint(epoch),
+                None => training,
+            },
+            net(Norm::No),
+        );
+        let draws = draws.0.lock().unwrap().clone();
+        draws
+    };
+    let whole = train(None);
+    assert_eq!(whole.len(), 3);
+    assert!(whole[0] != whole[1] && whole[1] != whole[2]);
+    assert_eq!(train(Some(2)), whole[2..]);
 }
 
 #[test]

@@ -78,6 +78,33 @@ fn alone_the_loader_gives_what_burns_gives() {
 }
 
 #[test]
+fn a_slice_beyond_the_data_ends_with_it() {
+    let ours = loader(10, 3, Some(1), 0);
+    for (start, end, samples) in [(5, 15, 5), (12, 15, 0), (7, 3, 0), (2, 4, 2)] {
+        let slice = ours.slice(start, end);
+        assert_eq!(slice.num_items(), samples);
+        let batches = slice.iter().map(|batch| batch.unwrap().targets.dims()[0]);
+        assert_eq!(batches.sum::<usize>(), samples);
+    }
+}
+
+#[test]
+fn validation_without_samples_is_none() {
+    for world_size in [1, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::default();
+        let loaders = (loader(9, 3, None, 0), loader(0, 3, None, 0));
+        let strategy = ranks(world_size);
+        run(
+            training(folder.path(), loaders, strategy, &recorder),
+            net(Norm::No),
+        );
+        assert_eq!(counts(&recorder, "train", "Accuracy"), 3 * 9);
+        assert_eq!(counts(&recorder, "valid", "Accuracy"), 0);
+    }
+}
+
+#[test]
 fn workers_that_cannot_be_are_the_error_of_the_first_batch() {
     let builder = || DataLoaderBuilder::new(Samples::default());
     for (builder, said) in [

@@ -16,4 +16,5 @@ mod recorder;
 mod scrape;
 #[cfg(feature = "observe")]
 mod seeing;
+mod tokens;
 mod training;

@@ -23,6 +23,13 @@ impl Recorder {
         self.0.lock().unwrap().clone()
     }
 
+    /// The values from this epoch on.
+    pub(crate) fn from_epoch(&self, first: usize) -> Self {
+        let mut values = self.values();
+        values.retain(|logged| logged.epoch >= first);
+        Self(Arc::new(Mutex::new(values)))
+    }
+
     /// The logger, which also answers burn-train's own questions.
     pub(crate) fn logger(&self) -> impl MetricLogger + 'static {
         Logger {
