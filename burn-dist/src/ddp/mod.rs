@@ -206,7 +206,7 @@ impl Ddp {
         let Attached {
             parameters, usage, ..
         } = self.attached()?;
-        replicas::verify(&self.group, parameters, usage.key(), model)
+        replicas::verify(&self.control, parameters, usage.key(), model)
     }
 
     /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.

@@ -200,7 +200,7 @@ impl Ddp {
         let waiting = Instant::now();
         let (averages, any_late) = exchange(attached, &mut given)?;
         let late = if any_late {
-            late::average(&self.group, parameters, &given.late)?
+            late::average(&self.control, parameters, &given.late)?
         } else {
             late::LateAverages::new()
         };
@@ -338,7 +338,10 @@ impl Ddp {
     }
 
     pub(super) fn fail(&self, attached: &Attached, error: &Error) {
-        attached.reducer.abort(&error.to_string());
+        let message = error.to_string();
+        attached.reducer.abort(&message);
+        // Others may wait for this rank in a call of their own thread.
+        self.control.abort(&message);
         let _ = self.failed.set(error.clone());
     }
 }

@@ -151,6 +151,9 @@ impl std::fmt::Debug for Parameter {
 const FIRST_WAIT: u32 = 16;
 const LONGEST_WAIT: u32 = 4096;
 
+/// How many passes of one model are kept open at most.
+const MOST_PASSES: usize = 1024;
+
 /// All accounts of this process. A container that one model's `Ddp` takes by value is dropped for all others.
 static ALL: Mutex<Vec<Weak<Usage>>> = Mutex::new(Vec::new());
 
@@ -331,7 +334,9 @@ impl GradientSink for Usage {
 
     fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
         let mut step = self.lock();
-        if step.mode == Mode::Closed || step.scopes.last() == Some(&Scope::Ignore) {
+        let ignored = step.scopes.last() == Some(&Scope::Ignore);
+        // A loop that never settles its passes fails at the drop in any case.
+        if step.mode == Mode::Closed || ignored || step.passes.len() >= MOST_PASSES {
             return None;
         }
         let token = step.spare.pop()?;
