@@ -137,6 +137,16 @@ struct Parameter {
     kept: Option<Tensor<1>>,
 }
 
+impl Parameter {
+    /// Adds to what `no_sync` kept.
+    fn keep(&mut self, gradient: Tensor<1>) {
+        self.kept = Some(match self.kept.take() {
+            Some(kept) => kept + gradient,
+            None => gradient,
+        });
+    }
+}
+
 impl std::fmt::Debug for Parameter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Parameter")
@@ -250,12 +260,7 @@ impl Usage {
 
     /// Adds a flattened gradient to those that stay on this rank for now.
     pub(super) fn keep(&self, parameter: usize, gradient: Tensor<1>) {
-        let mut step = self.lock();
-        let kept = step.parameters[parameter].kept.take();
-        step.parameters[parameter].kept = Some(match kept {
-            Some(kept) => kept + gradient,
-            None => gradient,
-        });
+        self.lock().parameters[parameter].keep(gradient);
     }
 
     /// The stream that the reducer reads gradients on.
@@ -385,10 +390,11 @@ impl GradientSink for Usage {
             let mut step = self.lock();
             let step = &mut *step;
             step.handed = pass;
+            let kept = step.parameters[parameter].kept.take();
             if let Some(pass) = step.passes.iter_mut().find(|known| Some(known.id) == pass) {
-                pass.hand_over(parameter);
+                pass.hand_over(parameter, kept.clone());
             }
-            step.parameters[parameter].kept.take()
+            kept
         };
         let kept = kept.map(|kept| self.on_lane(kept, 1.0));
         let parts = [Some(gradient), kept];

@@ -360,6 +360,33 @@ fn a_step_that_all_ranks_give_up_leaves_no_trace() {
     .unwrap();
 }
 
+#[test]
+fn what_was_kept_outlives_a_pass_that_is_given_up() {
+    run(2, |worker| {
+        let device = worker.device();
+        let (ddp, model) = attach(worker, linear(device))?;
+        let pass = |scale: f32| {
+            let x = Tensor::<2>::ones([1, 2], device) * scale;
+            model.forward(x).sum().backward()
+        };
+        for _step in 0..3 {
+            ddp.no_sync(&model, || pass(10.0))?;
+            // From the second step on it was handed over, with what was kept.
+            ddp.discard(pass(100.0))?;
+            let gradients = ddp.synchronize(pass(1.0), &model)?;
+            let gradient = gradients.get::<2>(model.weight.id).ok_or("no gradient")?;
+            let values: Vec<f32> = gradient.into_data().iter::<f32>().collect();
+            assert_eq!(values, [11.0; 4]);
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn linear(device: &Device) -> Linear {
+    LinearConfig::new(2, 2).init(device)
+}
+
 /// A model that has the attached one in it, beside a copy.
 #[derive(Module, Debug)]
 struct Trainer {

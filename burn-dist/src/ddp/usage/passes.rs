@@ -66,6 +66,8 @@ struct Arrival {
     complete: bool,
     /// Whether that was handed over.
     handed: bool,
+    /// What `no_sync` had kept and went with it, in case the pass is dropped.
+    kept: Option<Tensor<1>>,
 }
 
 impl Pass {
@@ -112,8 +114,11 @@ impl Pass {
         }
     }
 
-    pub(super) fn hand_over(&mut self, parameter: usize) {
-        self.arrivals[parameter].handed = true;
+    /// Notes that a gradient was handed over, with what `no_sync` had kept.
+    pub(super) fn hand_over(&mut self, parameter: usize, kept: Option<Tensor<1>>) {
+        let arrival = &mut self.arrivals[parameter];
+        arrival.handed = true;
+        arrival.kept = kept;
     }
 }
 
@@ -205,7 +210,14 @@ impl Usage {
         let pass = step.passes.remove(at);
         step.settle_uses(&pass);
         step.handed = None;
-        Some(pass.arrivals.iter().map(|arrival| arrival.handed).collect())
+        let states = step.parameters.iter_mut();
+        let handed = states.zip(pass.arrivals).map(|(state, arrival)| {
+            if let Some(kept) = arrival.kept {
+                state.keep(kept);
+            }
+            arrival.handed
+        });
+        Some(handed.collect())
     }
 
     /// After a void part of any rank, hooks are cautious for a while.
