@@ -170,6 +170,8 @@ pub mod train;
 mod transport;
 
 pub use element::{Element, ReduceOp};
-pub use error::{Call, Departure, Detail, Error, JoinFailure, Result};
+pub use error::{
+    Call, Departure, Detail, DifferentOption, Error, JoinFailure, OptionValue, Result,
+};
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
 pub use rendezvous::{JobConfig, Secret, Tls};

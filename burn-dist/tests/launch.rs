@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use burn_dist::launch::{Launcher, Worker, launch};
-use burn_dist::{Departure, Error, ReduceOp, random};
+use burn_dist::{Departure, Error, JobConfig, ReduceOp, random};
 
 fn devices(ranks: usize) -> Vec<Device> {
     vec![Device::flex(); ranks]
@@ -317,4 +317,27 @@ fn ranks_draw_apart_and_as_in_the_last_run_without_a_call() {
     assert_ne!(other[0], first[0]);
     // A worker's own call is what it was before.
     assert_eq!(masks(launcher(), Some(7)), other);
+}
+
+#[test]
+fn a_job_of_one_process_opens_no_port_and_needs_no_secret() {
+    // An address of no machine: whoever listened there, or asked for a secret, would fail.
+    let job = JobConfig::new(0, 1, "192.0.2.1:29500");
+    let sizes = Launcher::new(devices(2)).job(job).run(|worker| {
+        assert_eq!(worker.address(), None);
+        Ok::<_, Error>(worker.world_size())
+    });
+    assert_eq!(sizes.unwrap(), [2, 2]);
+    // What can't be right is still told.
+    let wrong = Launcher::new(devices(1)).job(JobConfig::new(1, 1, "192.0.2.1:29500"));
+    let error = wrong.run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
+    assert!(error.contains("no process 1 in a job of 1"), "{error}");
+}
+
+#[test]
+fn a_time_that_no_clock_can_hold_is_an_error_and_no_panic() {
+    let forever = JobConfig::new(0, 2, "127.0.0.1:0").join_timeout(Duration::MAX);
+    let run = Launcher::new(devices(1)).job(forever);
+    let error = run.run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
+    assert!(error.contains("join timeout"), "{error}");
 }

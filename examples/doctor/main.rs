@@ -60,16 +60,22 @@ fn main() -> ExitCode {
 /// The severity of the worst finding.
 fn run(options: &Options) -> Result<Option<Severity>, Failure> {
     let timeout = Duration::from_secs(options.timeout.into());
-    let job = place::place(&options.job)?.map(|job| job.join_timeout(timeout));
+    let join_timeout = options.job.join_timeout.unwrap_or(timeout);
+    let job = place::place(&options.job)?.map(|job| {
+        let declared = [("--batch-size", options.batch_size.to_string())];
+        job.join_timeout(join_timeout).with_options(declared)
+    });
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     // Where the report can't be written is told before it is made.
     let json = match &options.json {
         Some(path) if first => Some(create(path)?),
         _ => None,
     };
-    let Devices { devices, note, .. } = place::devices(job.as_ref(), &options.job)?;
+    let Devices { devices, note, .. } =
+        place::or_abandon(job.as_ref(), place::devices(job.as_ref(), &options.job))?;
     let preflight = preflight(options, note);
 
+    let timeout = options.job.collective_timeout.unwrap_or(timeout);
     let launcher = Launcher::new(devices).timeout(timeout).job(job);
     let reports = launcher.run(|worker| examine(&worker, options, &preflight))?;
     // All ranks have the same one.

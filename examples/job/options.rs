@@ -4,6 +4,7 @@
 use clap::{Args, ValueEnum, value_parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What replicas compute on, and how processes connect.
 #[derive(Args, Clone, Debug)]
@@ -25,8 +26,39 @@ pub(crate) struct JobOptions {
     #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<String>,
 
+    /// Name that only this job has: processes of jobs with different names never join one another [default:
+    /// BURN_DIST_JOB, and what the launcher calls the job]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) job: Option<String>,
+
+    /// Seconds to wait for the job's other processes at the start [default: BURN_DIST_JOIN_TIMEOUT, else 300]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) join_timeout: Option<Duration>,
+
+    /// Seconds of silence after which a process is given up; those of process 0 count [default:
+    /// BURN_DIST_HEARTBEAT, else 30]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) heartbeat: Option<Duration>,
+
+    /// Seconds that an operation waits for the other ranks [default: BURN_DIST_TIMEOUT, else 300]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) collective_timeout: Option<Duration>,
+
     #[command(flatten)]
     pub(crate) tls: Option<TlsOptions>,
+}
+
+/// Reads a time, as 90 or 0.5.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|cause| format!("{cause}"))?;
+    let longest = Duration::from_hours(30 * 24);
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() && time <= longest => Ok(time),
+        _ => Err(format!(
+            "{text} is no number of seconds above 0 and at most {} (30 days)",
+            longest.as_secs()
+        )),
+    }
 }
 
 impl JobOptions {
@@ -41,6 +73,18 @@ impl JobOptions {
         pair("--gpus", self.gpus.to_string().into());
         if let Some(interface) = &self.interface {
             pair("--interface", interface.into());
+        }
+        if let Some(job) = &self.job {
+            pair("--job", job.into());
+        }
+        for (flag, time) in [
+            ("--join-timeout", self.join_timeout),
+            ("--heartbeat", self.heartbeat),
+            ("--collective-timeout", self.collective_timeout),
+        ] {
+            if let Some(time) = time {
+                pair(flag, time.as_secs_f64().to_string().into());
+            }
         }
         if let Some(tls) = &self.tls {
             pair("--tls-cert", (&tls.cert).into());

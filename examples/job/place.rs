@@ -1,9 +1,10 @@
 //! From flags and environment to a place in the job and the devices for its replicas.
 //!
-//! Callers: `mnist`, `doctor`.
+//! Callers: `mnist`, `doctor`, `learner`.
 
 use super::job_options::{self, JobOptions};
-use burn_dist::launch::{Backend, Devices};
+use burn::tensor::Device;
+use burn_dist::launch::{Backend, Devices, Launcher};
 use burn_dist::{JobConfig, Tls};
 use std::error::Error;
 
@@ -18,6 +19,15 @@ pub(crate) fn place(
     if let Some(interface) = &options.interface {
         job = job.interface(interface);
     }
+    if let Some(name) = &options.job {
+        job = job.name(name)?;
+    }
+    if let Some(timeout) = options.join_timeout {
+        job = job.join_timeout(timeout);
+    }
+    if let Some(heartbeat) = options.heartbeat {
+        job = job.heartbeat(heartbeat);
+    }
     if let Some(files) = &options.tls {
         let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
         if let Some(name) = &files.name {
@@ -30,12 +40,17 @@ pub(crate) fn place(
 
 /// Refuses what only a job of several processes has.
 fn alone(options: &JobOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
-    if options.interface.is_some() {
-        return Err(
-            "--interface is for a job of several processes, and nothing in the environment says that \
-             this is one of them"
-                .into(),
-        );
+    for (flag, is_set) in [
+        ("--interface", options.interface.is_some()),
+        ("--job", options.job.is_some()),
+    ] {
+        if is_set {
+            return Err(format!(
+                "{flag} is for a job of several processes, and nothing in the environment says that this is \
+                 one of them"
+            )
+            .into());
+        }
     }
     if options.tls.is_some() {
         return Err(
@@ -45,6 +60,33 @@ fn alone(options: &JobOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
         );
     }
     Ok(())
+}
+
+/// Tells the job's other processes of a failure before they would wait for this one.
+pub(crate) fn or_abandon<T, E: std::fmt::Display>(
+    job: Option<&JobConfig>,
+    result: Result<T, E>,
+) -> Result<T, E> {
+    result.inspect_err(|error| {
+        if let Some(job) = job {
+            // Who can't be told waits.
+            let _ = job.abandon(error);
+        }
+    })
+}
+
+/// The launcher for these devices, with the times that the flags say.
+#[allow(dead_code, reason = "doctor has a time of its own")]
+pub(crate) fn launcher(
+    devices: Vec<Device>,
+    job: Option<JobConfig>,
+    options: &JobOptions,
+) -> Launcher {
+    let launcher = Launcher::new(devices).job(job);
+    match options.collective_timeout {
+        Some(timeout) => launcher.timeout(timeout),
+        None => launcher,
+    }
 }
 
 /// The devices of this process's replicas.

@@ -86,6 +86,21 @@ impl Options {
         <Self as clap::Parser>::parse()
     }
 
+    #[allow(dead_code, reason = "the plain program is no job")]
+    fn declared(&self) -> Vec<(&'static str, String)> {
+        let resume = self
+            .resume
+            .map_or("none".to_owned(), |epoch| epoch.to_string());
+        vec![
+            ("--epochs", self.epochs.to_string()),
+            ("--batch-size", self.batch_size.to_string()),
+            ("--lr", self.lr.to_string()),
+            ("--seed", self.seed.to_string()),
+            ("--checkpoint", self.checkpoint.to_string()),
+            ("--resume", resume),
+        ]
+    }
+
     pub(crate) fn epochs(&self) -> usize {
         self.epochs as usize
     }
@@ -157,6 +172,9 @@ pub(crate) struct Job {
     observe: ObserveOptions,
     #[arg(skip)]
     observation: Option<Observation>,
+    /// What must be the same in all processes.
+    #[arg(skip)]
+    declared: Vec<(&'static str, String)>,
 }
 
 #[allow(dead_code, reason = "the plain program is no job")]
@@ -165,6 +183,7 @@ impl JobFlags {
     pub(crate) fn parse() -> Self {
         let mut flags = <Self as clap::Parser>::parse();
         let job = &mut flags.job;
+        job.declared = flags.options.declared();
         job.observation = Some(Observation::begin(&job.observe));
         flags.options.log_dir.clone_from(&job.observe.log_dir);
         flags
@@ -176,8 +195,12 @@ impl Job {
     /// What trains on this job's devices.
     pub(crate) fn launcher(&self) -> Result<Launcher, Failure> {
         let job = place::place(&self.options)?;
-        let devices = place::devices(job.as_ref(), &self.options)?;
-        Ok(Launcher::new(devices.devices).job(job))
+        let job = job.map(|job| job.with_options(self.declared.iter().cloned()));
+        let devices = place::or_abandon(job.as_ref(), place::devices(job.as_ref(), &self.options))?;
+        if let Some(note) = devices.note {
+            eprintln!("{note}");
+        }
+        Ok(place::launcher(devices.devices, job, &self.options))
     }
 
     /// Has the strategy tell what listens.

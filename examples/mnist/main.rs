@@ -24,7 +24,7 @@ mod training;
 
 use burn::data::dataset::Dataset;
 use burn_dist::JobConfig;
-use burn_dist::launch::{Devices, Launcher};
+use burn_dist::launch::Devices;
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use observe::Observation;
@@ -63,12 +63,13 @@ fn run(
     options: &Options,
     observation: &mut Observation,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // What can fail without training fails first.
-    let digits = load(options)?;
-    results::prepare(options)?;
-    let stop = stop_on_ctrl_c()?;
     // Where a launcher started this process as one of several, it says so in the environment.
     let job = place::place(&options.job)?;
+    // What can fail without training fails first, and the job's other processes hear of it.
+    let digits = place::or_abandon(job.as_ref(), load(options))?;
+    place::or_abandon(job.as_ref(), results::prepare(options))?;
+    let stop = stop_on_ctrl_c()?;
+    let job = job.map(|job| job.with_options(declared(options, &digits)));
     observation.open(&options.observe, job.as_ref())?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     let processes = job.as_ref().map_or(1, JobConfig::processes);
@@ -76,11 +77,11 @@ fn run(
         devices,
         backend,
         note,
-    } = place::devices(job.as_ref(), &options.job)?;
+    } = place::or_abandon(job.as_ref(), place::devices(job.as_ref(), &options.job))?;
+    if let Some(note) = note {
+        say(note);
+    }
     if first {
-        if let Some(note) = note {
-            say(note);
-        }
         if let Some(address) = observation.outputs.metrics_address() {
             say(format_args!("metrics at http://{address}/metrics"));
         }
@@ -93,7 +94,7 @@ fn run(
         ));
     }
 
-    let mut launcher = Launcher::new(devices).job(job);
+    let mut launcher = place::launcher(devices, job, &options.job);
     if let Some(folder) = &options.records {
         launcher = launcher.records(folder);
     }
@@ -106,6 +107,22 @@ fn run(
         Some(outcome) => results::save(options, &backend.to_string(), outcome),
         None => Err("no replica was started".into()),
     }
+}
+
+/// What must be the same in all processes: joining refuses a job in which it is not.
+fn declared(options: &Options, digits: &Digits) -> Vec<(&'static str, String)> {
+    let kept = options.checkpoint.is_some();
+    vec![
+        ("--epochs", options.epochs.to_string()),
+        ("--batch-size", options.batch_size.to_string()),
+        ("--lr", options.lr.to_string()),
+        ("--seed", options.seed.to_string()),
+        ("--checkpoint is given", kept.to_string()),
+        ("--checkpoint-every", options.checkpoint_every.to_string()),
+        ("--resume", options.resume.to_string()),
+        ("number of training digits", digits.train.len().to_string()),
+        ("number of test digits", digits.test.len().to_string()),
+    ]
 }
 
 fn load(options: &Options) -> Result<Digits, Box<dyn Error + Send + Sync>> {

@@ -186,3 +186,39 @@ fn process_0_says_at_once_whom_it_turned_away() {
     assert!(line.contains("turned a connection away"), "{line}");
     assert!(line.contains("the secrets differ"), "{line}");
 }
+
+#[test]
+fn flags_that_differ_between_processes_are_refused_on_both_before_the_first_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let free_port = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let address = listener.and_then(|listener| listener.local_addr());
+        address.unwrap().port()
+    };
+    for (flag, values) in [
+        ("--lr", ["0.03", "0.3"]),
+        ("--seed", ["1", "2"]),
+        ("--batch-size", ["16", "17"]),
+        ("--epochs", ["1", "2"]),
+    ] {
+        let port = free_port();
+        let mut running = [0, 1].map(|process| {
+            let mut command = process_of_two(process, port, "the secret of all", folder.path());
+            command.args([flag, values[process]]).stdout(Stdio::piped());
+            Some(command.spawn().unwrap())
+        });
+        for process in &mut running {
+            let output = process.take().unwrap().wait_with_output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            let expected = format!(
+                "{flag} is \"{}\" in process 0, \"{}\" in process 1",
+                values[0], values[1]
+            );
+            assert!(text.contains(&expected), "{text}");
+            let steps = String::from_utf8(output.stdout).unwrap();
+            assert!(!steps.contains("epoch "), "{steps}");
+        }
+    }
+    assert!(!folder.path().join("model.bpk").exists());
+}

@@ -162,6 +162,10 @@ mod tests {
                 backend: *backend,
                 oversubscribe: false,
                 interface: None,
+                job: None,
+                join_timeout: None,
+                heartbeat: None,
+                collective_timeout: None,
                 tls: None,
             };
             let name = backend.to_possible_value().unwrap();

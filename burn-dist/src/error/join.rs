@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 
 /// Why a process could not join its job: the detail of [`Error::Rendezvous`](super::Error::Rendezvous).
@@ -97,6 +99,25 @@ pub enum JoinFailure {
         processes: usize,
     },
 
+    /// Processes were started with different options, of those that the program declares.
+    #[error(
+        "the processes were started with different options: {}; start every process with the same",
+        Differences(.0)
+    )]
+    Options(Vec<DifferentOption>),
+
+    /// A process ended before all had joined.
+    #[error(
+        "process {process} ended before all processes had joined{}; look at what it said last",
+        Reason(reason.as_deref())
+    )]
+    Gone {
+        /// The process.
+        process: usize,
+        /// Why, if it said so.
+        reason: Option<String>,
+    },
+
     /// Two processes have the same number.
     #[error(
         "two processes call themselves process {process}: {first} and {second}; give every process \
@@ -157,6 +178,26 @@ pub enum JoinFailure {
     },
 }
 
+/// An option that differs between the processes of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferentOption {
+    /// Its name, as the program declares it.
+    pub name: String,
+    /// Its values, that of process 0 first.
+    pub values: Vec<OptionValue>,
+}
+
+/// A value of an option, and the processes that have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionValue {
+    /// The value; none where the option is not declared.
+    pub value: Option<String>,
+    /// The first of the processes that have it.
+    pub processes: Vec<usize>,
+    /// The number of all processes that have it.
+    pub count: usize,
+}
+
 impl JoinFailure {
     /// The error of a program that does not know its place in a job yet.
     pub(crate) fn unplaced(self) -> Error {
@@ -177,6 +218,41 @@ impl std::fmt::Display for Value<'_> {
             None => f.write_str("is not set"),
             Some(value) => write!(f, "is {value:?}"),
         }
+    }
+}
+
+/// Writes `--lr is "0.03" in process 0, "0.3" in process 1`.
+struct Differences<'a>(&'a [DifferentOption]);
+
+impl std::fmt::Display for Differences<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, option) in self.0.iter().enumerate() {
+            let start = ["", "; "][usize::from(place > 0)];
+            // A flag of a command line reads well as it is; whatever else it may hold is escaped.
+            write!(f, "{start}{} is", option.name.escape_debug())?;
+            for (place, value) in option.values.iter().enumerate() {
+                f.write_str([" ", ", "][usize::from(place > 0)])?;
+                match &value.value {
+                    Some(value) => write!(f, "{value:?}")?,
+                    None => f.write_str("not declared")?,
+                }
+                write!(f, " in {}", Processes(&value.processes))?;
+                match value.count.saturating_sub(value.processes.len()) {
+                    0 => {}
+                    more => write!(f, " and {more} more")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a reason, if there is one.
+struct Reason<'a>(Option<&'a str>);
+
+impl std::fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |reason| write!(f, ": {reason}"))
     }
 }
 

@@ -6,11 +6,12 @@
 //! Callers: training programs, before [`launch`](super::launch()); `preflight`, for [`Kind`].
 
 use crate::error::{Error, Result};
-use crate::rendezvous::JobConfig;
+use crate::rendezvous::{JobConfig, VisibleGpus};
 use burn::tensor::Device;
 use std::fmt;
 #[cfg(feature = "cube")]
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 
 /// A kind of device to train on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +64,8 @@ impl Devices {
 
     /// As [`select`](Self::select), for a process that has this machine's GPUs together with other
     /// processes of its job, as the launcher told [`JobConfig::from_env`]: each takes `count` of its own,
-    /// in the order of [`JobConfig::local_process`]. Where a launcher shows every process other GPUs, and
-    /// does not tell how many processes there are (Slurm, Kubernetes), it takes those it sees.
+    /// in the order of [`JobConfig::local_process`]. Where a launcher shows every process other GPUs (by
+    /// `CUDA_VISIBLE_DEVICES`, or in a container of its own), it takes those it sees.
     ///
     /// # Errors
     ///
@@ -106,6 +107,8 @@ struct Share {
     before: usize,
     /// How many all processes of the machine take, if that is known.
     whole: Option<usize>,
+    /// True if the launcher shows this process so many CUDA GPUs, and other GPUs to the other processes.
+    shown: bool,
 }
 
 impl Share {
@@ -115,23 +118,46 @@ impl Share {
             count,
             before,
             whole,
+            shown: false,
         }
     }
 
     fn of(job: Option<&JobConfig>, count: usize) -> Self {
         let place = job.and_then(JobConfig::local_process).unwrap_or(0);
         let processes = job.and_then(JobConfig::local_processes);
-        Self {
+        let share = Self {
             count,
             before: place.saturating_mul(count),
             whole: processes.map(|processes| processes.saturating_mul(count)),
+            shown: false,
+        };
+        let shown = job.is_some_and(|job| share.is_shown(job.get_visible_gpus()));
+        Self { shown, ..share }
+    }
+
+    /// True if what the launcher shows is this process's alone. A list that somebody has exported for all
+    /// processes of the machine is not.
+    fn is_shown(self, gpus: &VisibleGpus) -> bool {
+        let Some(list) = &gpus.list else {
+            return false;
+        };
+        let entries: Vec<&str> = list.split(',').map(str::trim).collect();
+        if entries.len() != self.count {
+            return false;
         }
+        if gpus.by_slurm {
+            // It renumbers them from 0 for each task.
+            return gpus.on_node.is_none_or(|all| Some(all) >= self.whole);
+        }
+        let numbers: Option<Vec<usize>> = entries.iter().map(|entry| entry.parse().ok()).collect();
+        let own = self.before..self.before.saturating_add(self.count);
+        numbers.is_some_and(|numbers| numbers.into_iter().eq(own))
     }
 
     /// Whether the devices that were found are this process's alone: the launcher shows others to the
     /// others.
     fn is_all_of(self, found: usize) -> bool {
-        self.whole.is_none() && found == self.count
+        (self.whole.is_none() || self.shown) && found == self.count
     }
 
     /// How many devices there must be.
@@ -165,18 +191,24 @@ fn automatic(share: Share, oversubscribe: bool) -> Result<Devices> {
             seen.push(format!("{} {backend} GPU(s)", found.len()));
         }
     }
-    let why = if seen.is_empty() {
-        "no GPU found".to_owned()
-    } else {
+    let unused = !seen.is_empty() || nvidia_device();
+    let why = if !seen.is_empty() {
         format!(
             "found {} for {needed} replicas on this machine (oversubscribe to share)",
             seen.join(" and ")
         )
+    } else if cfg!(feature = "cube") {
+        "no GPU found".to_owned()
+    } else {
+        "this program was built without a GPU backend (burn-dist's features `cuda` and `wgpu`)"
+            .to_owned()
     };
-    cpu(
-        count,
-        Some(format!("{why}: training {count} replica(s) on the CPU")),
-    )
+    let note = format!("{why}: training {count} replica(s) on the CPU");
+    if unused {
+        // In every process: each sees other GPUs, and all wait for the slowest.
+        tracing::warn!("{note}, although there are GPUs");
+    }
+    cpu(count, Some(note))
 }
 
 #[cfg(feature = "flex")]
@@ -210,6 +242,9 @@ fn assign(
     share: Share,
     oversubscribe: bool,
 ) -> Option<Devices> {
+    // What CUDA is shown says nothing of other backends.
+    let shown = share.shown && backend == Backend::Cuda;
+    let share = Share { shown, ..share };
     let needed = share.needed(found.len());
     let enough = found.len() >= needed || (oversubscribe && !found.is_empty());
     enough.then(|| Devices {
@@ -231,8 +266,9 @@ fn too_few(backend: Backend, found: usize, count: usize) -> Error {
         "check the GPU's driver, or train on the CPU backend".to_owned()
     } else {
         format!(
-            "train {found} replica(s), let replicas share GPUs (oversubscribe), or train on the \
-                 CPU backend"
+            "train {found} replica(s), let replicas share GPUs (oversubscribe: also where the launcher \
+             shows each process GPUs of its own, in another way than 0, 1, 2 in CUDA_VISIBLE_DEVICES), or \
+             train on the CPU backend"
         )
     };
     Error::Devices {
@@ -268,14 +304,17 @@ fn enumerate(kind: burn::tensor::DeviceType) -> Vec<Device> {
     std::panic::catch_unwind(|| Device::enumerate(kind).into_vec()).unwrap_or_default()
 }
 
-/// Whether the system shows an NVIDIA driver. Where it can't be seen, the driver is asked.
+/// True if the system shows an NVIDIA driver. Where it can't be seen, the driver is asked.
 #[cfg(feature = "cuda")]
 fn nvidia_driver() -> bool {
-    use std::path::Path;
-    !cfg!(target_os = "linux")
-        || ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg"]
-            .iter()
-            .any(|path| Path::new(path).exists())
+    !cfg!(target_os = "linux") || nvidia_device()
+}
+
+/// True if the system's files show an NVIDIA GPU with its driver.
+fn nvidia_device() -> bool {
+    ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg"]
+        .iter()
+        .any(|path| Path::new(path).exists())
 }
 
 /// Whether a device is a software renderer, or one that wgpu can't tell from it.
@@ -389,6 +428,7 @@ mod tests {
             count,
             before: process * count,
             whole: processes,
+            shown: false,
         };
         // Where the process's devices begin among those found; none if they are too few.
         let first = |share: Share, found| {
@@ -400,7 +440,7 @@ mod tests {
             // All of them find it out alike.
             assert_eq!(first(share(process, Some(6), 2), 5), None);
         }
-        // Slurm tells no number of processes: the GPUs are the node's, or the task's own.
+        // Where nobody tells the number of processes, the GPUs are the node's, or the process's own.
         assert_eq!(first(share(1, None, 2), 8), Some(2));
         assert_eq!(first(share(3, None, 2), 2), Some(0));
         assert_eq!(first(share(3, None, 2), 4), None);
@@ -430,6 +470,65 @@ mod tests {
         assert_eq!((share.count, share.before, share.whole), (3, 3, Some(12)));
         let share = Share::of(None, 3);
         assert_eq!((share.count, share.before, share.whole), (3, 0, None));
+    }
+
+    /// The share of a process with one replica, whose launcher says this.
+    fn share_of(variables: &[(&str, &str)]) -> Share {
+        let job = JobConfig::from_variables(&|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.into())
+        });
+        Share::of(job.unwrap().as_ref(), 1)
+    }
+
+    #[test]
+    fn one_visible_gpu_per_process_is_its_own() {
+        let one = [Device::flex()];
+        let taken = |share| assign(Backend::Cuda, &one, share, false).is_some();
+        let torchrun = |local, list| {
+            share_of(&[
+                ("RANK", local),
+                ("WORLD_SIZE", "4"),
+                ("LOCAL_RANK", local),
+                ("LOCAL_WORLD_SIZE", "4"),
+                ("MASTER_ADDR", "node0"),
+                ("MASTER_PORT", "1"),
+                ("CUDA_VISIBLE_DEVICES", list),
+            ])
+        };
+        assert!(taken(torchrun("0", "0")));
+        assert!(taken(torchrun("2", "2")));
+        // One list that was exported for all of them, or may have been, or one that shows more.
+        assert!(!taken(torchrun("2", "0")));
+        assert!(!taken(torchrun(
+            "2",
+            "MIG-8932f937-d72c-4106-c12f-20bd9faed9f6"
+        )));
+        assert!(!taken(torchrun("2", "2,3")));
+        assert!(!taken(torchrun("2", "")));
+        // Other backends do not heed it.
+        let share = torchrun("2", "2");
+        assert!(assign(Backend::Wgpu, &one, share, false).is_none());
+    }
+
+    #[test]
+    fn slurm_renumbers_the_gpus_of_each_task() {
+        let one = [Device::flex()];
+        let taken = |on_node| {
+            let share = share_of(&[
+                ("SLURM_PROCID", "2"),
+                ("SLURM_LOCALID", "2"),
+                ("SLURM_STEP_NUM_TASKS", "4"),
+                ("SLURM_STEP_TASKS_PER_NODE", "4"),
+                ("SLURM_STEP_NODELIST", "gpu1"),
+                ("SLURM_GPUS_ON_NODE", on_node),
+                ("CUDA_VISIBLE_DEVICES", "0"),
+            ]);
+            assert_eq!(share.whole, Some(4));
+            assign(Backend::Cuda, &one, share, false).is_some()
+        };
+        assert!(taken("4"));
+        assert!(!taken("1"), "four tasks share it");
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -22,7 +22,7 @@ use burn::tensor::Device;
 
 use super::devices::on_flex;
 use super::failures::{Failures, failure_of, panic_message};
-use crate::error::{Departure, Error, Result};
+use crate::error::{Departure, Error, JoinFailure, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
 use crate::norm;
 use crate::random;
@@ -106,7 +106,7 @@ where
 #[derive(Clone, Debug)]
 pub struct Launcher {
     devices: Vec<Device>,
-    timeout: Duration,
+    timeout: Option<Duration>,
     threads: Option<usize>,
     seed: u64,
     job: Option<JobConfig>,
@@ -118,7 +118,7 @@ impl Launcher {
     pub fn new(devices: Vec<Device>) -> Self {
         Self {
             devices,
-            timeout: DEFAULT_TIMEOUT,
+            timeout: None,
             threads: None,
             seed: 0,
             job: None,
@@ -126,10 +126,12 @@ impl Launcher {
         }
     }
 
-    /// How long calls on the group wait for other ranks; 5 minutes by default.
+    /// How long calls on the group wait for other ranks; by default as many seconds as the variable
+    /// `BURN_DIST_TIMEOUT` says, or 5 minutes. Where processes have different ones, the shortest ends a wait
+    /// for all.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         self
     }
 
@@ -163,7 +165,7 @@ impl Launcher {
 
     /// Makes this process one of a job's: its ranks are numbered after those of the processes before it,
     /// and its groups span all processes. `None` is a job of this process alone, so that what
-    /// [`JobConfig::from_env`] gives can be passed on.
+    /// [`JobConfig::from_env`] gives can be passed on. A job of one process opens no port.
     ///
     /// ```no_run
     /// use burn::tensor::Device;
@@ -212,7 +214,12 @@ impl Launcher {
                 message,
             });
         }
-        let threads = self.pool_size()?;
+        let (threads, timeout) = self.settings().inspect_err(|error| {
+            if let Some(job) = &self.job {
+                // Who can't be told waits.
+                let _ = job.abandon(error);
+            }
+        })?;
         let (groups, address) = self.join()?;
         let process = self.job.as_ref().map_or(0, JobConfig::process);
         let seed = self.seed;
@@ -220,7 +227,7 @@ impl Launcher {
         let results = thread::scope(|scope| {
             let mut ranks = Vec::with_capacity(groups.len());
             for (device, group) in self.devices.iter().zip(groups) {
-                let (rank, group) = (group.rank(), group.with_timeout(self.timeout));
+                let (rank, group) = (group.rank(), group.with_timeout(timeout));
                 let (worker, failures) = (&worker, &failures);
                 let place = group.clone();
                 let body = move || {
@@ -261,22 +268,28 @@ impl Launcher {
     /// The memberships of this process's ranks in the group of all ranks, and where the job's other
     /// processes reach this one, if there are any.
     fn join(&self) -> Result<(Vec<ProcessGroup>, Option<IpAddr>)> {
-        let Some(job) = &self.job else {
+        let several = |job: &&JobConfig| job.processes() > 1;
+        if let Some(job) = &self.job {
+            job.check()?;
+        }
+        let Some(job) = self.job.as_ref().filter(several) else {
             // The standard library's hashers are seeded at random.
             let number = RandomState::new().hash_one(std::process::id());
             let records = self.folder(number.into());
             return Ok((ProcessGroup::launched(self.devices.len(), records)?, None));
         };
-        let deadline = Instant::now() + job.get_join_timeout();
+        let started = Instant::now();
         let Joined {
             ranks_per_process,
             addresses,
             listener,
             job: number,
             heartbeat,
-            store: _store,
+            mut store,
             host,
         } = rendezvous::join(job, self.devices.len())?;
+        // Joining has checked that no clock overflows.
+        let deadline = started + job.get_join_timeout();
         // There is one for each process.
         let address = addresses.get(job.process()).map(SocketAddr::ip);
         let place = Place {
@@ -289,7 +302,17 @@ impl Launcher {
             heartbeat,
         };
         let records = self.folder(u128::from_be_bytes(number));
-        let network = connect(place, deadline)?;
+        let mut gone = || match store.gone() {
+            Ok(None) => None,
+            Ok(Some(process)) => Some(JoinFailure::Gone {
+                process,
+                reason: None,
+            }),
+            Err(error) => Some(error.into()),
+        };
+        let network = connect(place, deadline, &mut gone)?;
+        // Process 0 may have closed the store by now.
+        let _ = store.leave();
         // The store has done its work, too: from now on this process has no open port.
         let store = host.map(Host::close).unwrap_or_default();
         let transport = network.rejected();
@@ -314,6 +337,16 @@ impl Launcher {
     fn folder(&self, job: u128) -> PathBuf {
         let by_default = || std::env::temp_dir().join(format!("burn-dist-{job:032x}"));
         self.records.clone().unwrap_or_else(by_default)
+    }
+
+    /// What can be wrong before this process joins its job: how many threads each replica on the CPU gets, and
+    /// how long operations wait.
+    fn settings(&self) -> Result<(usize, Duration)> {
+        let timeout = match self.timeout {
+            Some(timeout) => timeout,
+            None => rendezvous::operation_timeout()?.unwrap_or(DEFAULT_TIMEOUT),
+        };
+        Ok((self.pool_size()?, timeout))
     }
 
     /// How many threads each replica on the CPU gets.

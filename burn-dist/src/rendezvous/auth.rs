@@ -46,9 +46,9 @@ pub(crate) use fuzzing::seeds;
 /// The crate's version and, after the slash, the number of the wire format: raised with any change of it.
 /// Tensors travel in the machine's byte order, so those of another order speak another format.
 const VERSION: &str = if cfg!(target_endian = "little") {
-    concat!(env!("CARGO_PKG_VERSION"), "/2")
+    concat!(env!("CARGO_PKG_VERSION"), "/3")
 } else {
-    concat!(env!("CARGO_PKG_VERSION"), "/2-big-endian")
+    concat!(env!("CARGO_PKG_VERSION"), "/3-big-endian")
 };
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;

@@ -7,14 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::options::Options;
 use super::secret::Secret;
 use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
 
 /// How long processes wait for one another, unless told otherwise.
 const JOIN_TIMEOUT: Duration = Duration::from_mins(5);
-/// After what silence a process is given up, unless told otherwise.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// After what silence a process is given up, unless told otherwise. A process that stands still for less than
+/// two thirds of it is never given up: the last sign of life may have come a third of it before.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// The port of a job without a name whose launcher tells none; the one that users of `PyTorch` know.
+const PORT: u16 = 29_500;
+/// The most bytes of a job's name.
+const MAX_NAME: usize = 256;
 
 /// What a process must know to join its job: its number, how many processes there are, and where
 /// process 0 is. A process may bring several ranks (one for each of its devices).
@@ -48,6 +54,26 @@ pub struct JobConfig {
     tls: Option<Tls>,
     join_timeout: Duration,
     heartbeat: Duration,
+    options: Options,
+    /// The job's name as its launcher gives it.
+    launcher_job: Option<String>,
+    /// The job's name as a person gives it.
+    name: Option<String>,
+    /// The host of process 0 and the launcher's number of the job, where the port follows from the name.
+    named_port: Option<(String, Option<u64>)>,
+    agent_listens: bool,
+    gpus: VisibleGpus,
+}
+
+/// What a launcher says of the CUDA GPUs that it shows this process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VisibleGpus {
+    /// `CUDA_VISIBLE_DEVICES`.
+    pub(crate) list: Option<String>,
+    /// True if Slurm has started this process.
+    pub(crate) by_slurm: bool,
+    /// The number of GPUs that all processes of the job's step have on this machine.
+    pub(crate) on_node: Option<usize>,
 }
 
 impl JobConfig {
@@ -68,7 +94,55 @@ impl JobConfig {
             tls: None,
             join_timeout: JOIN_TIMEOUT,
             heartbeat: HEARTBEAT,
+            options: Options::default(),
+            launcher_job: None,
+            name: None,
+            named_port: None,
+            agent_listens: false,
+            gpus: VisibleGpus::default(),
         }
+    }
+
+    /// A name that only this job has (default: none). Processes of jobs with different names never join one
+    /// another, even where they share a secret and find one another's port. What the launcher calls the job
+    /// (a Slurm job and step, torchrun's run id) counts as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rendezvous`] if it is empty, or has more than 256 bytes or a control character.
+    pub fn name(mut self, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        check_name(&name).map_err(|what| {
+            let message = format!("the job's name {name:?} {what}");
+            self.fault(self.master.clone(), JoinFailure::Configuration(message))
+        })?;
+        self.name = Some(name);
+        Ok(self.with_named_port())
+    }
+
+    /// Declares options that must be the same in all processes of the job, as text: a learning rate, a seed,
+    /// a batch size. Joining compares them and fails on all processes where they differ, naming the option,
+    /// the values and the processes. Called again, it declares more.
+    ///
+    /// Paths, addresses and whatever else may differ from machine to machine do not belong here. Values of
+    /// more than 256 bytes are compared by their hash.
+    ///
+    /// ```
+    /// use burn_dist::JobConfig;
+    ///
+    /// let (rate, seed) = (0.03, 42);
+    /// let job = JobConfig::new(1, 2, "10.0.0.1:29500")
+    ///     .with_options([("--lr", rate.to_string()), ("--seed", seed.to_string())]);
+    /// ```
+    #[must_use]
+    pub fn with_options<N: Into<String>, V: AsRef<str>>(
+        mut self,
+        options: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        for (name, value) in options {
+            self.options.push(name.into(), value.as_ref());
+        }
+        self
     }
 
     /// The secret that the job's processes share (default: none, which only jobs on one machine may
@@ -112,8 +186,8 @@ impl JobConfig {
         self
     }
 
-    /// After how long a silence another process is given up (default: 10 seconds). Process 0's counts for
-    /// the whole job.
+    /// After how long a silence another process is given up (default: 30 seconds). Process 0's counts for
+    /// the whole job. A connection that breaks is noticed at once, whatever this says.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
@@ -175,6 +249,79 @@ impl JobConfig {
         &self.master
     }
 
+    /// The name by which the job's processes know one another; empty if it has none.
+    pub(super) fn job_name(&self) -> String {
+        let parts = [&self.launcher_job, &self.name];
+        let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+        parts.join("/")
+    }
+
+    pub(super) fn get_options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Takes the launcher's own name of the job.
+    pub(super) fn launched(mut self, name: Option<String>) -> Self {
+        self.launcher_job = name.map(|name| match check_name(&name) {
+            Ok(()) => name,
+            Err(_) => format!("{:016x}", hash(&name)),
+        });
+        self
+    }
+
+    /// Notes that the launcher's agent listens at the master's address: then its machine need not be that of
+    /// process 0.
+    pub(super) fn torchrun_listens(mut self, listens: bool) -> Self {
+        self.agent_listens = listens;
+        self
+    }
+
+    pub(super) fn visible_gpus(mut self, gpus: VisibleGpus) -> Self {
+        self.gpus = gpus;
+        self
+    }
+
+    pub(super) fn get_torchrun_listens(&self) -> bool {
+        self.agent_listens
+    }
+
+    pub(crate) fn get_visible_gpus(&self) -> &VisibleGpus {
+        &self.gpus
+    }
+
+    /// Puts process 0 at a port of a host.
+    pub(super) fn at(mut self, host: &str, port: u16) -> Self {
+        self.master = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]:{port}") // an IPv6 address
+        } else {
+            format!("{host}:{port}")
+        };
+        self
+    }
+
+    /// Puts process 0 at the port of a host that follows from the job's name and the launcher's number of it.
+    pub(super) fn at_port_of(mut self, host: &str, number: Option<u64>) -> Self {
+        self.named_port = Some((host.to_owned(), number));
+        self.with_named_port()
+    }
+
+    fn with_named_port(self) -> Self {
+        let Some((host, number)) = &self.named_port else {
+            return self;
+        };
+        let named = match number {
+            // The launcher's name says no more than its number.
+            Some(number) => Some(number.wrapping_add(self.name.as_deref().map_or(0, hash))),
+            None => Some(self.job_name())
+                .filter(|name| !name.is_empty())
+                .map(|name| hash(&name)),
+        };
+        // Below the ports that systems give to connections, and rarely the same for two jobs.
+        let port = named.map_or(PORT, |number| 10_000 + (number % 20_000) as u16);
+        let host = host.clone();
+        self.at(&host, port)
+    }
+
     pub(crate) fn get_error_file(&self) -> Option<&Path> {
         self.error_file.as_deref()
     }
@@ -213,7 +360,7 @@ impl JobConfig {
     }
 
     /// What can be seen to be wrong before anyone is asked; gives the master's host and port.
-    pub(super) fn check(&self) -> Result<(&str, u16)> {
+    pub(crate) fn check(&self) -> Result<(&str, u16)> {
         let fault =
             |message: String| self.fault(self.master.clone(), JoinFailure::Configuration(message));
         if self.processes == 0 || self.process >= self.processes {
@@ -232,6 +379,7 @@ impl JobConfig {
                 )));
             }
         }
+        self.options.check().map_err(fault)?;
         if let Some(tls) = &self.tls {
             let checked = tls.check();
             checked.map_err(|failure| self.fault(self.master.clone(), failure))?;
@@ -266,8 +414,27 @@ impl JobConfig {
     }
 }
 
+/// Checks a job's name; an error says what is wrong with it.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.trim().is_empty() {
+        Err("is empty".to_owned())
+    } else if name.len() > MAX_NAME {
+        Err(format!("has more than {MAX_NAME} bytes"))
+    } else if name.contains(char::is_control) {
+        Err("has a control character".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// FNV-1a: the same on all machines and in all versions.
+fn hash(text: &str) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
 /// The longest time to wait for anything: far more than anyone waits, and no clock overflows with it.
-const LONGEST: Duration = Duration::from_hours(30 * 24);
+pub(super) const LONGEST: Duration = Duration::from_hours(30 * 24);
 
 /// A host without the brackets of an IPv6 address; none if it is no host.
 fn bare(host: &str) -> Option<&str> {

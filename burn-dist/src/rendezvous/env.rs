@@ -1,58 +1,78 @@
-//! What launchers tell a process in its environment: torchrun, Open MPI, Slurm, and indexed Jobs of
-//! Kubernetes. A "rank" of the environment is a process here, which may bring several ranks.
+//! What launchers tell a process in its environment. A "rank" of the environment is a process here, which may
+//! bring several ranks.
 //!
-//! Where variables of several launchers are set, the one that was started last counts: torchrun's
-//! before Open MPI's before Slurm's before Kubernetes', because inside an allocation of the latter one
-//! starts the former.
+//! | file | idea |
+//! |---|---|
+//! | `launchers` | which variables each launcher sets, and which launcher counts |
+//! | `slurm`, `nodes` | what Slurm says: the step, its nodes and tasks |
+//! | `pods` | what starts one process on each machine or Pod: Kubeflow, `SkyPilot`, `LeaderWorkerSet` |
 //!
 //! Everything is a function of a lookup, so that tests need no environment.
-//!
-//! Callers: training programs, by [`JobConfig::from_env`].
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
+mod launchers;
 mod nodes;
+mod pods;
+mod slurm;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::OsString;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::config::JobConfig;
+use super::config::{self, JobConfig, VisibleGpus};
 use super::secret::Secret;
 use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
 
-/// The port where a launcher tells none; the one that users of `PyTorch` know.
-const PORT: u16 = 29_500;
-/// Says whether torchrun's own agent listens at `MASTER_ADDR` and `MASTER_PORT`: its usual way.
-const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
-/// Set for the tasks of a step, which `srun` starts, and not for the script of a batch job.
-const SLURM_STEP: &str = "SLURM_STEP_NODELIST";
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
 /// The file for the reason of a failure, which `cargo xtask launch` names.
 const ERROR_FILE: &str = "BURN_DIST_ERROR_FILE";
 /// Names the network interface that the others reach this process by.
 const INTERFACE: &str = "BURN_DIST_INTERFACE";
+/// Names the job.
+const JOB: &str = "BURN_DIST_JOB";
+/// The time to wait for the other processes, in seconds.
+const JOIN_TIMEOUT: &str = "BURN_DIST_JOIN_TIMEOUT";
+/// The silence after which a process is given up, in seconds.
+const HEARTBEAT: &str = "BURN_DIST_HEARTBEAT";
+/// The time that an operation waits for other ranks, in seconds.
+const TIMEOUT: &str = "BURN_DIST_TIMEOUT";
+/// The CUDA GPUs that a process sees.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 impl JobConfig {
     /// What the launcher of this process says; none if it was not started by one.
     ///
     /// | launcher | variables |
     /// |---|---|
-    /// | torchrun and alike | `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`; `LOCAL_RANK`, `LOCAL_WORLD_SIZE` |
+    /// | torchrun and alike | `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`; `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `TORCHELASTIC_RUN_ID` |
     /// | Open MPI | `OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`, `_LOCAL_SIZE`; `MASTER_ADDR` |
-    /// | Slurm (`srun`) | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID`; process 0 is on the first of `SLURM_STEP_NODELIST` and its port follows from `SLURM_JOB_ID`, unless `MASTER_ADDR` and `MASTER_PORT` say otherwise |
+    /// | MPICH, Intel MPI, Cray | `PMI_RANK`, `PMI_SIZE`; `MPI_LOCALRANKID`, `MPI_LOCALNRANKS` or `PMI_LOCAL_RANK`, `PMI_LOCAL_SIZE`; `MASTER_ADDR` |
+    /// | MVAPICH, jsrun, Horovod, Flux | `MV2_COMM_WORLD_RANK`, `JSM_NAMESPACE_RANK`, `HOROVOD_RANK`, `FLUX_TASK_RANK` and those beside them; `MASTER_ADDR` |
+    /// | Slurm (`srun`) | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE`; process 0 is on the first of `SLURM_STEP_NODELIST` and its port follows from `SLURM_JOB_ID` and `SLURM_STEP_ID`, unless `MASTER_ADDR` and `MASTER_PORT` say otherwise |
+    /// | Kubeflow, started without torchrun | `PET_NODE_RANK`, `PET_NNODES`, `PET_MASTER_ADDR`, `PET_MASTER_PORT` |
+    /// | `SkyPilot` | `SKYPILOT_NODE_RANK`, `SKYPILOT_NUM_NODES`, `SKYPILOT_NODE_IPS` |
+    /// | `LeaderWorkerSet` | `LWS_WORKER_INDEX`, `LWS_GROUP_SIZE`, `LWS_LEADER_ADDRESS` |
     /// | Kubernetes indexed Job | `JOB_COMPLETION_INDEX`; `WORLD_SIZE`, `MASTER_ADDR` |
     ///
-    /// `MASTER_PORT` is 29500 where it is not set and does not follow. Where `TORCHELASTIC_USE_AGENT_STORE`
-    /// says that torchrun itself listens there, process 0 takes the next port. The script of a Slurm batch
-    /// job is no process of a job: the tasks that `srun` starts are. The secret comes from
-    /// `BURN_DIST_SECRET` or the file that `BURN_DIST_SECRET_FILE` names, the [`interface`](Self::interface)
-    /// from `BURN_DIST_INTERFACE`. Where `BURN_DIST_TLS_CERT`,
-    /// `BURN_DIST_TLS_KEY` and `BURN_DIST_TLS_CA` name the files of certificates (and, if it is not
-    /// `burn-dist`, `BURN_DIST_TLS_NAME` their name), the job is encrypted: see [`Tls`].
+    /// Where several launchers have left their variables, the one that was started last counts: the first in
+    /// this table. `MASTER_ADDR` may be left out where all processes are known to run on one machine. Where
+    /// `MASTER_PORT` is not set, the port follows from the job's name, and is 29500 if it has none. Where
+    /// `TORCHELASTIC_USE_AGENT_STORE` says that torchrun itself listens there, process 0 takes the next port.
+    /// The script of a Slurm batch job is no process of a job: the tasks that `srun` starts are. A job of one
+    /// process opens no port, and needs neither address nor secret.
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `BURN_DIST_SECRET`, `BURN_DIST_SECRET_FILE` | the [`secret`](Self::secret), or a file that holds it |
+    /// | `BURN_DIST_JOB` | the [`name`](Self::name) of the job |
+    /// | `BURN_DIST_INTERFACE` | the [`interface`](Self::interface) |
+    /// | `BURN_DIST_JOIN_TIMEOUT`, `BURN_DIST_HEARTBEAT` | [`join_timeout`](Self::join_timeout) and [`heartbeat`](Self::heartbeat), in seconds |
+    /// | `BURN_DIST_TLS_CERT`, `_KEY`, `_CA`, `_NAME` | the files of certificates, and their name if it is not `burn-dist`: see [`Tls`] |
     ///
     /// # Errors
     ///
@@ -67,37 +87,38 @@ impl JobConfig {
         lookup: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Self>> {
         let variables = Variables(lookup);
+        // What can't be right is told even to a process that is alone.
+        variables.check()?;
         let Some(place) = variables.place()? else {
             return Ok(None);
         };
-        let host = match variables.text("MASTER_ADDR")? {
-            Some(host) => host,
-            None => place.host.ok_or_else(|| {
-                unset(
-                    "MASTER_ADDR",
-                    "the name or address of the machine of process 0",
-                )
-            })?,
-        };
-        let port = match variables.number("MASTER_PORT", "a port from 0 to 65535")? {
-            Some(port) if place.agent_listens => beside(port),
-            Some(port) => port,
-            None => place
-                .port
-                .ok_or_else(|| unset("MASTER_PORT", "the port on which process 0 listens"))?,
-        };
-        if host.trim().is_empty() || host.contains(char::is_whitespace) {
-            let expected = "the name or address of the machine of process 0";
-            return Err(wrong("MASTER_ADDR", host, expected.to_owned()));
+        let told = variables.number("MASTER_PORT", "a port from 0 to 65535")?;
+        if told == Some(0) && place.processes > 1 && lookup(ADDRESS_FILE).is_none() {
+            let expected = format!("a port from 1 to 65535, or {ADDRESS_FILE} beside it");
+            return Err(wrong("MASTER_PORT", "0".to_owned(), expected));
         }
-        let master = if host.contains(':') && !host.starts_with('[') {
-            format!("[{host}]:{port}") // an IPv6 address
-        } else {
-            format!("{host}:{port}")
-        };
-        let mut config = Self::new(place.process, place.processes, master)
+        let host = variables.host(&place)?;
+        let mut config = Self::new(place.process, place.processes, String::new())
             .local(place.local_process, place.local_processes)
-            .secret(Secret::from_variables(lookup)?);
+            .secret(Secret::from_variables(lookup)?)
+            .launched(place.job)
+            .torchrun_listens(place.agent_listens);
+        config = match (told, place.port) {
+            (Some(port), _) if place.agent_listens => config.at(&host, beside(port)),
+            (Some(port), _) => config.at(&host, port),
+            // Nobody meets there.
+            (None, _) if place.processes == 1 => config.at(&host, 0),
+            (None, Port::Told) => {
+                return Err(unset("MASTER_PORT", "the port on which process 0 listens"));
+            }
+            (None, Port::Known(port)) => config.at(&host, port),
+            (None, Port::Follows(number)) => config.at_port_of(&host, number),
+        };
+        config = config.visible_gpus(VisibleGpus {
+            list: lookup(VISIBLE).map(|list| list.to_string_lossy().into_owned()),
+            by_slurm: place.by_slurm,
+            on_node: place.gpus_on_node,
+        });
         if let Some(tls) = Tls::from_variables(lookup)? {
             config = config.tls(tls);
         }
@@ -107,7 +128,88 @@ impl JobConfig {
         if let Some(file) = lookup(ERROR_FILE) {
             config = config.error_file(file);
         }
-        if let Some(interface) = variables.text(INTERFACE)? {
+        variables.settings(config).map(Some)
+    }
+}
+
+/// The time that operations wait for other ranks, as `BURN_DIST_TIMEOUT` says.
+///
+/// # Errors
+///
+/// [`Error::Rendezvous`] with [`JoinFailure::Variable`] if it is no number of seconds.
+pub(crate) fn operation_timeout() -> Result<Option<Duration>> {
+    Variables(&|name| std::env::var_os(name)).seconds(TIMEOUT)
+}
+
+/// The place of this process in its job, as its launcher says.
+#[derive(Debug)]
+struct Place {
+    process: usize,
+    processes: usize,
+    local_process: Option<usize>,
+    local_processes: Option<usize>,
+    /// The machine of process 0, if that follows from what the launcher says.
+    host: Option<String>,
+    port: Port,
+    /// The launcher's own name of the job.
+    job: Option<String>,
+    /// True if the launcher itself listens on `MASTER_PORT`.
+    agent_listens: bool,
+    by_slurm: bool,
+    gpus_on_node: Option<usize>,
+}
+
+/// The port of process 0, where `MASTER_PORT` is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    /// It must be set.
+    Told,
+    /// The launcher says it.
+    Known(u16),
+    /// It follows from the job's name, and from the launcher's number of the job, if it has one.
+    Follows(Option<u64>),
+}
+
+/// The environment.
+struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
+
+impl Variables<'_> {
+    /// The name or address of the machine of process 0.
+    fn host(&self, place: &Place) -> Result<String> {
+        let expected = "the name or address of the machine of process 0";
+        let local = place.local_processes.unwrap_or(1) == place.processes;
+        let host = match (self.text("MASTER_ADDR")?, &place.host) {
+            (Some(host), _) => host,
+            (None, Some(host)) => host.clone(),
+            (None, None) if local => "127.0.0.1".to_owned(),
+            (None, None) => return Err(unset("MASTER_ADDR", expected)),
+        };
+        if host.trim().is_empty() || host.contains(char::is_whitespace) {
+            return Err(wrong("MASTER_ADDR", host, expected.to_owned()));
+        }
+        Ok(host)
+    }
+
+    /// Refuses settings that can't be right.
+    fn check(&self) -> Result<()> {
+        for name in [JOIN_TIMEOUT, HEARTBEAT, TIMEOUT] {
+            self.seconds(name)?;
+        }
+        self.job_name().map(drop)
+    }
+
+    /// Takes the settings that a user makes, whatever the launcher.
+    fn settings(&self, mut config: JobConfig) -> Result<JobConfig> {
+        if let Some(name) = self.job_name()? {
+            config = config.name(name)?;
+        }
+        if let Some(timeout) = self.seconds(JOIN_TIMEOUT)? {
+            config = config.join_timeout(timeout);
+        }
+        if let Some(heartbeat) = self.seconds(HEARTBEAT)? {
+            config = config.heartbeat(heartbeat);
+        }
+        if let Some(interface) = self.text(INTERFACE)? {
             let interface = interface.trim();
             if interface.is_empty() {
                 let expected = "a network interface of this machine, by name or address";
@@ -115,166 +217,36 @@ impl JobConfig {
             }
             config = config.interface(interface);
         }
-        if port == 0 && place.processes > 1 && lookup(ADDRESS_FILE).is_none() {
-            let expected = format!("a port from 1 to 65535, or {ADDRESS_FILE} beside it");
-            return Err(wrong("MASTER_PORT", "0".to_owned(), expected));
-        }
-        Ok(Some(config))
+        Ok(config)
     }
-}
 
-/// Where this process stands in its job, as its launcher says.
-#[derive(Debug)]
-struct Place {
-    process: usize,
-    processes: usize,
-    local_process: Option<usize>,
-    local_processes: Option<usize>,
-    /// Where process 0 is, if that follows from what the launcher says.
-    host: Option<String>,
-    port: Option<u16>,
-    /// Whether the launcher itself listens on `MASTER_PORT`.
-    agent_listens: bool,
-}
-
-/// The names of a launcher's variables.
-struct Names {
-    process: &'static str,
-    processes: &'static str,
-    local_process: Option<&'static str>,
-    local_processes: Option<&'static str>,
-}
-
-const TORCHRUN: Names = Names {
-    process: "RANK",
-    processes: "WORLD_SIZE",
-    local_process: Some("LOCAL_RANK"),
-    local_processes: Some("LOCAL_WORLD_SIZE"),
-};
-const OPEN_MPI: Names = Names {
-    process: "OMPI_COMM_WORLD_RANK",
-    processes: "OMPI_COMM_WORLD_SIZE",
-    local_process: Some("OMPI_COMM_WORLD_LOCAL_RANK"),
-    local_processes: Some("OMPI_COMM_WORLD_LOCAL_SIZE"),
-};
-const SLURM: Names = Names {
-    process: "SLURM_PROCID",
-    processes: "SLURM_NTASKS",
-    local_process: Some("SLURM_LOCALID"),
-    local_processes: None,
-};
-const KUBERNETES: Names = Names {
-    process: "JOB_COMPLETION_INDEX",
-    processes: "WORLD_SIZE",
-    local_process: None,
-    local_processes: None,
-};
-
-/// The environment.
-struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
-
-impl Variables<'_> {
-    /// What the launcher that was started last says.
-    fn place(&self) -> Result<Option<Place>> {
-        if self.has(TORCHRUN.process) {
-            let place = self.read(&TORCHRUN)?;
-            let agent_listens = self.text(AGENT_STORE)?.is_some_and(|told| told == "True");
-            return Ok(Some(Place {
-                agent_listens,
-                ..place
-            }));
-        }
-        if self.has(OPEN_MPI.process) || self.has(OPEN_MPI.processes) {
-            let place = self.read(&OPEN_MPI)?;
-            let port = Some(PORT);
-            return Ok(Some(Place { port, ..place }));
-        }
-        // The script of a batch job has a number too, and counts the tasks that it may start.
-        if self.has(SLURM.process) && self.has(SLURM_STEP) {
-            return self.slurm().map(Some);
-        }
-        if self.has(KUBERNETES.process) {
-            // Every indexed Job has an index; only one that is told of others is distributed.
-            if !self.has("WORLD_SIZE") && !self.has("MASTER_ADDR") {
-                return Ok(None);
-            }
-            let place = self.read(&KUBERNETES)?;
-            let port = Some(PORT);
-            return Ok(Some(Place { port, ..place }));
-        }
-        for name in [
-            "WORLD_SIZE",
-            "MASTER_ADDR",
-            "LOCAL_RANK",
-            "LOCAL_WORLD_SIZE",
-        ] {
-            if let Some(value) = self.text(name)? {
-                let expected = format!("the number of this process, because {name} is {value:?}");
-                return Err(unset("RANK", &expected));
+    fn job_name(&self) -> Result<Option<String>> {
+        let Some(name) = self.text(JOB)? else {
+            return Ok(None);
+        };
+        match config::check_name(&name) {
+            Ok(()) => Ok(Some(name)),
+            Err(what) => {
+                let expected = format!("a name that only this job has; this one {what}");
+                Err(wrong(JOB, name, expected))
             }
         }
-        Ok(None)
     }
 
-    fn slurm(&self) -> Result<Place> {
-        let place = self.read(&SLURM)?;
-        // The step's nodes may be a part of the job's.
-        let host = match self.text(SLURM_STEP)? {
-            Some(list) => Some(nodes::first(&list).ok_or_else(|| {
-                let expected = "a list of nodes, as node[01-04,7]".to_owned();
-                wrong(SLURM_STEP, list, expected)
-            })?),
-            None => None,
+    fn seconds(&self, name: &'static str) -> Result<Option<Duration>> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
         };
-        let job: Option<u64> = self.number("SLURM_JOB_ID", "the number of the job")?;
-        // Below the ports that systems give to connections, and rarely the same for two jobs.
-        let port = job.map_or(PORT, |job| 10_000 + (job % 20_000) as u16);
-        let port = Some(port);
-        Ok(Place {
-            host,
-            port,
-            ..place
-        })
-    }
-
-    /// Reads and checks a launcher's variables.
-    fn read(&self, names: &Names) -> Result<Place> {
-        let process = self.required(names.process, "the number of this process, from 0")?;
-        let processes = self.required(names.processes, "how many processes the job has")?;
-        if processes == 0 {
-            let expected = "how many processes the job has, at least 1".to_owned();
-            return Err(wrong(names.processes, processes.to_string(), expected));
+        let seconds = text.trim().parse().ok();
+        let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        match time.filter(|time| !time.is_zero() && *time <= config::LONGEST) {
+            Some(time) => Ok(Some(time)),
+            None => {
+                let longest = config::LONGEST.as_secs();
+                let expected = format!("a number of seconds above 0, at most {longest} (30 days)");
+                Err(wrong(name, text, expected))
+            }
         }
-        below(names.process, process, names.processes, processes)?;
-        let optional = |name: Option<&'static str>| match name {
-            Some(name) => self.number(name, "a number of processes on this machine"),
-            None => Ok(None),
-        };
-        let local_process = optional(names.local_process)?;
-        let local_processes = optional(names.local_processes)?;
-        if let (Some(name), Some(count)) = (names.local_processes, local_processes)
-            && !(1..=processes).contains(&count)
-        {
-            let expected = format!("from 1 to {processes} ({})", names.processes);
-            return Err(wrong(name, count.to_string(), expected));
-        }
-        if let (Some(name), Some(number)) = (names.local_process, local_process) {
-            let of = names.local_processes.unwrap_or(names.processes);
-            let (of, count) = match local_processes {
-                Some(count) => (of, count),
-                None => (names.processes, processes),
-            };
-            below(name, number, of, count)?;
-        }
-        Ok(Place {
-            process,
-            processes,
-            local_process,
-            local_processes,
-            host: None,
-            port: None,
-            agent_listens: false,
-        })
     }
 
     fn has(&self, name: &str) -> bool {

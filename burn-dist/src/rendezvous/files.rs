@@ -1,24 +1,20 @@
 //! Files that prove something: read within a bound, and with a look at who else can reach them.
-//!
-//! Callers: `secret`, `tls`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 /// Reads a file, and one byte more than `most` if it has more.
-#[cfg(feature = "tls")]
 pub(super) fn read(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    read_at_most(&file, most)
+    read_at_most(&open(path)?, most)
 }
 
-/// The same for a file that nobody else should know. One that every user of the machine can read works,
-/// but is warned of; one that every user can write is refused.
+/// Reads a file that nobody else should know. One that every user of the machine can read works, but is
+/// warned of; one that others can write is refused.
 pub(super) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    let file = open(path)?;
     match exposure(&file).map_err(|error| error.to_string())? {
         Exposure::Private => {}
         Exposure::Readable => tracing::warn!(
@@ -27,11 +23,29 @@ pub(super) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>
         ),
         Exposure::Writable => {
             return Err(
-                "every user of this machine can change it; run `chmod 600` on it".to_owned(),
+                "other users of this machine can change it; run `chmod 600` on it".to_owned(),
             );
         }
     }
     read_at_most(&file, most)
+}
+
+/// Opens a regular file: a pipe or a device would be waited for, or has no end.
+fn open(path: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Without it, opening a pipe that nobody writes to would not return.
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    }
+    let file = options.open(path).map_err(|error| error.to_string())?;
+    let kind = file.metadata().map_err(|error| error.to_string())?;
+    if !kind.is_file() {
+        return Err("it is no regular file but a folder, pipe or device".to_owned());
+    }
+    Ok(file)
 }
 
 fn read_at_most(file: &File, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
@@ -55,7 +69,7 @@ pub(super) enum Exposure {
 pub(super) fn exposure(file: &File) -> std::io::Result<Exposure> {
     use std::os::unix::fs::PermissionsExt;
     let mode = file.metadata()?.permissions().mode();
-    Ok(if mode & 0o002 != 0 {
+    Ok(if mode & 0o022 != 0 {
         Exposure::Writable
     } else if mode & 0o004 != 0 {
         // Not refused: Kubernetes mounts secrets so unless it is told otherwise.

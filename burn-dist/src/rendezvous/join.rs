@@ -38,6 +38,8 @@ const MOST: usize = 4000;
 const MOST_RANKS: usize = 4096;
 /// How long one attempt to reach process 0 may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// How long a process that won't join tries to tell the others.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The pauses between two attempts: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
@@ -90,15 +92,23 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         Some(host) => host.connect(config, deadline)?,
         None => connect(config, (name, port), started, deadline)?,
     };
-    let listener = listen(config, host.as_ref(), &store)?;
+    let (address, processes) = (master(config, host.as_ref()), config.processes());
+    let arrived = register::arrive(&mut store, config.process());
+    arrived.map_err(|failure| config.fault(address.clone(), failure))?;
+    let listener = listen(config, host.as_ref(), &store).inspect_err(|error| {
+        let failure = register::give_up(&mut store, config.process(), &error.to_string());
+        if let Some(host) = &host {
+            host.last_words(&mut store, processes, failure);
+        }
+    })?;
     let entry = Entry::new(config, local_ranks, listener.address);
     let outcome = entry.register(&mut store, started, deadline);
     let list = outcome.map_err(|failure| {
         let failure = match &host {
-            Some(host) => host.last_words(&mut store, failure),
+            Some(host) => host.last_words(&mut store, processes, failure),
             None => failure,
         };
-        config.fault(master(config, host.as_ref()), failure)
+        config.fault(address, failure)
     })?;
     Ok(Joined {
         store,
@@ -109,6 +119,54 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         heartbeat: list.heartbeat,
         host,
     })
+}
+
+impl JobConfig {
+    /// Tells the job's other processes that this one won't join, and why, so that they need not wait for it:
+    /// what a program calls that fails before its [`Launcher`](crate::launch::Launcher) runs. It takes up to 5
+    /// seconds, in which process 0 waits for the others, and another process tries to reach process 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rendezvous`](crate::Error::Rendezvous) if nobody could be told; there is nothing to do about
+    /// it.
+    ///
+    /// ```no_run
+    /// # use burn_dist::JobConfig;
+    /// # fn load() -> Result<(), std::io::Error> { Ok(()) }
+    /// let job = JobConfig::from_env()?;
+    /// let data = load().inspect_err(|error| {
+    ///     if let Some(job) = &job {
+    ///         let _ = job.abandon(error);
+    ///     }
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abandon(&self, reason: impl std::fmt::Display) -> Result<()> {
+        let (name, port) = self.check()?;
+        if self.processes() == 1 {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let deadline = started + self.get_join_timeout().min(FAREWELL);
+        let host = match self.process() {
+            0 => Some(Host::start(self, (name, port), started, deadline)?),
+            _ => None,
+        };
+        let mut store = match &host {
+            Some(host) => host.connect(self, deadline)?,
+            None => connect(self, (name, port), started, deadline)?,
+        };
+        let fault = |failure| self.fault(master(self, host.as_ref()), failure);
+        register::arrive(&mut store, self.process()).map_err(fault)?;
+        let failure = register::give_up(&mut store, self.process(), &reason.to_string());
+        if let Some(host) = &host {
+            let (processes, options) = (self.processes(), self.get_options());
+            register::found(&mut store, processes, self.get_heartbeat(), options).map_err(fault)?;
+            host.last_words(&mut store, processes, failure);
+        }
+        Ok(())
+    }
 }
 
 /// Process 0's address, as messages name it.
@@ -197,7 +255,13 @@ fn attempt(
         address::check_open(address.ip(), config.get_secret())
             .map_err(|failure| failed(Attempt::Fatal(failure)))?;
         let until = deadline.min(Instant::now() + ATTEMPT);
-        match StoreClient::connect(address, config.get_secret(), config.get_tls(), until) {
+        match StoreClient::connect(
+            address,
+            config.get_secret(),
+            config.get_tls(),
+            &config.job_name(),
+            until,
+        ) {
             Ok(store) => return Ok(store),
             Err(error) => last = failed(judge(&error)),
         }
@@ -219,6 +283,7 @@ fn judge(error: &StoreError) -> Attempt {
         }
         StoreError::Rejected(
             rejected @ (Rejected::WrongSecret
+            | Rejected::OtherJob { .. }
             | Rejected::NotAPeer(_)
             | Rejected::PlainPeer
             | Rejected::TlsPeer

@@ -6,6 +6,7 @@
 //! | `join` | from that to a list of all processes, or an error that names who is wrong |
 //! | `store` | the key-value store in which the list is made |
 //! | `address` | where to listen, and where not without a secret |
+//! | `options` | what a program declares, which must be the same in all processes |
 //! | `auth`, `secret` | proof of membership, before anything else is read |
 //! | `channel` | the connection itself: a socket, or TLS on one |
 //! | `tls` | the certificates for it, and how they are verified |
@@ -23,6 +24,7 @@ mod config;
 mod env;
 mod files;
 mod join;
+mod options;
 #[cfg(test)]
 pub(crate) mod proxy;
 mod rejected;
@@ -46,6 +48,8 @@ pub(crate) use {
 };
 
 pub use config::JobConfig;
+pub(crate) use config::VisibleGpus;
+pub(crate) use env::operation_timeout;
 pub(crate) use join::{Host, Joined, join};
 pub use secret::Secret;
 pub use tls::Tls;

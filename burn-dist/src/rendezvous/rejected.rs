@@ -2,6 +2,8 @@
 //!
 //! Callers: `channel` and `auth` say it, `store`, `join` and `transport` count, judge and tell it.
 
+use std::fmt;
+
 use super::timed::Broken;
 
 /// The most bytes of a hello.
@@ -20,6 +22,19 @@ pub(crate) enum Rejected {
          BURN_DIST_SECRET_FILE), and look whether another job uses this port"
     )]
     WrongSecret,
+    /// Both know the secret, but for different jobs.
+    #[error(
+        "another job listens at this address: this process belongs to {}, the other to {}; give each job \
+         a port of its own (MASTER_PORT), and all processes of one job the same name (BURN_DIST_JOB)",
+        Named(ours),
+        Named(theirs)
+    )]
+    OtherJob {
+        /// The name of this process's job; empty if it has none.
+        ours: String,
+        /// The name of the other's.
+        theirs: String,
+    },
     /// The other program speaks another version.
     #[error(
         "this program was built with burn-dist {ours}, the other with {theirs}; run the same program \
@@ -69,6 +84,18 @@ pub(crate) enum Rejected {
     /// The operating system failed.
     #[error("the system failed during the handshake: {0}")]
     System(String),
+}
+
+/// Writes `job "mnist"`.
+struct Named<'a>(&'a str);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => f.write_str("a job without a name"),
+            name => write!(f, "job {name:?}"),
+        }
+    }
 }
 
 impl From<Broken> for Rejected {

@@ -104,7 +104,7 @@ impl Rejects {
             Reject::Crowded => &mut self.crowded,
             Reject::Unfinished => &mut self.unfinished,
             Reject::Full => &mut self.full,
-            Reject::Foreign(_) => &mut self.foreign,
+            Reject::Unproved(Rejected::OtherJob { .. }) | Reject::Foreign(_) => &mut self.foreign,
             Reject::Malformed(_) => &mut self.malformed,
             Reject::Unproved(Rejected::System(_)) | Reject::System(_) => &mut self.system,
         }

@@ -76,12 +76,12 @@ impl Secret {
 
     /// The secret that a file holds.
     ///
-    /// A file that every user of the machine can read works, but is warned of; one that every user
-    /// can write is refused.
+    /// A file that every user of the machine can read works, but is warned of; one that others than its owner
+    /// can write is refused, and so is what is no regular file.
     ///
     /// # Errors
     ///
-    /// [`Error::Rendezvous`] if the file can't be read, is empty or too large, or anyone can write it.
+    /// [`Error::Rendezvous`] if the file can't be read, is empty or too large, or others can write it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let named = |what: String| fault(format!("the secret's file {}: {what}", path.display()));
@@ -196,7 +196,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_anyone_can_change_is_refused() {
+    fn a_file_that_others_can_change_is_refused() {
         use std::fs::File;
         use std::os::unix::fs::PermissionsExt;
 
@@ -206,7 +206,10 @@ mod tests {
         std::fs::write(&path, "0123456789abcdef\n").unwrap();
         for (mode, exposed) in [
             (0o600, Exposure::Private),
+            (0o640, Exposure::Private),
             (0o644, Exposure::Readable),
+            (0o620, Exposure::Writable),
+            (0o660, Exposure::Writable),
             (0o666, Exposure::Writable),
         ] {
             let permissions = std::fs::Permissions::from_mode(mode);
@@ -224,5 +227,25 @@ mod tests {
         std::fs::set_permissions(&path, permissions).unwrap();
         let error = Secret::from_file(&path).unwrap_err().to_string();
         assert!(error.contains("is empty"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("secret");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        for path in [pipe.as_path(), folder.path(), Path::new("/dev/zero")] {
+            let path = path.to_owned();
+            let (sender, read) = std::sync::mpsc::channel();
+            // Left behind if it waits.
+            std::thread::spawn(move || sender.send(Secret::from_file(path)));
+            let read = read
+                .recv_timeout(std::time::Duration::from_secs(20))
+                .unwrap();
+            let error = read.unwrap_err().to_string();
+            assert!(error.contains("no regular file"), "{error}");
+        }
     }
 }

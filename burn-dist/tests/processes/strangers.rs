@@ -85,7 +85,7 @@ impl Handshake {
     fn begin(stream: &mut TcpStream, port: Port, nonce: [u8; 32]) -> io::Result<Self> {
         let mut preamble = [0; 64];
         preamble[..8].copy_from_slice(b"burndist");
-        let version = concat!(env!("CARGO_PKG_VERSION"), "/2");
+        let version = concat!(env!("CARGO_PKG_VERSION"), "/3");
         preamble[8..8 + version.len()].copy_from_slice(version.as_bytes());
         preamble[32..].copy_from_slice(&nonce);
         stream.write_all(&preamble)?;

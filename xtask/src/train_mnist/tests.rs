@@ -37,7 +37,7 @@ fn defaults() {
 #[test]
 fn every_flag_reaches_the_program() {
     let flags = "--gpus 4 --backend wgpu --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --data-dir d/m \
-                 --output o --report r.json --interface ib0 --records q --checkpoint c --checkpoint-every 7 \
+                 --output o --report r.json --interface ib0 --job j --join-timeout 90 --heartbeat 0.5 --collective-timeout 60 --records q --checkpoint c --checkpoint-every 7 \
                  --keep 2 --resume --trace t.json --log-dir l --metrics 9090 --oversubscribe --tls-cert c.pem --tls-key c.key \
                  --tls-ca ca.pem --tls-name job";
     let flags: Vec<_> = flags.split_whitespace().collect();
@@ -46,7 +46,8 @@ fn every_flag_reaches_the_program() {
     let passed = words[split + 1..].join(" ");
     assert_eq!(
         passed,
-        "--backend wgpu --gpus 4 --interface ib0 --tls-cert c.pem --tls-key c.key --tls-ca ca.pem \
+        "--backend wgpu --gpus 4 --interface ib0 --job j --join-timeout 90 --heartbeat 0.5 \
+         --collective-timeout 60 --tls-cert c.pem --tls-key c.key --tls-ca ca.pem \
          --tls-name job --oversubscribe --epochs 2 --batch-size 32 --lr 0.005 --seed 7 --output o \
          --data-dir d/m --report r.json --records q --checkpoint c --checkpoint-every 7 --keep 2 --resume \
          --trace t.json --log-dir l --metrics 9090"
@@ -113,6 +114,9 @@ fn wrong_values_are_usage_errors() {
         &["--lr", "inf"],
         &["--seed", "-1"],
         &["--backend", "tpu"],
+        &["--heartbeat", "0"],
+        &["--join-timeout", "5m"],
+        &["--collective-timeout", "inf"],
         &["--data-dir", "d", "--download"],
         &["--resume"],
         &["--keep", "2"],

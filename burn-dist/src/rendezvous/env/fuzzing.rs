@@ -111,6 +111,24 @@ pub(crate) fn variable_seeds() -> Vec<(&'static str, Vec<u8>)> {
             "file",
             "RANK=0\nWORLD_SIZE=2\nMASTER_ADDR=[::1]\nMASTER_PORT=0\nBURN_DIST_ADDRESS_FILE=/tmp/a",
         ),
+        (
+            "slurm-step",
+            "SLURM_PROCID=2\nSLURM_STEP_NUM_TASKS=7\nSLURM_STEP_TASKS_PER_NODE=2(x3),1\nSLURM_NODEID=1\n\
+             SLURM_STEP_NODELIST=gpu[07-10]\nSLURM_JOB_ID=4200017\nSLURM_STEP_ID=3\nBURN_DIST_JOB=mnist",
+        ),
+        (
+            "mpich",
+            "PMI_RANK=1\nPMI_SIZE=2\nMPI_LOCALRANKID=0\nMPI_LOCALNRANKS=1\nMASTER_ADDR=a\n\
+             BURN_DIST_HEARTBEAT=0.5",
+        ),
+        (
+            "kubeflow",
+            "PET_NODE_RANK=1\nPET_NNODES=2:2\nPET_RDZV_ENDPOINT=a:29500\nBURN_DIST_JOIN_TIMEOUT=1e3",
+        ),
+        (
+            "skypilot",
+            "SKYPILOT_NODE_RANK=0\nSKYPILOT_NUM_NODES=1\nSKYPILOT_NODE_IPS=10.0.0.1",
+        ),
         ("half", "WORLD_SIZE=2\nMASTER_ADDR= "),
         (
             "too-many",

@@ -11,11 +11,12 @@ use super::{Attempt, persist, system};
 use crate::error::{JoinFailure, Result};
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::files;
 use crate::rendezvous::rejects::Rejects;
 use crate::rendezvous::store::{Limits, StoreClient, StoreServer};
 
-/// How long process 0 stays for the others to read why joining failed.
-const LINGER: Duration = Duration::from_secs(2);
+/// The most bytes of a file with an address.
+const MAX_ADDRESS: usize = 256;
 
 /// The store's server, and the file that tells where it is, if there is one.
 #[derive(Debug)]
@@ -52,7 +53,8 @@ impl Host {
         warn_of_loopback(config, name, address);
         tracing::info!(%address, "the job's store listens");
         let tls = config.get_tls().cloned();
-        let server = StoreServer::start(listener, secret.clone(), tls, Limits::default())
+        let name = config.job_name();
+        let server = StoreServer::start(listener, secret.clone(), tls, &name, Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
         let reached_at = if address.ip().is_unspecified() {
             master[0].ip() // it listens on all, but is reached at one
@@ -80,7 +82,13 @@ impl Host {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        let client = StoreClient::connect(address, config.get_secret(), config.get_tls(), deadline);
+        let client = StoreClient::connect(
+            address,
+            config.get_secret(),
+            config.get_tls(),
+            &config.job_name(),
+            deadline,
+        );
         client.map_err(|error| {
             config.fault(
                 address.to_string(),
@@ -109,10 +117,11 @@ impl Host {
     pub(super) fn last_words(
         &self,
         store: &mut StoreClient,
+        processes: usize,
         mut failure: JoinFailure,
     ) -> JoinFailure {
         // They may be gone already; then there is nobody left to wait for.
-        let _ = register::wait_until_read(store, Instant::now() + LINGER);
+        let _ = register::linger(store, &failure, processes);
         if let JoinFailure::Missing { turned_away, .. } = &mut failure {
             *turned_away = self.server.rejected().total();
         }
@@ -138,27 +147,52 @@ fn listen(config: &JobConfig, master: &[SocketAddr], port: u16) -> Result<TcpLis
         }
         None => None,
     };
-    address::listen_as_master(master, interface, port, config.get_secret())
-        .map_err(|(address, failure)| config.fault(address.to_string(), failure))
+    let listening = address::listen_as_master(master, interface, port, config.get_secret());
+    listening.map_err(|(address, failure)| {
+        let failure = match failure {
+            JoinFailure::Listen(error) if config.get_torchrun_listens() => {
+                JoinFailure::Listen(format!(
+                    "{error}; torchrun's rendezvous may have put RANK 0 on another machine than its own \
+                     store: give torchrun TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or --master-addr and \
+                     --node-rank in place of a rendezvous"
+                ))
+            }
+            other => other,
+        };
+        config.fault(address.to_string(), failure)
+    })
 }
 
-/// A name that means this machine to itself (as Debian's 127.0.1.1) leads the others to themselves.
+/// Warns of an address that leads processes on other machines to themselves, as a name does that means a
+/// machine to itself alone (Debian's 127.0.1.1).
 fn warn_of_loopback(config: &JobConfig, name: &str, address: SocketAddr) {
-    let by_name = name != "localhost" && name.parse::<IpAddr>().is_err();
-    if by_name && address.ip().is_loopback() && config.processes() > 1 {
+    if is_loopback_in_doubt(config, name, address.ip()) {
         tracing::warn!(
             %address,
-            "the name {name} is a loopback address on this machine: processes on other machines can't \
-             reach it; use an address instead of the name, or set `interface`"
+            "process 0's machine is given as {name}, which only processes on this machine reach; if some run \
+             elsewhere, set MASTER_ADDR to an address of this machine, or tell process 0 its interface \
+             (BURN_DIST_INTERFACE)"
         );
     }
+}
+
+/// True if process 0 is reached from its own machine alone, and nobody has said that all processes are there:
+/// the launcher by the number of those on this machine, or a person who writes 127.0.0.1.
+pub(super) fn is_loopback_in_doubt(config: &JobConfig, name: &str, address: IpAddr) -> bool {
+    let others = config.processes() > config.local_processes().unwrap_or(1);
+    let elsewhere = others && config.local_processes().is_some();
+    let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let explicit = matches!(name.parse::<IpAddr>(), Ok(ip) if ip == loopback || ip.is_ipv6());
+    address.is_loopback() && others && (elsewhere || !explicit)
 }
 
 /// Writes the address where no file is yet, whole or not at all.
 fn write_address(file: &Path, address: SocketAddr) -> Result<(), JoinFailure> {
     let mut draft = file.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
-    let written = fs::File::create(&draft)
+    // What an earlier process with this number has left, if not somebody's link to another file.
+    let _ = fs::remove_file(&draft);
+    let written = fs::File::create_new(&draft)
         .and_then(|mut draft| writeln!(draft, "{address}"))
         .and_then(|()| fs::hard_link(&draft, file));
     // It has its name now, or is of no use.
@@ -180,7 +214,8 @@ pub(super) fn read_address(file: &Path) -> Result<SocketAddr, JoinFailure> {
             file.display()
         ),
     };
-    let text = fs::read_to_string(file).map_err(|error| unreachable(error.to_string()))?;
-    let address = text.trim().parse();
-    address.map_err(|_| unreachable("it holds no address".to_owned()))
+    let bytes = files::read(file, MAX_ADDRESS).map_err(unreachable)?;
+    let text = std::str::from_utf8(&bytes).ok();
+    let address = text.and_then(|text| text.trim().parse().ok());
+    address.ok_or_else(|| unreachable("it holds no address".to_owned()))
 }

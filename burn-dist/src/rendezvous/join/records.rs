@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::control;
-use crate::error::JoinFailure;
+use crate::error::{DifferentOption, JoinFailure};
+use crate::rendezvous::options::Difference;
+#[cfg(any(test, fuzzing))]
+use crate::rendezvous::options::Options;
 
 /// The most bytes of what the store holds.
 const RECORD: usize = 64 << 10;
@@ -24,6 +27,14 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     /// Its number in its operating system, by which a person finds it.
     pub(super) system_id: u32,
+}
+
+/// What a process enters into the list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entered {
+    pub(super) member: Member,
+    /// Its options that are not those of process 0.
+    pub(super) differences: Vec<Difference>,
 }
 
 /// How joining ended, for all.
@@ -44,6 +55,11 @@ pub(super) enum Verdict {
         missing: Vec<usize>,
         processes: usize,
         after: Duration,
+    },
+    Options(Vec<DifferentOption>),
+    Gone {
+        process: usize,
+        reason: Option<String>,
     },
 }
 
@@ -75,6 +91,8 @@ pub(super) fn failure(verdict: Verdict) -> JoinFailure {
             first,
             second,
         },
+        Verdict::Options(differing) => JoinFailure::Options(differing),
+        Verdict::Gone { process, reason } => JoinFailure::Gone { process, reason },
         Verdict::Missing { missing, .. } if missing.is_empty() => {
             JoinFailure::Lost("all came, but the last of them ended before it said so".into())
         }
@@ -107,16 +125,19 @@ pub(crate) fn check_records(bytes: &[u8]) {
     let Some((&kind, record)) = bytes.split_first() else {
         return;
     };
-    match kind % 3 {
+    match kind % 5 {
         0 => check_message::<Job>(record),
         1 => check_message::<Vec<Member>>(record),
-        _ => check_message::<Verdict>(record),
+        2 => check_message::<Verdict>(record),
+        3 => check_message::<Entered>(record),
+        _ => check_message::<Options>(record),
     }
 }
 
 /// Records of each kind.
 #[cfg(test)]
 pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    use crate::rendezvous::options::summary;
     let of_kind = |kind: u8, record: Vec<u8>| [vec![kind], record].concat();
     let member = |address: &str| Member {
         ranks: 2,
@@ -138,7 +159,26 @@ pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
         first: list[0].to_string(),
         second: list[1].to_string(),
     };
+    let options = |lr| {
+        let mut options = Options::default();
+        options.push("--lr".to_owned(), lr);
+        options
+    };
+    let differences = options("0.3").differences(&options("0.03"));
+    let different = Verdict::Options(summary(&[vec![], differences.clone()]));
+    let gone = Verdict::Gone {
+        process: 2,
+        reason: Some("its disk is full".to_owned()),
+    };
+    let entered = Entered {
+        member: list[1].clone(),
+        differences,
+    };
     vec![
+        ("different", of_kind(2, encode(&different).unwrap())),
+        ("gone", of_kind(2, encode(&gone).unwrap())),
+        ("entered", of_kind(3, encode(&entered).unwrap())),
+        ("options", of_kind(4, encode(&options("1")).unwrap())),
         ("job", of_kind(0, encode(&job).unwrap())),
         ("list", of_kind(1, encode(&list.to_vec()).unwrap())),
         ("missing", of_kind(2, encode(&missing).unwrap())),

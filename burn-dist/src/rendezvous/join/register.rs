@@ -3,24 +3,40 @@
 //! | key | value |
 //! |---|---|
 //! | `heartbeat` | process 0's heartbeat, which is the job's |
+//! | `options` | the options that process 0 declares |
 //! | `job` | the job's number and size, set by process 0 after it |
 //! | `process/N` | the entry of process N, by whoever was first |
 //! | `entered` | how many have entered themselves |
 //! | `list/N` | a part of the finished list |
 //! | `verdict` | how it ended, set once |
-//! | `came`, `read`, `all-read` | how many connected, and how many of them know the verdict |
+//! | `gone` | the first process that ended without having left, set by the server |
+//! | `came`, `read` | how many connected, and how many of them know the verdict |
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::records::{Job, Member, Verdict, decode, encode, failure};
+use super::records::{Entered, Job, Member, Verdict, decode, encode, failure};
 use super::{MOST_RANKS, REMIND};
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::options::{Options, summary};
 use crate::rendezvous::store::{StoreClient, StoreError, Swap};
 
 /// How many entries a part of the list has, so that it stays a small value.
 const PART: usize = 512;
+/// How long one request for the verdict waits. The server reads nothing of a connection meanwhile, so this is
+/// also how late it notices that the process behind it is gone.
+const SLICE: Duration = Duration::from_millis(500);
+/// How long process 0 stays for the others to read why joining failed.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long it stays where others may still be on their way.
+const LINGER_FOR_ALL: Duration = Duration::from_secs(5);
+/// How often it looks whether they have.
+const LOOK: Duration = Duration::from_millis(10);
+/// The most bytes of a reason that is told to the others.
+const MAX_REASON: usize = 2000;
+
 /// The list, when all have come.
 pub(super) struct List {
     pub(super) job: [u8; 16],
@@ -35,6 +51,7 @@ pub(super) struct Entry {
     processes: usize,
     member: Member,
     heartbeat: Duration,
+    options: Options,
 }
 
 impl Entry {
@@ -48,6 +65,7 @@ impl Entry {
                 system_id: std::process::id(),
             },
             heartbeat: config.get_heartbeat(),
+            options: config.get_options().clone(),
         }
     }
 
@@ -58,7 +76,6 @@ impl Entry {
         started: Instant,
         deadline: Instant,
     ) -> Result<List, JoinFailure> {
-        store.add("came", 1)?;
         let job = self.job(store, started, deadline)?;
         if let Some(verdict) = self.enter(store, &job)? {
             // The others fail with this as well, unless they have failed already; and if they are gone,
@@ -92,16 +109,7 @@ impl Entry {
         deadline: Instant,
     ) -> Result<Job, JoinFailure> {
         if self.process == 0 {
-            let mut number = [0; 16];
-            getrandom::fill(&mut number).map_err(|error| JoinFailure::System {
-                what: "random numbers",
-                detail: error.to_string(),
-            })?;
-            store.set("heartbeat", &encode(&self.heartbeat)?)?;
-            let processes = self.processes;
-            let job = Job { number, processes };
-            store.set("job", &encode(&job)?)?;
-            return Ok(job);
+            return found(store, self.processes, self.heartbeat, &self.options);
         }
         match store.wait("job", deadline) {
             Ok(bytes) => decode(&bytes),
@@ -119,26 +127,38 @@ impl Entry {
                 processes: job.processes,
             }));
         }
-        let entry = encode(&self.member)?;
+        let options = store.get("options")?;
+        let options: Options = decode(&options.unwrap_or_default())?;
+        let entry = encode(&Entered {
+            member: self.member.clone(),
+            differences: self.options.differences(&options),
+        })?;
         match store.compare_and_set(&key(self.process), None, &entry)? {
             Swap::Done => Ok(None),
             Swap::Differs(first) => {
-                let first: Member = decode(&first.unwrap_or_default())?;
+                let first: Entered = decode(&first.unwrap_or_default())?;
                 Ok(Some(Verdict::Duplicate {
                     process: self.process,
-                    first: first.to_string(),
+                    first: first.member.to_string(),
                     second: self.member.to_string(),
                 }))
             }
         }
     }
 
-    /// Writes the finished list; done by whoever came last.
+    /// Writes the finished list, unless options differ; done by whoever came last.
     fn complete(&self, store: &mut StoreClient) -> Result<(), JoinFailure> {
         let mut members: Vec<Member> = Vec::with_capacity(self.processes);
+        let mut differences = Vec::with_capacity(self.processes);
         for process in 0..self.processes {
             let entry = store.get(&key(process))?;
-            members.push(decode(&entry.unwrap_or_default())?);
+            let entered: Entered = decode(&entry.unwrap_or_default())?;
+            members.push(entered.member);
+            differences.push(entered.differences);
+        }
+        let differing = summary(&differences);
+        if !differing.is_empty() {
+            return publish(store, &Verdict::Options(differing)).map(drop);
         }
         for (part, members) in members.chunks(PART).enumerate() {
             let bytes = encode(&members)?;
@@ -156,15 +176,22 @@ impl Entry {
     ) -> Result<Verdict, JoinFailure> {
         let mut remind = REMIND;
         loop {
-            // Process 0 reminds for all.
-            let until = match self.process {
-                0 => deadline.min(started + remind),
-                _ => deadline,
-            };
+            let until = deadline.min(Instant::now() + SLICE);
             match store.wait("verdict", until) {
                 Ok(bytes) => return decode(&bytes),
                 Err(StoreError::Late(_)) => {}
                 Err(error) => return Err(error.into()),
+            }
+            let late = Instant::now() >= deadline;
+            // Process 0 looks after the others, and reminds for all.
+            if self.process == 0
+                && let Some(process) = store.gone()?
+            {
+                let reason = None;
+                return publish(store, &Verdict::Gone { process, reason });
+            }
+            if !late && (self.process > 0 || started.elapsed() < remind) {
+                continue;
             }
             let absent = self.absent(store)?;
             let all_came = absent.is_empty();
@@ -227,20 +254,73 @@ impl Entry {
     }
 }
 
-/// Waits until all who came know the verdict.
-pub(super) fn wait_until_read(
+/// Draws the job's number, and writes what process 0 decides.
+pub(super) fn found(
     store: &mut StoreClient,
-    deadline: Instant,
-) -> Result<(), JoinFailure> {
-    Ok(store.wait("all-read", deadline).map(drop)?)
+    processes: usize,
+    heartbeat: Duration,
+    options: &Options,
+) -> Result<Job, JoinFailure> {
+    let mut number = [0; 16];
+    getrandom::fill(&mut number).map_err(|error| JoinFailure::System {
+        what: "random numbers",
+        detail: error.to_string(),
+    })?;
+    store.set("heartbeat", &encode(&heartbeat)?)?;
+    store.set("options", &encode(options)?)?;
+    let job = Job { number, processes };
+    store.set("job", &encode(&job)?)?;
+    Ok(job)
 }
 
-/// Counts those who know the verdict, and notes when all do.
-fn tell_read(store: &mut StoreClient) -> Result<(), JoinFailure> {
-    let read = store.add("read", 1)?;
-    if read >= store.add("came", 0)? {
-        store.set("all-read", b"")?;
+/// Tells the others that this process can't join, and why.
+pub(super) fn give_up(store: &mut StoreClient, process: usize, reason: &str) -> JoinFailure {
+    let verdict = Verdict::Gone {
+        process,
+        reason: Some(reason.chars().take(MAX_REASON).collect()),
+    };
+    // They may be gone themselves; it is no less true here.
+    let _ = publish(store, &verdict);
+    failure(verdict)
+}
+
+/// Announces a process that has reached the store.
+pub(super) fn arrive(store: &mut StoreClient, process: usize) -> Result<(), JoinFailure> {
+    store.announce(process)?;
+    store.add("came", 1)?;
+    Ok(())
+}
+
+/// Waits until those who have to know why joining failed know it, but not long.
+pub(super) fn linger(
+    store: &mut StoreClient,
+    failure: &JoinFailure,
+    processes: usize,
+) -> Result<(), JoinFailure> {
+    let (expected, time) = match failure {
+        // It came before the deadline, so some may still be on their way; one of them never comes.
+        JoinFailure::Gone { .. } => (processes.saturating_sub(1), LINGER_FOR_ALL),
+        JoinFailure::Duplicate { .. } | JoinFailure::WorldSize { .. } => {
+            (processes, LINGER_FOR_ALL)
+        }
+        _ => (0, LINGER),
+    };
+    let gone = i64::from(matches!(failure, JoinFailure::Gone { .. }));
+    let expected = i64::try_from(expected).unwrap_or(i64::MAX);
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        let came = store.add("came", 0)? - gone;
+        if store.add("read", 0)? >= expected.max(came) {
+            break;
+        }
+        thread::sleep(LOOK);
     }
+    Ok(())
+}
+
+/// Counts one more process that knows the verdict.
+fn tell_read(store: &mut StoreClient) -> Result<(), JoinFailure> {
+    store.add("read", 1)?;
     Ok(())
 }
 

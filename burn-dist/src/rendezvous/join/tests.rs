@@ -1,9 +1,10 @@
+mod differences;
 mod proxied;
 mod refusals;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -61,7 +62,7 @@ fn quiet_port() -> u16 {
 fn until_entered(master: &str, process: usize) {
     let address = master.parse().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut store = StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
+    let mut store = StoreClient::connect(address, &Secret::default(), None, "", deadline).unwrap();
     store.wait(&format!("process/{process}"), deadline).unwrap();
 }
 
@@ -151,7 +152,7 @@ fn an_interface_may_be_named_by_all() {
         // Process 1 finds a store there; process 0 would make its own.
         let store = (number == 1).then(|| {
             let limits = crate::rendezvous::store::Limits::default();
-            StoreServer::start(listener, Secret::default(), None, limits).unwrap()
+            StoreServer::start(listener, Secret::default(), None, "", limits).unwrap()
         });
         let unknown = process(number, 2, &address).interface("none0");
         let error = join(&unknown, 1).unwrap_err().to_string();

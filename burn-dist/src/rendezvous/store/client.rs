@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wire::{self, Reply, Request, Unread};
-use super::{KEY, PURPOSE, Rejected, VALUE};
+use super::{GONE, KEY, PURPOSE, Rejected, VALUE, same_job};
 use crate::rendezvous::auth::{self, Role};
 use crate::rendezvous::channel::Channel;
 use crate::rendezvous::secret::Secret;
@@ -55,7 +55,8 @@ pub(crate) enum Swap {
 }
 
 impl StoreClient {
-    /// Connects, with TLS if there are certificates, and proves the secret; one attempt.
+    /// Connects to the store of the job with this name, with TLS if there are certificates, and proves the
+    /// secret; one attempt.
     ///
     /// # Errors
     ///
@@ -66,6 +67,7 @@ impl StoreClient {
         server: SocketAddr,
         secret: &Secret,
         tls: Option<&Tls>,
+        job: &str,
         deadline: Instant,
     ) -> Result<Self, StoreError> {
         let unreachable = |error: std::io::Error| StoreError::Unreachable(error.to_string().into());
@@ -81,7 +83,8 @@ impl StoreClient {
         stream.set_nodelay(true).map_err(unreachable)?;
         let role = Role::Connects;
         let stream = Channel::open(stream, tls, role, deadline).map_err(StoreError::Rejected)?;
-        auth::authenticate(&stream, secret, role, PURPOSE, b"", deadline)
+        auth::authenticate(&stream, secret, role, PURPOSE, job.as_bytes(), deadline)
+            .and_then(|theirs| same_job(job, &theirs))
             .map_err(StoreError::Rejected)?;
         let mut client = Self {
             stream,
@@ -162,6 +165,34 @@ impl StoreClient {
             Reply::Done => Ok(Swap::Done),
             Reply::Differs(value) => Ok(Swap::Differs(value)),
             other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// From now on this client stands for a process: if its connection ends before it has
+    /// [left](Self::leave), that process is gone.
+    pub(crate) fn announce(&mut self, process: usize) -> Result<(), StoreError> {
+        match self.ask(&Request::Announce { process }, Instant::now())? {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Ends in good order.
+    pub(crate) fn leave(mut self) -> Result<(), StoreError> {
+        match self.ask(&Request::Leave, Instant::now())? {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The first process that ended without having left, if one has.
+    pub(crate) fn gone(&mut self) -> Result<Option<usize>, StoreError> {
+        let Some(value) = self.get(GONE)? else {
+            return Ok(None);
+        };
+        match <[u8; 8]>::try_from(value) {
+            Ok(number) => Ok(usize::try_from(u64::from_le_bytes(number)).ok()),
+            Err(_) => Err(self.lose("it names a process that is gone by no number")),
         }
     }
 

@@ -31,9 +31,23 @@ pub(crate) use server::StoreServer;
 
 use super::rejected::Rejected;
 
+/// Checks that the other side of a connection belongs to the job of this name; both sides have said theirs
+/// within the proof.
+fn same_job(ours: &str, theirs: &[u8]) -> Result<(), Rejected> {
+    if ours.as_bytes() == theirs {
+        return Ok(());
+    }
+    Err(Rejected::OtherJob {
+        ours: ours.to_owned(),
+        theirs: String::from_utf8_lossy(theirs).into_owned(),
+    })
+}
+
 /// What connections to the store are for, as [`auth`](super::auth) proves it.
 const PURPOSE: &[u8] = b"store";
 
+/// The key with the number of the first process that ended without having left.
+const GONE: &str = "gone";
 /// The most bytes of a key.
 const KEY: usize = 256;
 /// The most bytes of a value.

@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::connections::{Census, Connections, Seat};
 use super::table::Table;
 use super::wire::{self, Reply, Request, Unread};
-use super::{Limits, PURPOSE};
+use super::{Limits, PURPOSE, same_job};
 use crate::rendezvous::auth::{self, Rejected, Role};
 use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::{Ledger, Reject, Rejects};
@@ -41,6 +41,8 @@ pub(crate) struct StoreServer {
 struct Shared {
     secret: Secret,
     tls: Option<Tls>,
+    /// The job's name.
+    job: String,
     limits: Limits,
     table: Table,
     connections: Connections,
@@ -48,7 +50,7 @@ struct Shared {
 }
 
 impl StoreServer {
-    /// Serves a store on a listener, with TLS if there are certificates.
+    /// Serves the store of the job with this name on a listener, with TLS if there are certificates.
     ///
     /// # Errors
     ///
@@ -57,6 +59,7 @@ impl StoreServer {
         listener: TcpListener,
         secret: Secret,
         tls: Option<Tls>,
+        job: &str,
         limits: Limits,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
@@ -72,6 +75,7 @@ impl StoreServer {
             ledger: Ledger::new("the job's store"),
             secret,
             tls,
+            job: job.to_owned(),
             limits,
         });
         let mut reception = Reception {
@@ -260,18 +264,37 @@ impl Shared {
         let deadline = Instant::now() + self.limits.proof;
         let role = Role::Accepts;
         let stream = Channel::open(socket, self.tls.as_ref(), role, deadline)?;
-        auth::authenticate(&stream, &self.secret, role, PURPOSE, b"", deadline)?;
+        let hello = self.job.as_bytes();
+        let theirs = auth::authenticate(&stream, &self.secret, role, PURPOSE, hello, deadline)?;
+        same_job(&self.job, &theirs)?;
         Ok(stream)
     }
 
-    /// Answers requests until the client leaves. A client that is cut off is no reject.
+    /// Answers requests until the client leaves. A client that is cut off is no reject; if it stood for a
+    /// process, that one is gone.
     fn serve(&self, stream: &Channel) -> Result<(), Reject> {
+        let mut process = None;
+        let outcome = self.answer_all(stream, &mut process);
+        if let Some(process) = process
+            && !self.connections.is_stopping()
+        {
+            self.table.note_gone(process);
+        }
+        outcome
+    }
+
+    fn answer_all(&self, stream: &Channel, process: &mut Option<usize>) -> Result<(), Reject> {
         loop {
             let request: Request = match wire::receive_next(stream, self.limits.request) {
                 Ok(request) => request,
                 Err(Unread::Malformed(what)) => return Err(Reject::Malformed(what)),
                 Err(Unread::Ended | Unread::Broken(_)) => return Ok(()),
             };
+            match request {
+                Request::Announce { process: told } => *process = Some(told),
+                Request::Leave => *process = None,
+                _ => {}
+            }
             let reply = self.table.answer(request);
             if wire::send(stream, &reply, Instant::now() + self.limits.request).is_err() {
                 return Ok(());

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Reply, Request};
-use super::{KEY, Limits, VALUE};
+use super::{GONE, KEY, Limits, VALUE};
 
 /// The longest that a request may wait, whatever it asks for.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -82,6 +82,18 @@ impl Table {
                 self.put(&mut state, key, value)?;
                 Ok(Reply::Done)
             }
+            // The server remembers them with the connection.
+            Request::Announce { .. } | Request::Leave => Ok(Reply::Done),
+        }
+    }
+
+    /// Notes that a process ended without having left; the first stays.
+    pub(super) fn note_gone(&self, process: usize) {
+        let mut state = self.lock();
+        if !state.values.contains_key(GONE) {
+            let value = (process as u64).to_le_bytes().to_vec();
+            // A full store has other troubles, which its clients are told.
+            let _ = self.put(&mut state, GONE.to_owned(), value);
         }
     }
 

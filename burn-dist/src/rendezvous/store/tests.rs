@@ -19,11 +19,11 @@ fn soon() -> Instant {
 
 fn server(limits: Limits) -> StoreServer {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    StoreServer::start(listener, Secret::new(GOOD), None, limits).unwrap()
+    StoreServer::start(listener, Secret::new(GOOD), None, "", limits).unwrap()
 }
 
 fn client(server: &StoreServer) -> StoreClient {
-    StoreClient::connect(server.address(), &Secret::new(GOOD), None, soon()).unwrap()
+    StoreClient::connect(server.address(), &Secret::new(GOOD), None, "", soon()).unwrap()
 }
 
 /// A connection that has proved the secret, for sending what no client would.
@@ -141,7 +141,7 @@ fn what_is_too_large_is_refused_and_the_connection_goes_on() {
 fn a_wrong_secret_is_turned_away_and_counted() {
     let server = server(Limits::default());
     for secret in [b"".as_slice(), b"another"] {
-        let error = StoreClient::connect(server.address(), &Secret::new(secret), None, soon());
+        let error = StoreClient::connect(server.address(), &Secret::new(secret), None, "", soon());
         let rejected = StoreError::Rejected(Rejected::WrongSecret);
         assert_eq!(error.unwrap_err(), rejected);
     }
@@ -227,7 +227,7 @@ fn one_member_too_many_is_told_so() {
         ..Limits::default()
     });
     let _members = [client(&server), client(&server)];
-    let third = StoreClient::connect(server.address(), &Secret::new(GOOD), None, soon());
+    let third = StoreClient::connect(server.address(), &Secret::new(GOOD), None, "", soon());
     assert!(
         matches!(third, Err(StoreError::Refused(_) | StoreError::Lost(_))),
         "{third:?}"
@@ -263,8 +263,8 @@ fn recorded() -> Vec<u8> {
     let address = listener.local_addr().unwrap();
     let server = server(Limits::default());
     thread::scope(|scope| {
-        let member =
-            scope.spawn(move || StoreClient::connect(address, &Secret::new(GOOD), None, soon()));
+        let member = scope
+            .spawn(move || StoreClient::connect(address, &Secret::new(GOOD), None, "", soon()));
         let (mut from, _) = listener.accept().unwrap();
         let mut to = TcpStream::connect(server.address()).unwrap();
         let mut bytes = Vec::new();
@@ -354,7 +354,7 @@ fn it_stops_while_clients_wait() {
     });
     until_closed(idle);
     assert_eq!(server.census().live, 0);
-    let error = StoreClient::connect(server.address(), &Secret::new(GOOD), None, soon());
+    let error = StoreClient::connect(server.address(), &Secret::new(GOOD), None, "", soon());
     assert!(
         matches!(error, Err(StoreError::Unreachable(_))),
         "{error:?}"
@@ -377,7 +377,8 @@ fn it_serves_over_ipv6_too() {
         eprintln!("skipped: this machine has no IPv6");
         return;
     };
-    let server = StoreServer::start(listener, Secret::new(GOOD), None, Limits::default()).unwrap();
+    let server =
+        StoreServer::start(listener, Secret::new(GOOD), None, "", Limits::default()).unwrap();
     let mut client = client(&server);
     client.set("a", b"1").unwrap();
     let local: SocketAddr = client.local_address();

@@ -38,6 +38,12 @@ pub(super) enum Request {
         expected: Option<Vec<u8>>,
         value: Vec<u8>,
     },
+    /// From now on this connection stands for a process of the job.
+    Announce {
+        process: usize,
+    },
+    /// The connection ends in good order.
+    Leave,
 }
 
 /// What the server answers.

@@ -36,19 +36,34 @@ pub(crate) struct Place {
 /// # Errors
 /// [`Error::Rendezvous`]: not all processes came before the deadline (they are named, with what the
 /// last attempt met with), one was lost again, or the system refuses threads or sockets.
-pub(crate) fn connect(place: Place, deadline: Instant) -> Result<Arc<TcpNetwork>> {
+///
+/// `alarm` is asked now and then, and ends it with what it says: a process that will never come.
+pub(crate) fn connect(
+    place: Place,
+    deadline: Instant,
+    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+) -> Result<Arc<TcpNetwork>> {
     let process = place.process;
     let address = place.addresses.get(process).map(ToString::to_string);
-    bring_up(place, deadline).map_err(|failure| Error::Rendezvous {
+    let connected = bring_up(place, deadline, alarm);
+    connected.map_err(|failure| Error::Rendezvous {
         process: Some(process),
         address: address.unwrap_or_default(),
-        failure,
+        // Who has lost a process may have lost one that only follows another.
+        failure: match alarm() {
+            Some(gone @ JoinFailure::Gone { .. }) => gone,
+            _ => failure,
+        },
     })
 }
 
-fn bring_up(place: Place, deadline: Instant) -> Result<Arc<TcpNetwork>, JoinFailure> {
+fn bring_up(
+    place: Place,
+    deadline: Instant,
+    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+) -> Result<Arc<TcpNetwork>, JoinFailure> {
     let start = Instant::now();
-    let gathered = gather(&place, deadline)?;
+    let gathered = gather(&place, deadline, alarm)?;
     let Place {
         process,
         addresses,

@@ -34,6 +34,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const NEWCOMERS: usize = 256;
 /// How often the port is looked at.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often the alarm is listened to.
+const ALARM: Duration = Duration::from_millis(300);
 /// How long to wait before another attempt to connect: it doubles from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// What connections are for: one that was authenticated for something else is none.
@@ -59,16 +61,23 @@ pub(super) struct Gathered {
 ///
 /// # Errors
 /// Not all came before the deadline, or the system refuses threads or sockets.
-pub(super) fn gather(place: &Place, deadline: Instant) -> Result<Gathered, JoinFailure> {
+pub(super) fn gather(
+    place: &Place,
+    deadline: Instant,
+    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+) -> Result<Gathered, JoinFailure> {
     let start = Instant::now();
     let port = Port::new(place, deadline);
     let done = thread::scope(|scope| {
-        let done = port.gather(scope);
+        let done = port.gather(scope, alarm);
         // In any case: what is still under way ends now, so that the scope can.
         port.stop();
         done
     });
-    done.map_err(|error| refused("to connect with the other processes", &error))?;
+    let alarmed = done.map_err(|error| refused("to connect with the other processes", &error))?;
+    if let Some(failure) = alarmed {
+        return Err(failure);
+    }
     let rejected = port.ledger.counts();
     let state = port.state.into_inner();
     let state = state.unwrap_or_else(PoisonError::into_inner);
@@ -162,8 +171,12 @@ impl<'p> Port<'p> {
         }
     }
 
-    /// Returns when all are there or the deadline has passed.
-    fn gather<'s>(&'s self, scope: &'s Scope<'s, '_>) -> io::Result<()> {
+    /// Returns when all are there, the deadline has passed, or the alarm says why not all will come.
+    fn gather<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+    ) -> io::Result<Option<JoinFailure>> {
         let process = self.place.process;
         for peer in 0..process {
             thread::Builder::new()
@@ -171,7 +184,14 @@ impl<'p> Port<'p> {
                 .spawn_scoped(scope, move || self.call(peer))?;
         }
         self.place.listener.set_nonblocking(true)?;
+        let mut listen_to_alarm = Instant::now() + ALARM;
         while Instant::now() < self.deadline && !lock(&self.state).complete(process) {
+            if Instant::now() >= listen_to_alarm {
+                if let Some(failure) = alarm() {
+                    return Ok(Some(failure));
+                }
+                listen_to_alarm = Instant::now() + ALARM;
+            }
             match self.place.listener.accept() {
                 Ok((stream, address)) => self.admit(scope, stream, address),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -184,7 +204,7 @@ impl<'p> Port<'p> {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Ends all attempts.

@@ -35,12 +35,12 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
             let address: SocketAddr = master.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
             let mut store =
-                StoreClient::connect(address, &Secret::default(), None, deadline).unwrap();
+                StoreClient::connect(address, &Secret::default(), None, "", deadline).unwrap();
             // As the last process that comes makes the list, and says that it is complete.
             let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
             let list = control::encode(&list.to_vec()).unwrap();
             store.set("list/0", &list).unwrap();
-            store.set("all-read", b"").unwrap();
+            store.add("read", 9).unwrap();
             // Process 0 may be gone before it answers.
             let _ = store.set("verdict", &[0]);
             let error = failure(first.join().unwrap()).to_string();
@@ -141,7 +141,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/2").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/3").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }

@@ -66,7 +66,7 @@ fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Place> 
 fn job_at(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Arc<TcpNetwork>> {
     let joining: Vec<_> = places(address, processes, heartbeat)
         .into_iter()
-        .map(|place| thread::spawn(move || connect(place, soon()).unwrap()))
+        .map(|place| thread::spawn(move || connect(place, soon(), &mut || None).unwrap()))
         .collect();
     joining.into_iter().map(|t| t.join().unwrap()).collect()
 }

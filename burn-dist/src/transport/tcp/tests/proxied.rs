@@ -46,7 +46,7 @@ pub(crate) fn connect_through(
     }
     let joining: Vec<_> = places
         .into_iter()
-        .map(|place| thread::spawn(move || connect(place, deadline)))
+        .map(|place| thread::spawn(move || connect(place, deadline, &mut || None)))
         .collect();
     let (mut networks, mut failures) = (Vec::new(), Vec::new());
     for thread in joining {

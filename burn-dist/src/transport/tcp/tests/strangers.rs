@@ -19,9 +19,9 @@ fn two_places() -> (Place, Place) {
 fn connects_in_spite_of(disturb: impl FnOnce(SocketAddr)) -> Rejects {
     let (first, second) = two_places();
     let port = first.addresses[0];
-    let waiting = thread::spawn(move || connect(first, soon()).unwrap());
+    let waiting = thread::spawn(move || connect(first, soon(), &mut || None).unwrap());
     disturb(port);
-    let second = connect(second, soon()).unwrap();
+    let second = connect(second, soon(), &mut || None).unwrap();
     let first = waiting.join().unwrap();
     second.send(0, tag(0), b"hello", &[], soon()).unwrap();
     assert_eq!(first.receive(1, tag(0), soon()).unwrap().0, b"hello");
@@ -115,7 +115,7 @@ fn missing_processes_are_named() {
     let deadline = Instant::now() + Duration::from_millis(500);
     let joining: Vec<_> = places
         .into_iter()
-        .map(|place| thread::spawn(move || connect(place, deadline).unwrap_err()))
+        .map(|place| thread::spawn(move || connect(place, deadline, &mut || None).unwrap_err()))
         .collect();
     for thread in joining {
         let error = thread.join().unwrap();
@@ -149,7 +149,13 @@ fn a_process_that_waits_for_others_holds_up_all() {
     let deadline = Instant::now() + Duration::from_millis(500);
     let joining: Vec<_> = places
         .into_iter()
-        .map(|place| thread::spawn(move || connect(place, deadline).unwrap_err().to_string()))
+        .map(|place| {
+            thread::spawn(move || {
+                connect(place, deadline, &mut || None)
+                    .unwrap_err()
+                    .to_string()
+            })
+        })
         .collect();
     let errors: Vec<_> = joining.into_iter().map(|t| t.join().unwrap()).collect();
     assert!(errors[1].contains("process 2"), "{errors:?}");
@@ -160,8 +166,8 @@ fn a_process_that_waits_for_others_holds_up_all() {
 fn the_port_is_closed_when_all_are_there() {
     let (first, second) = two_places();
     let port = first.addresses[0];
-    let waiting = thread::spawn(move || connect(first, soon()).unwrap());
-    let second = connect(second, soon()).unwrap();
+    let waiting = thread::spawn(move || connect(first, soon(), &mut || None).unwrap());
+    let second = connect(second, soon(), &mut || None).unwrap();
     let first = waiting.join().unwrap();
     let refused = TcpStream::connect(port).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

@@ -25,7 +25,7 @@ fn encrypted(processes: usize, heartbeat: Duration) -> Vec<Place> {
 fn connect_all(places: Vec<Place>) -> Vec<Arc<TcpNetwork>> {
     let joining: Vec<_> = places
         .into_iter()
-        .map(|place| thread::spawn(move || connect(place, soon()).unwrap()))
+        .map(|place| thread::spawn(move || connect(place, soon(), &mut || None).unwrap()))
         .collect();
     joining.into_iter().map(|t| t.join().unwrap()).collect()
 }
@@ -90,7 +90,7 @@ fn strangers_are_turned_away_and_counted() {
     let second = places.pop().unwrap();
     let first = places.pop().unwrap();
     let port = first.addresses[0];
-    let waiting = thread::spawn(move || connect(first, soon()).unwrap());
+    let waiting = thread::spawn(move || connect(first, soon(), &mut || None).unwrap());
     let mut random = SplitMix64::seed_from_u64(1);
     let idle: Vec<_> = (0..100)
         .map(|_| TcpStream::connect(port).unwrap())
@@ -119,7 +119,7 @@ fn strangers_are_turned_away_and_counted() {
     let rejected = Channel::open(stream, Some(&stranger), Role::Connects, soon());
     let rejected = rejected.unwrap_err().to_string();
     assert!(rejected.contains("was not signed"), "{rejected}");
-    let second = connect(second, soon()).unwrap();
+    let second = connect(second, soon(), &mut || None).unwrap();
     let first = waiting.join().unwrap();
     second.send(0, tag(0), b"hello", &[], soon()).unwrap();
     assert_eq!(first.receive(1, tag(0), soon()).unwrap().0, b"hello");
