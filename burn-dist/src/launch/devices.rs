@@ -478,7 +478,7 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into())
         });
-        Share::of(job.unwrap().as_ref(), 1)
+        Share::of(job.ok().flatten().as_ref(), 1)
     }
 
     #[test]

@@ -105,13 +105,12 @@ impl JobConfig {
             .torchrun_listens(place.agent_listens);
         config = match (told, place.port) {
             (Some(port), _) if place.agent_listens => config.at(&host, beside(port)),
-            (Some(port), _) => config.at(&host, port),
+            (Some(port), _) | (None, Port::Known(port)) => config.at(&host, port),
             // Nobody meets there.
             (None, _) if place.processes == 1 => config.at(&host, 0),
             (None, Port::Told) => {
                 return Err(unset("MASTER_PORT", "the port on which process 0 listens"));
             }
-            (None, Port::Known(port)) => config.at(&host, port),
             (None, Port::Follows(number)) => config.at_port_of(&host, number),
         };
         config = config.visible_gpus(VisibleGpus {
@@ -239,14 +238,13 @@ impl Variables<'_> {
         };
         let seconds = text.trim().parse().ok();
         let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        match time.filter(|time| !time.is_zero() && *time <= config::LONGEST) {
-            Some(time) => Ok(Some(time)),
-            None => {
-                let longest = config::LONGEST.as_secs();
-                let expected = format!("a number of seconds above 0, at most {longest} (30 days)");
-                Err(wrong(name, text, expected))
-            }
-        }
+        let time = time.filter(|time| !time.is_zero() && *time <= config::LONGEST);
+        let time = time.ok_or_else(|| {
+            let longest = config::LONGEST.as_secs();
+            let expected = format!("a number of seconds above 0, at most {longest} (30 days)");
+            wrong(name, text, expected)
+        })?;
+        Ok(Some(time))
     }
 
     fn has(&self, name: &str) -> bool {
