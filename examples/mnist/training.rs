@@ -209,7 +209,7 @@ fn loader(
         .batch_size(options.batch_size as usize)
         .num_workers(1)
         .set_device(worker.device().clone())
-        .shard(worker.rank(), worker.world_size());
+        .group(worker.group());
     let builder = match shuffle {
         Some(seed) => builder.shuffle(seed),
         None => builder,

@@ -39,6 +39,8 @@
 //!   optimizer, and not in between.
 //! - Burn's own generators, which can't be read. A model that draws from those (with `burn::nn::Dropout`) goes on
 //!   with other draws; [`random::Dropout`](crate::random::Dropout) draws from the stream that is saved.
+//! - Running statistics that differ between ranks: those of rank 0 are saved. Save, and go on with, what
+//!   [`Ddp::average_buffers`](crate::ddp::Ddp::average_buffers) gives.
 //!
 //! Callers: training programs.
 

@@ -59,7 +59,7 @@ pub struct ShardedLoaderBuilder<I, O> {
     batcher: Arc<dyn Batcher<I, O>>,
     shard: Option<(usize, usize)>,
     group: Option<ProcessGroup>,
-    batch_size: usize,
+    batch_size: BatchSize,
     seed: Option<u64>,
     remainder: Remainder,
     device: Option<Device>,
@@ -73,7 +73,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
             batcher: Arc::new(batcher),
             shard: None,
             group: None,
-            batch_size: 1,
+            batch_size: BatchSize::OfRank(1),
             seed: None,
             remainder: Remainder::default(),
             device: None,
@@ -111,7 +111,15 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
     /// The samples of a batch on each rank; a step of all ranks takes `world_size` times as many.
     #[must_use]
     pub fn batch_size(mut self, batch_size: usize) -> Self {
-        self.batch_size = batch_size;
+        self.batch_size = BatchSize::OfRank(batch_size);
+        self
+    }
+
+    /// The samples of a step over all ranks, a multiple of their number, in place of
+    /// [`batch_size`](Self::batch_size): a run keeps its steps when the number of ranks changes.
+    #[must_use]
+    pub fn global_batch_size(mut self, batch_size: usize) -> Self {
+        self.batch_size = BatchSize::OfStep(batch_size);
         self
     }
 
@@ -179,16 +187,16 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
             ));
         };
         self.prefetch.check()?;
-        let sampler =
-            DistributedSamplerConfig::new(dataset.len(), rank, world_size, self.batch_size)
-                .with_seed(self.seed)
-                .with_remainder(self.remainder)
-                .init()?;
+        let batch_size = self.batch_size.of_rank(world_size)?;
+        let sampler = DistributedSamplerConfig::new(dataset.len(), rank, world_size, batch_size)
+            .with_seed(self.seed)
+            .with_remainder(self.remainder)
+            .init()?;
         if sampler.num_batches() == 0 && !dataset.is_empty() {
             tracing::warn!(
                 samples = dataset.len(),
                 world_size,
-                batch_size = self.batch_size,
+                batch_size,
                 "the dataset is smaller than one step of all ranks, and drop_last leaves nothing"
             );
         }
@@ -204,6 +212,27 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
             window: None,
             position: Arc::default(),
         }))
+    }
+}
+
+/// The samples of a batch, as a builder was told.
+#[derive(Clone, Copy, Debug)]
+enum BatchSize {
+    OfRank(usize),
+    OfStep(usize),
+}
+
+impl BatchSize {
+    fn of_rank(self, world_size: usize) -> Result<usize> {
+        match self {
+            Self::OfRank(size) => Ok(size),
+            // A world of no ranks is refused by the sampler.
+            Self::OfStep(size) if size % world_size.max(1) == 0 => Ok(size / world_size.max(1)),
+            Self::OfStep(size) => Err(invalid(format!(
+                "the global batch size {size} is not a multiple of {world_size} ranks; give a multiple, or \
+                 the `batch_size` of each rank"
+            ))),
+        }
     }
 }
 

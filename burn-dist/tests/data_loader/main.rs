@@ -341,6 +341,13 @@ fn what_cannot_work_is_refused_with_the_reason() {
     };
     assert!(refused(ShardedLoaderBuilder::new(Keep)).contains("shard(rank, world_size)"));
     assert!(refused(builder().shard(3, 3)).contains("rank 3"));
+    let uneven = refused(builder().shard(0, 3).global_batch_size(10));
+    assert!(uneven.contains("global batch size 10 is not a multiple of 3 ranks"));
+    let even = builder()
+        .shard(0, 3)
+        .global_batch_size(12)
+        .build(numbers(30));
+    assert_eq!(even.unwrap().sampler().batch_size(), 4);
     assert!(refused(builder().batch_size(0)).contains("batch size"));
     assert!(refused(builder().prefetch(0)).contains("prefetch is 0"));
     assert!(refused(builder().num_workers(2_000)).contains("at most 1024"));

@@ -127,6 +127,47 @@ fn a_rank_without_samples_counts_for_nothing() {
     }
 }
 
+/// Rank 1 has samples, which are part of the statistics, and no targets: the mean over none is no number.
+#[test]
+fn a_rank_without_targets_adds_its_samples_to_the_statistics_and_no_loss() {
+    let mean = |each: Tensor<2>, real: usize| {
+        let mask = Tensor::<2>::ones([real, 1], &each.device());
+        let rows = each.dims()[0];
+        let mask = mask.pad((0, 0, 0, rows - real), 0.0);
+        (each * mask.clone() / mask.sum().unsqueeze::<2>()).sum()
+    };
+    let device = Device::flex().autodiff();
+    let (mut one, mut optimizer) = (plain(&device), SgdConfig::new().init());
+    for step in 0..3 {
+        let x = samples(step, 0, 10, &device);
+        let loss = mean(errors(&one, |norm, x| norm.forward(x), x), 6);
+        let gradients = GradientsParams::from_grads(loss.backward(), &one);
+        one = optimizer.step(0.1, one, gradients);
+    }
+    let replicas = run(2, |worker| {
+        let (rank, device) = (worker.rank(), worker.device());
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let mut net = ddp.attach(synced(plain(device)))?;
+        let mut optimizer = SgdConfig::new().init();
+        for step in 0..3 {
+            let ((from, to), real) = [((0, 6), 6), ((6, 10), 0)][rank];
+            let each = errors(
+                &net,
+                |norm, x| norm.forward(x),
+                samples(step, from, to, device),
+            );
+            // The weight comes after the forward pass here, which makes no difference.
+            let loss = mean(each, real) * ddp.weight(real as f64)?;
+            let gradients = ddp.synchronize(loss.backward(), &net)?;
+            net = optimizer.step(0.1, net, gradients);
+        }
+        Ok(net)
+    });
+    for replica in replicas.unwrap() {
+        assert_close(&synced(one.valid()), &replica.valid(), 1e-4);
+    }
+}
+
 #[test]
 fn statistics_stay_where_no_rank_has_samples() {
     let states = run(2, |worker| {
