@@ -15,13 +15,10 @@
 //! Callers: `hook`, `usage` and `settle` make gradients, on the replica's thread; `reducer` reads them.
 
 use super::staging;
-use crate::norm;
+use crate::norm::counted;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Backend, BackendTensor, Dispatch, DispatchDevice, DispatchKindConversion, DispatchTensor,
-    TensorMetadata, ops::FloatTensorOps,
-};
-use burn::tensor::{Shape, Slice, StreamId, Tensor, TensorData};
+use burn::backend::{Dispatch, DispatchDevice, TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{Slice, StreamId, TensorData};
 
 /// The gradient of one parameter, or a part of its sum, of any shape.
 #[derive(Clone, Debug)]
@@ -95,37 +92,6 @@ pub(super) fn weighed(gradient: FloatTensor<Dispatch>, weight: f64) -> FloatTens
     }
 }
 
-/// [`counted`] for a tensor of any backend.
-pub(super) fn counted_on<B: Backend>(gradient: FloatTensor<B>) -> FloatTensor<B>
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    if norm::loss_counts() {
-        return gradient;
-    }
-    let numbers = counted(DispatchTensor::from_backend(BackendTensor::Float(
-        gradient.clone(),
-    )));
-    match DispatchTensor::try_into_backend(numbers) {
-        Ok(BackendTensor::Float(numbers)) => numbers,
-        // It came from this backend, as a tensor of floats.
-        _ => gradient,
-    }
-}
-
-/// The gradient itself; zero in place of what is no number, where the rank's loss counts for nothing.
-fn counted(gradient: FloatTensor<Dispatch>) -> FloatTensor<Dispatch> {
-    if norm::loss_counts() {
-        return gradient;
-    }
-    let shape = gradient.shape();
-    let flat = Shape::new([shape.num_elements()]);
-    let flat = Tensor::<1>::from_dispatch(Dispatch::float_reshape(gradient, flat));
-    let not_numbers = flat.clone().is_finite().bool_not();
-    let numbers = flat.mask_fill(not_numbers, 0.0);
-    Dispatch::float_reshape(numbers.into_dispatch(), shape)
-}
-
 fn is_nothing(weight: f64) -> bool {
     weight.abs().to_bits() == 0
 }
@@ -137,7 +103,8 @@ fn zeros_like(tensor: &FloatTensor<Dispatch>) -> FloatTensor<Dispatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::norm;
+    use burn::tensor::{Device, Tensor};
 
     #[test]
     fn what_counts_for_nothing_is_zero_even_if_it_is_no_number() {

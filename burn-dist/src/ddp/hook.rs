@@ -12,7 +12,7 @@
 //!
 //! Callers: `attach` puts [`Hook`]s on a model; Burn calls the rest.
 
-use super::gradient::counted_on;
+use crate::norm::counted_on;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;

@@ -55,7 +55,7 @@ impl Here {
 }
 
 /// True unless the losses of this thread count for nothing, so that their gradients may be no numbers.
-pub(crate) fn loss_counts() -> bool {
+pub(super) fn loss_counts() -> bool {
     LOSS_COUNTS.get()
 }
 

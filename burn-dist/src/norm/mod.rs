@@ -2,17 +2,20 @@
 //!
 //! - [`SyncBatchNorm`]: the module;
 //! - `rank_sum`: a sum over ranks that has a gradient;
+//! - `counted`: gradients of a loss over nothing;
 //! - `here`: the group that a thread's forward passes belong to; [`uncounted`].
 //!
 //! Callers: models; `launch` and `train` say which group it is, `ddp` that a loss counts for nothing.
 
+mod counted;
 mod here;
 mod rank_sum;
 
+pub(crate) use counted::{counted, counted_on};
 #[cfg(feature = "train")]
 pub(crate) use here::counting;
 pub use here::uncounted;
-pub(crate) use here::{enter, loss_counts, set_loss_counts, waited};
+pub(crate) use here::{enter, set_loss_counts, waited};
 
 use crate::element::ReduceOp;
 use crate::error::Error;
@@ -21,7 +24,7 @@ use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
 use here::Here;
-use rank_sum::rank_sum;
+use rank_sum::{counted_gradient, rank_sum};
 
 /// Batch normalisation (Ioffe and Szegedy, 2015) whose statistics are those of the batches of all ranks, in
 /// forward and in backward, as `torch.nn.SyncBatchNorm`: N ranks with batch B normalise as one with N·B,
@@ -165,7 +168,7 @@ impl SyncBatchNorm {
             self.take_over(&self.running_var, variance);
         }
         let scale = self.gamma.val() / deviation;
-        centred * scale.reshape(broad) + self.beta.val().reshape(broad)
+        counted_gradient(centred * scale.reshape(broad) + self.beta.val().reshape(broad))
     }
 
     /// Moves a running statistic towards this step's.
@@ -188,17 +191,11 @@ fn fail(group: &ProcessGroup, error: &Error) {
 fn own_part<const D: usize>(tensor: Tensor<D>, rows: usize, share: f64) -> Tensor<1> {
     let features = tensor.dims()[1];
     let columns = tensor.swap_dims(0, 1).reshape([features, rows]);
-    // The mean of no rows would be no number. Their sum is zero, and has a backward step as the other ranks'.
-    let part = if rows == 0 {
-        columns.sum_dim(1)
-    } else {
-        columns.mean_dim(1)
-    };
-    let part = part.reshape([features]);
+    let part = columns.mean_dim(1).reshape([features]);
     if share > 0.0 {
         part.mul_scalar(share)
     } else {
-        // Zero even if what does not count is no number.
+        // Zero even if it is no number, as the mean of no rows. It has a backward step, as the other ranks'.
         let nothing = part.clone().is_finite().bool_not();
         part.mask_fill(nothing, 0.0).mul_scalar(0.0)
     }

@@ -11,8 +11,9 @@
 //!
 //! Callers: [`SyncBatchNorm`](super::SyncBatchNorm).
 
+use super::counted::counted_on;
 use super::fail;
-use super::here::{Here, loss_counts, waiting};
+use super::here::{Here, waiting};
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -22,7 +23,9 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::backend::{
+    Backend, Dispatch, DispatchKindConversion, DispatchTensor, TensorMetadata, backend_extension,
+};
 use burn::tensor::{Tensor, TensorData};
 use futures_lite::future::block_on;
 
@@ -45,6 +48,12 @@ pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
     }
 }
 
+/// Returns the tensor. What is no number in its gradient becomes zero where this rank's loss counts for nothing,
+/// so that it does not reach statistics, and with them other ranks.
+pub(super) fn counted_gradient<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::counted_gradient(tensor.into_dispatch()))
+}
+
 #[backend_extension(
     Cube: cfg(feature = "cube"),
     Flex: cfg(feature = "flex"),
@@ -56,6 +65,11 @@ trait RankSum: Backend {
         let _ = (own, here);
         sum
     }
+
+    /// Returns `tensor`. Under autodiff, its gradient is that of a loss that may count for nothing.
+    fn counted_gradient(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        tensor
+    }
 }
 
 #[cfg(feature = "flex")]
@@ -64,7 +78,10 @@ impl RankSum for burn::backend::Flex {}
 #[cfg(feature = "cube")]
 impl RankSum for burn::backend::Cube {}
 
-impl<B: Backend, C: CheckpointStrategy> RankSum for Autodiff<B, C> {
+impl<B: Backend, C: CheckpointStrategy> RankSum for Autodiff<B, C>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
     fn rank_sum(own: FloatTensor<Self>, sum: FloatTensor<Self>, here: Here) -> FloatTensor<Self> {
         let (_, own) = own.into_parts();
         let (sum, untracked) = sum.into_parts();
@@ -77,9 +94,38 @@ impl<B: Backend, C: CheckpointStrategy> RankSum for Autodiff<B, C> {
             OpsKind::UnTracked(prepared) => prepared.finish(sum),
         }
     }
+
+    fn counted_gradient(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (tensor, node) = tensor.into_parts();
+        let prepared = Counted.prepare::<C>([node]).compute_bound();
+        prepared.stateless(tensor)
+    }
 }
 
-/// The backward step.
+/// The backward step of [`counted_gradient`].
+#[derive(Debug)]
+struct Counted;
+
+impl<B: Backend> Backward<B, 1> for Counted
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    type State = ();
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        gradients: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let gradient = counted_on::<B>(gradients.consume::<B>(&ops.node));
+        if let [Some(parent)] = &ops.parents {
+            gradients.register::<B>(parent.id, gradient);
+        }
+    }
+}
+
+/// The backward step of [`rank_sum`].
 #[derive(Debug)]
 struct Exchange;
 
@@ -126,14 +172,7 @@ fn over_ranks(
 ) -> Result<TensorData> {
     let weight = samples.map_or(1.0, |samples| samples as f64);
     // A rank that does not count has no gradient, even if it computed one that is no number.
-    let known = loss_counts();
-    let weighed = |value: f64| {
-        if weight > 0.0 && (known || value.is_finite()) {
-            value * weight
-        } else {
-            0.0
-        }
-    };
+    let weighed = |value: f64| if weight > 0.0 { value * weight } else { 0.0 };
     let mut sum: Vec<f64> = gradient.iter::<f64>().map(weighed).collect();
     waiting(|| group.all_reduce(&mut sum, ReduceOp::Sum))?;
     let back = if weight > 0.0 { 1.0 / weight } else { 0.0 };
