@@ -61,7 +61,7 @@ fn alone() -> Net<BatchNorm> {
     let (mut net, mut optimizer) = (plain(&device), SgdConfig::new().init());
     for (step, parts) in PARTS.into_iter().enumerate() {
         let x = samples(step, 0, parts.iter().sum(), &device);
-        let loss = errors(&net, |norm, x| norm.forward(x), x).mean();
+        let loss = errors(&net, BatchNorm::forward, x).mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &net);
         net = optimizer.step(0.1, net, gradients);
     }
@@ -91,15 +91,12 @@ fn train(
         let from = parts[..worker.rank()].iter().sum();
         let real = parts[worker.rank()];
         let weight = ddp.weight(real as f64)?;
-        let each = match (real, without) {
-            (0, Without::Uncounted) => {
-                let padding = samples(step, 29, 30, device) * 100.0;
-                errors(&net, |norm, x| norm::uncounted(|| norm.forward(x)), padding)
-            }
-            _ => {
-                let x = samples(step, from, from + real, device);
-                errors(&net, |norm, x| norm.forward(x), x)
-            }
+        let each = if let (0, Without::Uncounted) = (real, without) {
+            let padding = samples(step, 29, 30, device) * 100.0;
+            errors(&net, |norm, x| norm::uncounted(|| norm.forward(x)), padding)
+        } else {
+            let x = samples(step, from, from + real, device);
+            errors(&net, SyncBatchNorm::forward, x)
         };
         let loss = match without {
             Without::SumOfNoRows => each.sum() / real.max(1) as f64,
@@ -140,7 +137,7 @@ fn a_rank_without_targets_adds_its_samples_to_the_statistics_and_no_loss() {
     let (mut one, mut optimizer) = (plain(&device), SgdConfig::new().init());
     for step in 0..3 {
         let x = samples(step, 0, 10, &device);
-        let loss = mean(errors(&one, |norm, x| norm.forward(x), x), 6);
+        let loss = mean(errors(&one, BatchNorm::forward, x), 6);
         let gradients = GradientsParams::from_grads(loss.backward(), &one);
         one = optimizer.step(0.1, one, gradients);
     }
@@ -153,7 +150,7 @@ fn a_rank_without_targets_adds_its_samples_to_the_statistics_and_no_loss() {
             let ((from, to), real) = [((0, 6), 6), ((6, 10), 0)][rank];
             let each = errors(
                 &net,
-                |norm, x| norm.forward(x),
+                SyncBatchNorm::forward,
                 samples(step, from, to, device),
             );
             // The weight comes after the forward pass here, which makes no difference.
@@ -257,7 +254,7 @@ fn buffers_are_averaged_over_ranks_and_parameters_are_left() {
             .forward(samples(rank, 0, 5 + rank, device).repeat_dim(1, 4));
         let own = values(&net.valid());
         // While the model is in the midst of a step, too.
-        let loss = errors(&net, |norm, x| norm.forward(x), samples(0, 0, 4, device)).mean();
+        let loss = errors(&net, BatchNorm::forward, samples(0, 0, 4, device)).mean();
         let gradients = loss.backward();
         let net = ddp.average_buffers(net)?;
         let averaged = values(&net.valid());

@@ -136,10 +136,10 @@ fn words(device: &Device) -> Words {
 /// How a loss that is a mean over tokens is written.
 #[derive(Clone, Copy, Debug)]
 enum Mean {
-    OfBurn,
+    Burns,
     /// Padding gets its gradient as `0 × no number`, which is none.
-    OfMasked,
-    OfClasses,
+    Masked,
+    Weighted,
 }
 
 const CLASSES: [f32; 6] = [1.0, 0.5, 2.0, 3.0, 0.25, 1.5];
@@ -156,18 +156,18 @@ fn token_loss(words: &Words, tokens: &[i64], mean: Mean, device: &Device) -> (Te
     let real = |token: &&i64| **token != 0;
     let padded = CrossEntropyLossConfig::new().with_pad_tokens(Some(vec![0]));
     match mean {
-        Mean::OfBurn => {
+        Mean::Burns => {
             let count = tokens.iter().filter(real).count();
             (padded.init(device).forward(logits, input), count as f64)
         }
-        Mean::OfMasked => {
+        Mean::Masked => {
             let mask = input.clone().not_equal_scalar(0).float();
             let count = mask.clone().sum();
             let each = (logits.sum_dim(1).flatten::<1>(0, 1) - input.float()).square() * mask;
             let mean = (each / count.clone()).sum();
             (mean, count.into_scalar::<f32>().into())
         }
-        Mean::OfClasses => {
+        Mean::Weighted => {
             let weights = padded.with_weights(Some(CLASSES.to_vec()));
             let count = tokens
                 .iter()
@@ -185,7 +185,7 @@ fn penalty(words: &Words) -> Tensor<1> {
 
 #[test]
 fn means_over_tokens_and_classes() {
-    for mean in [Mean::OfBurn, Mean::OfMasked, Mean::OfClasses] {
+    for mean in [Mean::Burns, Mean::Masked, Mean::Weighted] {
         let device = Device::flex().autodiff();
         let (mut one, mut optimizer) = (words(&device), SgdConfig::new().init());
         for tokens in TOKENS {
