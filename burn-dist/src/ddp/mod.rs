@@ -137,9 +137,7 @@ impl Drop for Ddp {
             attached.usage.close();
             attached.reducer.stop(mid_step);
         }
-        // The other ranks may still count on this one: with a launcher they hear why it ended. Without
-        // one, the drop of the group tells them that it did.
-        let _ = self.group.entrust(None);
+        // The other ranks may still count on this one: the drop of the group tells them that it left.
     }
 }
 
@@ -152,7 +150,7 @@ pub struct SyncStats {
     pub wait: Duration,
     /// The part of `wait` in which a bucket was averaged: other ranks were waited for, and bytes moved.
     /// The rest of it, this rank's device had not computed its gradients yet. Where devices add up among
-    /// themselves, neither has what they need for it: that is part of whatever waits for the device next.
+    /// themselves, their sums are waited for in `wait`, and are not in this.
     pub averaging: Duration,
     /// How many bytes of gradients this rank gave to be averaged.
     pub bytes: u64,

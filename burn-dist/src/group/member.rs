@@ -4,19 +4,26 @@
 //! own the [`Core`], never the member, so the last handle is never dropped on the thread it joins. All
 //! groups of one rank share a [`Lineage`], through which a launcher tells how the rank ended.
 //!
-//! A rank leaves a group when its last handle goes. The exception is a launched rank that is going down:
-//! its handles go while a panic unwinds, or after the failure of another of its groups, before the
-//! launcher knows the reason. Those seats are kept for the launcher, which calls [`Lineage::leave`] when
-//! the rank has ended, so that all groups are told the cause and not its echo.
+//! A rank leaves a group when its last handle goes and its queued operations are over. A launched rank may be
+//! going down then, for a reason that the launcher learns only when the worker has ended. So it leaves *early*:
+//! the others are told at once, and those who need it wait up to [`GRACE`] for a better reason, which the
+//! launcher gives all groups ([`Lineage::leave`]): they are told the cause and not its echo.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::{JoinHandle, panicking};
+use std::thread::panicking;
+use std::time::{Duration, Instant};
 
 use super::work::{Communicator, Job};
 use crate::error::{Departure, Error, Result};
 use crate::transport::processes::World;
-use crate::transport::threads::Meeting;
+use crate::transport::thread::Thread;
+use crate::transport::threads::{GRACE, Meeting};
+
+/// How many seats that were left early are kept for a better reason. The others of an older one hear only that
+/// the rank left.
+const MOST_LEFT: usize = 32;
 
 /// What a call needs of its group.
 pub(super) struct Core {
@@ -99,16 +106,6 @@ impl Member {
         }
     }
 
-    /// Leaves the seat to the launcher, and a thread that may wait in the group; gives the thread back if
-    /// there is no launcher.
-    pub(super) fn entrust(
-        self: &Arc<Self>,
-        thread: Option<JoinHandle<()>>,
-    ) -> Result<(), Option<JoinHandle<()>>> {
-        self.lineage
-            .keep(&self.core, thread, Some(Arc::clone(self)))
-    }
-
     fn leave(&self, reason: &Departure) {
         self.core.meeting.leave(self.core.rank, reason.clone());
     }
@@ -116,24 +113,25 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let communicator = self
-            .communicator
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut thread = communicator.close();
-        if panicking() || self.lineage.has_failed() {
-            match self.lineage.keep(&self.core, thread, None) {
-                Ok(()) => return,
-                Err(back) => thread = back,
-            }
-        }
-        if panicking() {
-            self.leave(&Departure::Panicked("(on its own thread)".into()));
-            join(thread);
+        let communicator = self.communicator.get_mut();
+        let mut communicator = std::mem::take(communicator.unwrap_or_else(PoisonError::into_inner));
+        let reason = if panicking() {
+            Departure::Panicked("(on its own thread)".into())
+        } else {
+            Departure::Returned
+        };
+        if self.lineage.has_launcher() {
+            let (core, reason) = (Arc::clone(&self.core), reason.clone());
+            let leave = move || core.meeting.leave_early(core.rank, reason);
+            let thread = communicator.close_after(leave);
+            self.lineage.keep(&self.core, thread);
+        } else if panicking() {
+            self.leave(&reason);
+            join(communicator.close());
         } else {
             // What was started is finished before this rank is gone.
-            join(thread);
-            self.leave(&Departure::Returned);
+            join(communicator.close());
+            self.leave(&reason);
         }
     }
 }
@@ -147,13 +145,13 @@ pub(super) struct Lineage {
     fault: OnceLock<Error>,
 }
 
-/// A seat that the launcher leaves once it knows how the rank ended.
-struct Kept {
+/// A seat without handles, whose others may still be told a better reason.
+struct Left {
     core: Arc<Core>,
-    /// A thread that may wait in the group until it is told.
-    thread: Option<JoinHandle<()>>,
-    /// Keeps the seat from being left before, where it has handles still.
-    _member: Option<Arc<Member>>,
+    /// The communication thread, which leaves when it has done its jobs.
+    thread: Option<Thread>,
+    /// When it was last known to run.
+    since: Instant,
 }
 
 #[derive(Default)]
@@ -161,9 +159,33 @@ struct Seats {
     /// How the rank ended, once it has.
     departure: Option<Departure>,
     members: Vec<Weak<Member>>,
-    /// Seats that are the launcher's to leave: entrusted to it, or without handles since the rank is
-    /// going down.
-    kept: Vec<Kept>,
+    /// The oldest first.
+    left: VecDeque<Left>,
+    /// Threads that may wait in a group until the rank has left it, and for how long.
+    threads: Vec<(Thread, Duration)>,
+}
+
+impl Seats {
+    /// Takes out what nobody waits for any more, to be dropped without the lock.
+    fn prune(&mut self) -> Vec<Left> {
+        self.threads.retain(|(thread, _)| !thread.has_ended());
+        for left in &mut self.left {
+            if left.thread.take_if(|thread| thread.has_ended()).is_none() && left.thread.is_some() {
+                left.since = Instant::now();
+            }
+        }
+        let mut surplus = self.left.len().saturating_sub(MOST_LEFT);
+        let (kept, gone) = std::mem::take(&mut self.left)
+            .into_iter()
+            .partition(|left| {
+                let over = left.thread.is_none() && (surplus > 0 || left.since.elapsed() > GRACE);
+                surplus -= usize::from(over && surplus > 0);
+                !over
+            });
+        self.left = kept;
+        let gone: VecDeque<Left> = gone;
+        gone.into()
+    }
 }
 
 impl Lineage {
@@ -184,41 +206,54 @@ impl Lineage {
         }
     }
 
-    /// Keeps a seat for the launcher to leave; gives the thread back if there is none to do so.
-    fn keep(
-        &self,
-        core: &Arc<Core>,
-        thread: Option<JoinHandle<()>>,
-        member: Option<Arc<Member>>,
-    ) -> Result<(), Option<JoinHandle<()>>> {
+    /// Whether a launcher will still tell how the rank ends.
+    fn has_launcher(&self) -> bool {
+        self.launched && lock(&self.seats).departure.is_none()
+    }
+
+    /// Keeps a seat that was left early, for the launcher's reason.
+    fn keep(&self, core: &Arc<Core>, thread: Option<Thread>) {
+        let mut seats = lock(&self.seats);
+        let gone = if let Some(reason) = seats.departure.clone() {
+            drop(seats);
+            core.meeting.leave(core.rank, reason);
+            join(thread);
+            return;
+        } else {
+            seats.left.push_back(Left {
+                core: Arc::clone(core),
+                thread,
+                since: Instant::now(),
+            });
+            seats.prune()
+        };
+        drop(seats);
+        drop(gone);
+    }
+
+    /// Has the launcher join a thread that waits in a group for so long at most; gives it back if there is no
+    /// launcher.
+    pub(super) fn keep_thread(&self, thread: Thread, time: Duration) -> Result<(), Thread> {
         let mut seats = lock(&self.seats);
         if !self.launched || seats.departure.is_some() {
             return Err(thread);
         }
-        seats.kept.push(Kept {
-            core: Arc::clone(core),
-            thread,
-            _member: member,
-        });
+        seats.threads.push((thread, time));
+        let gone = seats.prune();
+        drop(seats);
+        drop(gone);
         Ok(())
-    }
-
-    /// Whether a group of this rank has failed.
-    fn has_failed(&self) -> bool {
-        self.members()
-            .iter()
-            .any(|member| member.core.meeting.has_failed())
     }
 
     /// Ends all groups of this rank with the failure of one of them.
     pub(super) fn fail(&self, error: &Error) {
-        let kept: Vec<_> = lock(&self.seats)
-            .kept
+        let left: Vec<_> = lock(&self.seats)
+            .left
             .iter()
-            .map(|kept| Arc::clone(&kept.core))
+            .map(|left| Arc::clone(&left.core))
             .collect();
         let held = self.members();
-        for core in kept.iter().chain(held.iter().map(|member| &member.core)) {
+        for core in left.iter().chain(held.iter().map(|member| &member.core)) {
             core.meeting.fail(error.clone());
         }
     }
@@ -246,25 +281,41 @@ impl Lineage {
 
     /// Waits until the jobs of all seats are done.
     pub(super) fn finish(&self) {
+        let left: Vec<_> = {
+            let mut seats = lock(&self.seats);
+            let left = seats.left.iter_mut();
+            left.map(|left| left.thread.take()).collect()
+        };
+        left.into_iter().for_each(join);
         self.members().iter().for_each(|member| member.finish());
     }
 
     /// Leaves all seats for the same reason, and those that are still to come.
     pub(super) fn leave(&self, reason: &Departure) {
-        let kept = {
+        let (left, threads) = {
             let mut seats = lock(&self.seats);
             seats.departure.get_or_insert_with(|| reason.clone());
-            std::mem::take(&mut seats.kept)
+            let seats = &mut *seats;
+            let left = std::mem::take(&mut seats.left);
+            (left, std::mem::take(&mut seats.threads))
         };
         for member in self.members() {
             member.leave(reason);
         }
-        for Kept { core, .. } in &kept {
+        for Left { core, .. } in &left {
             core.meeting.leave(core.rank, reason.clone());
         }
         // Only now that every group knows, for these threads may wait for one of them.
-        for Kept { thread, .. } in kept {
+        for Left { thread, .. } in left {
             join(thread);
+        }
+        for (thread, time) in threads {
+            if thread.join_within(time).is_err() {
+                let after = time.as_secs_f64();
+                tracing::error!(
+                    "a thread of a rank that has ended is left behind after {after:.1} s"
+                );
+            }
         }
     }
 
@@ -279,11 +330,11 @@ impl Lineage {
     }
 }
 
-/// Waits for a communication thread whose queue is closed.
-fn join(thread: Option<JoinHandle<()>>) {
+/// Waits for a communication thread whose queue is closed: each of its jobs has a deadline, and catches its
+/// panics.
+fn join(thread: Option<Thread>) {
     if let Some(thread) = thread {
-        // Its jobs catch their panics, so there is no failure to report here.
-        let _ = thread.join();
+        let _ = thread.join_within(Duration::MAX);
     }
 }
 

@@ -26,11 +26,11 @@ mod world;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Departure, Error, Result};
 use crate::transport::processes::{Reporter, World};
+use crate::transport::thread::Thread;
 use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
@@ -50,7 +50,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 /// the loss of a rank, the group is of no further use: every later call returns the same error.
 ///
 /// Clones are handles of one membership and share its order of calls. When a rank's last handle is
-/// dropped, its asynchronous operations are finished, and it has left the group.
+/// dropped, its asynchronous operations are finished, and it has left the group: the others' later calls say
+/// so. (Under a [`Launcher`](crate::launch::Launcher) the operations are finished in the background.)
 ///
 /// ```
 /// use burn_dist::{ProcessGroup, ReduceOp};
@@ -226,20 +227,21 @@ impl ProcessGroup {
         self.member.lineage().kept_fault().cloned()
     }
 
+    /// The group's failure, if it has one.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.core().meeting.failure()
+    }
+
     /// Waits until this rank's asynchronous operations are over, in this group and all that were split
     /// from it.
     pub(crate) fn finish(&self) {
         self.member.lineage().finish();
     }
 
-    /// Lets the launcher leave this group, when it knows how the rank has ended, instead of the drop of
-    /// the last handle; and join a thread that may wait in the group until then. Gives the thread back
-    /// if there is no launcher.
-    pub(crate) fn entrust(
-        &self,
-        thread: Option<JoinHandle<()>>,
-    ) -> Result<(), Option<JoinHandle<()>>> {
-        self.member.entrust(thread)
+    /// Has the launcher join a thread that may wait in the group until this rank's worker has ended; gives it
+    /// back if there is no launcher.
+    pub(crate) fn keep_thread(&self, thread: Thread) -> Result<(), Thread> {
+        self.member.lineage().keep_thread(thread, self.timeout)
     }
 
     /// Says how this rank has ended, in this group and all that were split from it.

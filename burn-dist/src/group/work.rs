@@ -1,23 +1,23 @@
 //! Asynchronous operations: the communication thread, and the handle of a result.
 //!
 //! Threads: each member has one communication thread, `burn-dist-comm-<rank>`, started by its first
-//! asynchronous call and joined when its last handle goes. It runs that member's jobs in the order of
+//! asynchronous call; its last handle closes the queue, and joins it, or leaves that to the launcher. It runs that member's jobs in the order of
 //! the calls. A job owns its buffers and hands them back through a channel of one place, so neither
 //! side waits for the other to pick up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::error::{Error, Result};
+use crate::transport::thread::Thread;
 
 /// One asynchronous operation.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// The sending side of the communication thread, and the thread.
 #[derive(Default)]
-pub(super) struct Communicator(Option<(Sender<Job>, JoinHandle<()>)>);
+pub(super) struct Communicator(Option<(Sender<Job>, Thread)>);
 
 impl Communicator {
     /// Queues a job, and starts the thread if there is none.
@@ -31,9 +31,8 @@ impl Communicator {
             sender
         } else {
             let (sender, jobs) = unbounded::<Job>();
-            let thread = std::thread::Builder::new()
-                .name(format!("burn-dist-comm-{rank}"))
-                .spawn(move || jobs.iter().for_each(|job| job()))
+            let body = move || jobs.iter().for_each(|job| job());
+            let thread = Thread::spawn(format!("burn-dist-comm-{rank}"), body)
                 .map_err(|error| gone(error.to_string()))?;
             &self.0.insert((sender, thread)).0
         };
@@ -55,8 +54,24 @@ impl Communicator {
     }
 
     /// Closes the queue; the thread ends after the jobs in it.
-    pub(super) fn close(&mut self) -> Option<JoinHandle<()>> {
+    pub(super) fn close(&mut self) -> Option<Thread> {
         self.0.take().map(|(_, thread)| thread)
+    }
+
+    /// Closes the queue and does a last job after those in it: on the thread, or here if there is none.
+    pub(super) fn close_after(&mut self, last: impl FnOnce() + Send + 'static) -> Option<Thread> {
+        let Some((sender, thread)) = self.0.take() else {
+            last();
+            return None;
+        };
+        match sender.send(Box::new(last)) {
+            Ok(()) => Some(thread),
+            Err(refused) => {
+                // The thread has ended, so its jobs are over.
+                (refused.0)();
+                None
+            }
+        }
     }
 }
 

@@ -243,14 +243,6 @@ impl StepMonitor {
     }
 }
 
-impl Drop for StepMonitor {
-    fn drop(&mut self) {
-        // As with `Ddp`: figures of a step may still be on their way, to ranks that hear from the launcher
-        // how this one ended.
-        let _ = self.group.entrust(None);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

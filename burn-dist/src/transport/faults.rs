@@ -8,8 +8,8 @@
 //! Callers: tests.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,10 +49,17 @@ pub(crate) struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
     Delay(Duration),
-    Cut { peer: usize },
+    Cut {
+        peer: usize,
+    },
     Freeze,
     Death,
+    /// A rank of the process aborts the group.
+    Abort,
 }
+
+/// What aborts the group of a process.
+pub(crate) type Aborts = Arc<dyn Fn() + Send + Sync>;
 
 impl FaultPlan {
     /// The latest message at which something happens: tests need not send more for most plans to
@@ -71,13 +78,14 @@ impl FaultPlan {
             let kind = if number < delays {
                 FaultKind::Delay(Duration::from_micros(below(3000)))
             } else {
-                match below(3) {
+                match below(4) {
                     0 if processes > 1 => {
                         let step = 1 + below(processes as u64 - 1) as usize;
                         let peer = (process + step) % processes;
                         FaultKind::Cut { peer }
                     }
                     1 => FaultKind::Freeze,
+                    2 => FaultKind::Abort,
                     _ => FaultKind::Death,
                 }
             };
@@ -96,12 +104,19 @@ impl FaultPlan {
         !self.faults.iter().all(delays)
     }
 
+    /// Whether a rank aborts the group.
+    pub(crate) fn aborts(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|fault| fault.kind == FaultKind::Abort)
+    }
+
     /// The network of one process, with the plan's faults in it.
     pub(crate) fn apply<N: Breakable>(&self, inner: Arc<N>) -> Faulty<N> {
         let process = inner.process();
         let faults = self.faults.iter().filter(|fault| fault.process == process);
         Faulty {
             faults: faults.copied().collect(),
+            aborts: OnceLock::new(),
             inner,
             sent: AtomicU64::new(0),
         }
@@ -125,6 +140,7 @@ impl fmt::Display for FaultPlan {
                 FaultKind::Cut { peer } => write!(f, "cut off from {peer}]")?,
                 FaultKind::Freeze => f.write_str("freeze]")?,
                 FaultKind::Death => f.write_str("death]")?,
+                FaultKind::Abort => f.write_str("abort]")?,
             }
         }
         Ok(())
@@ -132,14 +148,19 @@ impl fmt::Display for FaultPlan {
 }
 
 /// A network with faults.
-#[derive(Debug)]
 pub(crate) struct Faulty<N> {
     inner: Arc<N>,
     faults: Vec<Fault>,
+    aborts: OnceLock<Aborts>,
     sent: AtomicU64,
 }
 
 impl<N: Breakable> Faulty<N> {
+    /// What an abort does. Without it nothing is aborted.
+    pub(crate) fn set_aborts(&self, aborts: Aborts) {
+        let _ = self.aborts.set(aborts);
+    }
+
     /// Does what the plan has for the next message.
     fn strike(&self, deadline: Instant) {
         let number = self.sent.fetch_add(1, Relaxed);
@@ -151,8 +172,22 @@ impl<N: Breakable> Faulty<N> {
                 FaultKind::Cut { peer } => self.inner.cut(peer),
                 FaultKind::Freeze => self.inner.freeze(),
                 FaultKind::Death => self.inner.die(),
+                FaultKind::Abort => {
+                    if let Some(aborts) = self.aborts.get() {
+                        aborts();
+                    }
+                }
             }
         }
+    }
+}
+
+impl<N: Breakable> fmt::Debug for Faulty<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faulty")
+            .field("inner", &self.inner)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
     }
 }
 
@@ -207,8 +242,12 @@ impl<N: Breakable> Network for Faulty<N> {
         self.inner.check(process)
     }
 
-    fn notify(&self, notice: &[u8]) {
-        self.inner.notify(notice);
+    fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
+        self.inner.notify_some(notice, chosen);
+    }
+
+    fn forget(&self, groups: &[u64]) {
+        self.inner.forget(groups);
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::faults::Breakable;
+use super::gone::Gone;
 use super::locks::{lock, wait_for};
 use super::network::{Cause, Incoming, LOOK_UP, Lost, Network, Outgoing, Overseer, Tag, Watcher};
 use super::watchers::Watchers;
@@ -30,6 +31,7 @@ pub(crate) fn networks(processes: usize, heartbeat: Duration) -> Vec<Arc<MemoryN
             mail: HashMap::new(),
             ends: vec![vec![None; processes]; processes],
             frozen: vec![false; processes],
+            gone: (0..processes).map(|_| Gone::default()).collect(),
             closed: vec![false; processes],
         }),
         changed: Condvar::new(),
@@ -64,6 +66,8 @@ struct State {
     /// `ends[a][b]`: why `a` can't reach `b`.
     ends: Vec<Vec<Option<Cause>>>,
     frozen: Vec<bool>,
+    /// The groups of each process whose messages are dropped.
+    gone: Vec<Gone>,
     closed: Vec<bool>,
 }
 
@@ -171,6 +175,15 @@ impl MemoryNetwork {
     }
 }
 
+impl MemoryNetwork {
+    /// How many messages with a body of this length nobody has asked for.
+    pub(crate) fn messages(&self, length: usize) -> usize {
+        let state = lock(&self.hub.state);
+        let messages = state.mail.values().flatten();
+        messages.filter(|(_, body)| body.len() == length).count()
+    }
+}
+
 impl Network for MemoryNetwork {
     fn process(&self) -> usize {
         self.process
@@ -183,7 +196,8 @@ impl Network for MemoryNetwork {
     fn send(&self, to: usize, tag: Tag, head: &[u8], body: &[u8], _: Instant) -> Result<(), Lost> {
         let mut state = lock(&self.hub.state);
         state.check(self.process, to)?;
-        if !state.frozen[self.process] && !state.frozen[to] {
+        let dropped = state.gone[to].contains(tag.group);
+        if !state.frozen[self.process] && !state.frozen[to] && !dropped {
             let messages = state.mail.entry((self.process, to, tag)).or_default();
             messages.push_back((head.to_vec(), body.to_vec()));
             let length = head.len() + body.len();
@@ -278,9 +292,9 @@ impl Network for MemoryNetwork {
         lock(&self.hub.state).check(self.process, process)
     }
 
-    fn notify(&self, notice: &[u8]) {
+    fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
         let state = lock(&self.hub.state);
-        for peer in 0..self.processes() {
+        for peer in (0..self.processes()).filter(|peer| chosen(*peer)) {
             if state.check(self.process, peer).is_ok()
                 && !state.frozen[self.process]
                 && !state.frozen[peer]
@@ -289,6 +303,15 @@ impl Network for MemoryNetwork {
                     .tell(peer, Event::Notice(self.process, notice.to_vec()));
             }
         }
+    }
+
+    fn forget(&self, groups: &[u64]) {
+        let mut state = lock(&self.hub.state);
+        let gone = &mut state.gone[self.process];
+        groups.iter().for_each(|group| gone.add(*group));
+        state
+            .mail
+            .retain(|(_, to, tag), _| *to != self.process || !groups.contains(&tag.group));
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {

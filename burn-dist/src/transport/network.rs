@@ -92,8 +92,17 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     /// It is lost, or has left.
     fn check(&self, process: usize) -> Result<(), Lost>;
 
-    /// Tells every process (that can still be reached) why this one can't go on, without waiting.
-    fn notify(&self, notice: &[u8]);
+    /// Tells the processes that are chosen (and can still be reached) something that they must know at once,
+    /// without waiting.
+    fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool);
+
+    /// Tells every process.
+    fn notify(&self, notice: &[u8]) {
+        self.notify_some(notice, &|_| true);
+    }
+
+    /// Drops the messages of these groups, those that still come too: nobody will ask for them.
+    fn forget(&self, groups: &[u64]);
 
     /// Who is called, on a thread of the network's, when a process is lost or has sent a notice.
     /// Called at once for what happened before.
@@ -238,6 +247,8 @@ pub(crate) enum Cause {
     Malformed(Arc<str>),
     /// This process closed its network.
     Stopped,
+    /// A message for it is longer than the network allows; nothing of it was sent.
+    TooLarge(Arc<str>),
 }
 
 impl fmt::Display for Cause {
@@ -248,6 +259,7 @@ impl fmt::Display for Cause {
             Self::Left => f.write_str("left the job while messages of it were expected"),
             Self::Deadline(time) => write!(f, "did not answer within {:.1} s", time.as_secs_f64()),
             Self::Malformed(detail) => write!(f, "sent bytes that make no sense: {detail}"),
+            Self::TooLarge(detail) => write!(f, "can't be sent so much at once: {detail}"),
             Self::Stopped => f.write_str("can't be reached: this process has closed its network"),
         }
     }

@@ -8,6 +8,7 @@
 mod clip;
 mod equivalence;
 mod gradients;
+mod leaving;
 mod misuse;
 mod norms;
 mod odd_batches;

@@ -3,6 +3,8 @@
 //! Groups have their default timeout of 5 minutes unless a test is about timeouts: a test that ends at
 //! all shows that nobody waited for it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,10 +12,11 @@ use super::support::failures::{
     abort_a_twin, check_stayed_away, go_early, panic_in_rank_2, refusals, return_together,
     send_too_little, stay_away, wait_for_a_silent_sender,
 };
+use super::support::on_groups;
 use super::{HEARTBEAT, LAYOUTS, job, job_on, on_job};
 use crate::transport::memory::networks;
-use crate::transport::network::Network;
-use crate::{Error, ProcessGroup};
+use crate::transport::network::{Lost, Network, Watcher};
+use crate::{Departure, Error, ProcessGroup, ReduceOp, Result};
 
 #[test]
 fn a_timeout_names_the_ranks_of_the_process_that_is_missing() {
@@ -166,4 +169,171 @@ fn ranks_that_do_not_fit_the_network_are_refused() {
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
     assert_eq!(job(&[2, 3]).len(), 5);
+}
+
+/// Rank 0 of two has an asynchronous call that its busy communication thread has not come to when it ends the
+/// group; rank 1 must not wait for it.
+fn end_before_an_asynchronous_call(end: impl Fn(&ProcessGroup) + Sync, expected: &str) {
+    let told = Barrier::new(2);
+    on_job(&[1, 1], |group| {
+        let sum = || group.all_reduce_async(vec![1.0_f32; 3], ReduceOp::Sum);
+        if group.rank() == 1 {
+            let work = sum();
+            group.barrier().unwrap();
+            let error = work.wait().unwrap_err();
+            told.wait();
+            assert!(error.to_string().contains(expected), "{error}");
+            return;
+        }
+        let (release, busy) = mpsc::channel::<()>();
+        let job = Box::new(move || assert!(busy.recv().is_err()));
+        group.member.submit(job).unwrap();
+        let work = sum();
+        group.barrier().unwrap();
+        end(&group);
+        // It stays, and does not come to the call, until the other has been told.
+        told.wait();
+        drop(release);
+        assert!(work.wait().is_err());
+    });
+}
+
+#[test]
+fn an_abort_ends_an_asynchronous_call_that_its_rank_has_not_come_to() {
+    end_before_an_asynchronous_call(|group| group.abort("enough"), "enough");
+}
+
+#[test]
+fn a_failed_rank_ends_an_asynchronous_call_that_it_has_not_come_to() {
+    let reason = Departure::Failed("no batch is left".into());
+    end_before_an_asynchronous_call(|group| group.leave(&reason), "no batch is left");
+}
+
+/// The ranks of a job that has a launcher.
+fn launched(ranks_per_process: &[usize]) -> Vec<ProcessGroup> {
+    let networks = networks(ranks_per_process.len(), HEARTBEAT).into_iter();
+    let begin = |network| ProcessGroup::begin(network, ranks_per_process, None, true);
+    networks
+        .flat_map(|network| begin(network).unwrap())
+        .collect()
+}
+
+/// Rank 1 drops a group that the others still use, and does `next`; they must be told `expected`.
+fn drop_early(
+    needed: fn(&ProcessGroup) -> Result<()>,
+    next: impl Fn(&ProcessGroup) + Sync,
+    expected: &str,
+) {
+    for layout in [&[2][..], &[1, 1], &[2, 1], &[1, 2]] {
+        on_groups(launched(layout), |group| {
+            let twin = group.duplicate().unwrap();
+            if group.rank() == 1 {
+                drop(twin);
+                next(&group);
+                return;
+            }
+            let error = needed(&twin).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(expected), "{layout:?}: {text}");
+            // Rank 1 may wait here.
+            let _ = group.barrier();
+        });
+    }
+}
+
+const NEEDS: [fn(&ProcessGroup) -> Result<()>; 3] = [
+    |twin| twin.barrier(),
+    |twin| twin.recv(&mut [0_u8], 1, 0),
+    // What was sent before it is known that nobody receives it is lost.
+    |twin| (0..).try_for_each(|tag| twin.send(&[0_u8], 1, tag)),
+];
+
+#[test]
+fn a_group_that_a_launched_rank_drops_is_told_while_the_rank_goes_on() {
+    for needed in NEEDS {
+        drop_early(
+            needed,
+            |group| group.barrier().unwrap(),
+            "rank 1 left the group before the others were done",
+        );
+    }
+}
+
+#[test]
+fn a_reason_that_comes_after_a_drop_is_the_one_that_is_told() {
+    let reason = Departure::Failed("no batch is left".into());
+    for needed in NEEDS {
+        let leave = |group: &ProcessGroup| group.leave(&reason);
+        drop_early(needed, leave, "rank 1 failed: no batch is left");
+    }
+}
+
+#[test]
+fn operations_that_were_started_before_a_drop_come_to_their_end() {
+    for layout in [&[2][..], &[1, 1]] {
+        on_groups(launched(layout), |group| {
+            let twin = group.duplicate().unwrap();
+            let works: Vec<_> = (0..10)
+                .map(|_| twin.all_reduce_async(vec![1_i32; 10], ReduceOp::Sum))
+                .collect();
+            if group.rank() == 1 {
+                drop((twin, works));
+            } else {
+                let sums = works.into_iter().map(|work| work.wait().unwrap());
+                assert!(sums.into_iter().all(|sum| sum == [2; 10]));
+            }
+            group.barrier().unwrap();
+        });
+    }
+}
+
+#[test]
+fn messages_of_a_group_that_is_gone_are_dropped() {
+    let networks = networks(2, HEARTBEAT);
+    let kept = networks[0].clone();
+    on_groups(job_on(networks, &[1, 1]), |group| {
+        let twin = group.duplicate().unwrap();
+        if group.rank() == 0 {
+            twin.send(&[1_u8; 1000], 1, 7).unwrap();
+        }
+        group.barrier().unwrap();
+        drop(twin);
+        group.barrier().unwrap();
+        assert_eq!(kept.messages(1000), 0);
+        group.barrier().unwrap();
+    });
+}
+
+#[test]
+fn the_end_of_a_group_is_told_to_its_processes_alone() {
+    let networks = networks(3, HEARTBEAT);
+    let heard = Arc::new(Heard::default());
+    networks[2].watch(heard.clone());
+    on_groups(job_on(networks, &[1, 1, 1]), |group| {
+        let part = group.split(Some(u64::from(group.rank() < 2)), 0).unwrap();
+        let part = part.unwrap();
+        if group.rank() == 0 {
+            part.abort("enough");
+        }
+        if group.rank() < 2 {
+            assert!(part.barrier().is_err());
+        }
+        drop(part);
+        // A notice would have come before what was sent after it.
+        group.barrier().unwrap();
+        assert_eq!(heard.0.load(Ordering::Relaxed), 0);
+        group.barrier().unwrap();
+    });
+}
+
+/// Counts notices.
+#[derive(Default)]
+struct Heard(AtomicUsize);
+
+impl Watcher for Heard {
+    fn lost(&self, _: &Lost) {}
+
+    fn notice(&self, _: usize, _: &[u8]) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }

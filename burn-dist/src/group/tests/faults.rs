@@ -2,7 +2,7 @@
 //! results or in an error, before the deadline. A run that doesn't is printed; its seed makes it again.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,21 @@ const HEARTBEAT: Duration = Duration::from_millis(20);
 const OPERATIONS: u64 = 14;
 
 /// One operation, the same on all ranks, whose result is checked.
-fn operation(group: &ProcessGroup, step: u64, longest: usize, random: &mut Random) -> Result<()> {
+///
+/// `abort` has this rank abort the group: with an asynchronous call under way, if there is one.
+fn operation(
+    group: &ProcessGroup,
+    step: u64,
+    (longest, abort): (usize, bool),
+    random: &mut Random,
+) -> Result<()> {
     let (rank, ranks) = (group.rank(), group.world_size());
     // Drawn before anything can fail, so that all ranks draw alike.
     let (kind, op, root) = (random.below(7), OPS[random.below(5)], random.below(ranks));
     let length = [0, 1, 33, longest][random.below(4)];
+    if abort && kind != 1 {
+        group.abort("enough");
+    }
     if step + 2 >= OPERATIONS {
         return group.barrier();
     }
@@ -45,6 +55,9 @@ fn operation(group: &ProcessGroup, step: u64, longest: usize, random: &mut Rando
             let work = group.all_reduce_async(buffer.clone(), op);
             group.broadcast(&mut buffer, root)?;
             assert_same(&buffer, &inputs[root], "broadcast");
+            if abort {
+                group.abort("enough");
+            }
             assert_same(&work.wait()?, &reduced(&inputs, op), "all_reduce_async");
         }
         2 => {
@@ -91,7 +104,8 @@ fn run_rank(group: &ProcessGroup, seed: u64, run: Run) -> Ending {
     let group = group.with_timeout(run.timeout);
     let mut random = Random(seed);
     for step in 0..OPERATIONS {
-        if let Err(error) = operation(&group, step, run.longest, &mut random) {
+        let abort = run.aborts == Some((group.rank(), step));
+        if let Err(error) = operation(&group, step, (run.longest, abort), &mut random) {
             // What failed once stays failed; a half may fail alone, so the whole is told.
             group.fail(&error);
             return (step, Some(error));
@@ -109,6 +123,8 @@ pub(super) struct Run {
     pub(super) longest: usize,
     /// Whether there is a fault that may stop them.
     pub(super) breaks: bool,
+    /// A rank that aborts the group, and in which operation.
+    pub(super) aborts: Option<(usize, u64)>,
 }
 
 /// Has all ranks do their operations; tells whether all did all, or what is wrong with it.
@@ -157,18 +173,46 @@ fn run(seed: u64) -> Result<bool, String> {
     let processes = 2 + random.below(3);
     let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
     let plan = FaultPlan::from_seed(seed, processes);
+    let ranks = ranks_per_process.iter().sum();
+    let aborts = (random.below(4) == 0).then(|| {
+        (
+            random.below(ranks),
+            random.below(OPERATIONS as usize) as u64,
+        )
+    });
     let networks = networks(processes, HEARTBEAT);
-    let networks = networks
+    let networks: Vec<_> = networks
         .into_iter()
-        .map(|network| Arc::new(plan.apply(network)));
-    let groups = job_on(networks.collect(), &ranks_per_process);
+        .map(|network| Arc::new(plan.apply(network)))
+        .collect();
+    let groups = job_on(networks.clone(), &ranks_per_process);
+    // The plan's aborts are by the first rank of a process, whose group is held for as long as that.
+    let held: Arc<Mutex<Vec<ProcessGroup>>> = Arc::default();
+    if plan.aborts() {
+        let mut first = 0;
+        for (network, ranks) in networks.iter().zip(&ranks_per_process) {
+            let (number, group) = (held.lock().unwrap().len(), groups[first].clone());
+            held.lock().unwrap().push(group);
+            let held = Arc::downgrade(&held);
+            network.set_aborts(Arc::new(move || {
+                let held = held.upgrade();
+                let group = held.and_then(|held| Some(held.lock().unwrap().get(number)?.clone()));
+                group.inspect(|group| group.abort("as planned"));
+            }));
+            first += ranks;
+        }
+    }
     let run = Run {
         timeout: TIMEOUT,
         longest: 3000,
-        breaks: plan.breaks(),
+        breaks: plan.breaks() || aborts.is_some(),
+        aborts,
     };
-    play(groups, seed, run)
-        .map_err(|story| format!("{plan}, processes of {ranks_per_process:?} ranks: {story}"))
+    let outcome = play(groups, seed, run);
+    held.lock().unwrap().clear();
+    outcome.map_err(|story| {
+        format!("{plan}, aborts {aborts:?}, processes of {ranks_per_process:?} ranks: {story}")
+    })
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn run(seed: u64) -> Result<bool, String> {
         timeout: TIMEOUT,
         longest: LONGEST,
         breaks: harmful,
+        aborts: None,
     };
     let outcome = play(groups, seed, run);
     let through = outcome.map_err(|wrong| format!("{story}{wrong}"))?;

@@ -3,6 +3,7 @@
 //! - `layout`: which process hosts which rank of a group;
 //! - `notice`: what they tell one another of failures and departures; `failure`: those in wire form;
 //! - `registry`: one per process: which groups it has, and so whom a notice is for;
+//! - `spans`: sets of operations, as notices name them;
 //! - `reporter`: what all tell one another of their ranks' last operations when the job hangs.
 //!
 //! Callers: `threads::Meeting` for the groups that lie in several processes, `group` to begin a job.
@@ -12,6 +13,7 @@ mod layout;
 mod notice;
 mod registry;
 mod reporter;
+mod spans;
 
 pub(crate) use failure::Failure;
 pub(crate) use layout::{Layout, Place};
@@ -22,3 +24,4 @@ pub(crate) use notice::check_notice;
 pub(crate) use notice::notice_seeds;
 pub(crate) use registry::{Registry, Told, World};
 pub(crate) use reporter::Reporter;
+pub(crate) use spans::Spans;

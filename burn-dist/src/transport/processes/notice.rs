@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Parting};
+use super::spans::Spans;
 use crate::control;
 use crate::error::Departure;
 use crate::record::Snapshot;
@@ -22,9 +23,9 @@ pub(crate) enum Notice {
     /// The group has failed.
     Failed {
         failure: Box<Failure>,
-        /// The operations before this one are done, as far as the process that tells it goes: it has
-        /// sent all that the others need for them.
-        done: u64,
+        /// The operations that are done, as far as the process that tells it goes: it has sent all that the
+        /// others need for them.
+        done: Spans,
         /// Whether the process makes its part of a report.
         reports: bool,
     },
@@ -33,10 +34,12 @@ pub(crate) enum Notice {
         /// The rank within the group.
         rank: usize,
         reason: Parting,
-        /// It has come to all operations before this one.
-        reached: u64,
+        /// The operations that it has come to.
+        reached: Spans,
         /// How many messages it has sent to ranks elsewhere.
         sent: Vec<(usize, u64)>,
+        /// Whether a better reason may come.
+        early: bool,
     },
 }
 
@@ -62,6 +65,23 @@ impl Letter {
 }
 
 impl Notice {
+    /// The same departure, for which a better reason may come.
+    pub(crate) fn with_early(mut self, is_early: bool) -> Self {
+        if let Self::Left { early, .. } = &mut self {
+            *early = is_early;
+        }
+        self
+    }
+
+    /// A failure of the group, and the operations that are done.
+    pub(crate) fn failed(failure: Failure, done: &Spans, reports: bool) -> Self {
+        Self::Failed {
+            failure: Box::new(failure),
+            done: done.shortened(),
+            reports,
+        }
+    }
+
     /// The bytes that tell the other processes.
     pub(crate) fn encode(self, group: u64) -> Result<Vec<u8>, String> {
         Letter::Of(group, self).encode()
@@ -71,14 +91,15 @@ impl Notice {
     pub(crate) fn left(
         rank: usize,
         reason: &Departure,
-        reached: u64,
+        reached: &Spans,
         sent: Vec<(usize, u64)>,
     ) -> Self {
         Self::Left {
             rank,
             reason: reason.into(),
-            reached,
+            reached: reached.shortened(),
             sent,
+            early: false,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::notice::{Letter, Notice};
 use super::reporter::Reporter;
+use crate::transport::gone::Gone;
 use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Lost, Network, Watcher};
 
@@ -41,6 +42,8 @@ pub(crate) struct Registry {
 struct Book {
     groups: HashMap<u64, Weak<dyn Told>>,
     early: VecDeque<(u64, usize, Notice)>,
+    /// Groups that were there, which need no news.
+    gone: Gone,
     /// One for each process at most.
     lost: Vec<Lost>,
 }
@@ -58,7 +61,14 @@ impl Registry {
     pub(crate) fn register<G: Told + 'static>(&self, number: u64, group: &Arc<G>) {
         let told: Arc<dyn Told> = group.clone();
         let mut book = lock(&self.book);
-        book.groups.retain(|_, group| group.strong_count() > 0);
+        let Book { groups, gone, .. } = &mut *book;
+        groups.retain(|number, group| {
+            let is_there = group.strong_count() > 0;
+            if !is_there {
+                gone.add(*number);
+            }
+            is_there
+        });
         book.groups.insert(number, Arc::downgrade(&told));
         let (due, early) = std::mem::take(&mut book.early)
             .into_iter()
@@ -125,6 +135,8 @@ impl Registry {
             if let Some(group) = book.groups.get(&number) {
                 // A group that is gone needs no news.
                 group.upgrade()
+            } else if book.gone.contains(number) {
+                None
             } else {
                 if book.early.len() == EARLY_LIMIT {
                     book.early.pop_front();
@@ -182,5 +194,43 @@ impl Drop for World {
         if let Some(network) = &self.network {
             network.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Departure;
+    use crate::transport::processes::Spans;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts what it is told.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Told for Counting {
+        fn notice(&self, _: usize, _: Notice) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn lost(&self, _: &Lost) {}
+    }
+
+    #[test]
+    fn notices_of_groups_that_are_gone_push_none_out_that_matters() {
+        let registry = Registry::new(&Reporter::alone(1, None));
+        let tell = |group| {
+            let notice = Notice::left(0, &Departure::Returned, &Spans::default(), Vec::new());
+            Watcher::notice(&*registry, 1, &notice.encode(group).unwrap());
+        };
+        let gone = Arc::new(Counting::default());
+        registry.register(1, &gone);
+        drop(gone);
+        registry.register(2, &Arc::new(Counting::default()));
+        tell(3);
+        (0..EARLY_LIMIT).for_each(|_| tell(1));
+        let made = Arc::new(Counting::default());
+        registry.register(3, &made);
+        assert_eq!(made.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -23,6 +23,7 @@ use super::inbound::{Inbound, Shelf};
 use super::pulse::Waker;
 use super::writing::Posted;
 use crate::rendezvous::channel::Channel;
+use crate::transport::gone::Gone;
 use crate::transport::locks::{Signal, lock};
 use crate::transport::network::{Cause, Lost, Tag};
 
@@ -54,6 +55,8 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// What came and was not yet asked for.
     pub(super) mail: HashMap<Tag, VecDeque<Message>>,
+    /// The groups whose messages are dropped.
+    gone: Gone,
     /// What goes before the next message.
     pub(super) outbox: VecDeque<Posted>,
     /// Notices that came, until the watchers are told.
@@ -153,6 +156,7 @@ impl Connection {
             state: Mutex::new(State {
                 phase: Phase::Open,
                 mail: HashMap::new(),
+                gone: Gone::default(),
                 outbox: VecDeque::new(),
                 notices: VecDeque::new(),
                 writing: false,
@@ -255,6 +259,13 @@ impl Connection {
         self.stirred.notify_all();
     }
 
+    /// Drops the messages of these groups, those that still come too.
+    pub(super) fn forget(&self, groups: &[u64]) {
+        let mut state = lock(&self.state);
+        groups.iter().for_each(|group| state.gone.add(*group));
+        state.mail.retain(|tag, _| !groups.contains(&tag.group));
+    }
+
     /// Leaves something small for the next turn, and has it sent soon.
     pub(super) fn post(&self, posted: Posted) {
         {
@@ -340,6 +351,9 @@ impl Connection {
 
 impl State {
     pub(super) fn put(&mut self, tag: Tag, message: Message) {
+        if self.gone.contains(tag.group) {
+            return;
+        }
         self.mail.entry(tag).or_default().push_back(message);
     }
 

@@ -334,7 +334,7 @@ impl<'c> Lane<'c> {
             tag, head, body, ..
         } = sends[number];
         let header = Header::message(tag, head.len(), body.len())
-            .map_err(|error| self.connection.lost(Cause::Malformed(error.into())))?;
+            .map_err(|error| self.connection.lost(Cause::TooLarge(error.into())))?;
         self.unsent.pop();
         Ok(Some(Frame {
             turn,

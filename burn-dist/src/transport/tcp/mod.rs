@@ -18,8 +18,8 @@
 //! What is found when: a broken connection at once, a frozen process or a silent network within a
 //! heartbeat and a round of the pulse (a quarter of a second at most).
 //!
-//! Messages that nobody asks for are kept until the connection is closed: the collectives above send
-//! nothing that is not expected, so there is no limit on them.
+//! Messages that nobody has asked for are kept until their group is gone or the connection is closed: the
+//! collectives above send nothing that is not expected, so there is no limit on them.
 //!
 //! Callers: `launch`, once for each job.
 
@@ -235,13 +235,17 @@ impl Network for TcpNetwork {
         self.connection(process)?.check()
     }
 
-    fn notify(&self, notice: &[u8]) {
-        for connection in self.all() {
+    fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
+        for connection in self.all().filter(|connection| chosen(connection.peer())) {
             match Posted::notice(notice) {
                 Ok(posted) => connection.post(posted),
                 Err(error) => return tracing::error!("a notice was not sent: {error}"),
             }
         }
+    }
+
+    fn forget(&self, groups: &[u64]) {
+        self.all().for_each(|connection| connection.forget(groups));
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {

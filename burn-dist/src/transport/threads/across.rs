@@ -130,6 +130,9 @@ impl Drop for Settling<'_, '_, '_> {
             meeting.fail(meeting.left(rank, "panicked while it reduced", None));
         }
         let mut state = meeting.lock();
+        if matches!(end, End::Delivered(_)) {
+            state.done.insert(self.carrier.entry.call.sequence);
+        }
         let carried = &mut state.carried;
         carried.retain(|(_, other)| !Arc::ptr_eq(self.occasion, other));
         drop(state);

@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::failure::GRACE;
 use super::meeting::{Gone, Meeting, State};
 use super::{lock, wait_for};
 use crate::error::{Call, Error};
@@ -49,6 +50,21 @@ impl Away {
     }
 }
 
+impl Drop for Away {
+    /// Nobody here asks for messages of the group any more.
+    fn drop(&mut self) {
+        let layout = &self.layout;
+        let ranks = layout.places().iter().flat_map(|place| &place.ranks);
+        let elsewhere = ranks.filter(|rank| !layout.is_here(**rank));
+        let streams = elsewhere.flat_map(|&from| {
+            let to = layout.local().iter();
+            to.map(move |&to| layout.stream(from, to))
+        });
+        let groups: Vec<u64> = streams.chain([layout.group]).collect();
+        self.network.forget(&groups);
+    }
+}
+
 /// A meeting's state, locked. What is in the outbox when it is unlocked is told then.
 pub(super) struct Locked<'m> {
     meeting: &'m Meeting,
@@ -74,12 +90,19 @@ impl<'m> Locked<'m> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let news = self
-            .state
-            .take()
-            .is_some_and(|state| !state.outbox.is_empty());
+        let Some(mut state) = self.state.take() else {
+            return;
+        };
+        let news = !state.outbox.is_empty();
+        let orphans = std::mem::take(&mut state.orphans);
+        let failure = state.failure.clone().filter(|_| !orphans.is_empty());
+        drop(state);
         if news {
             self.meeting.tell();
+        }
+        if let Some(failure) = failure {
+            let tell = |orphan: Arc<Meeting>| orphan.orphaned(failure.clone());
+            orphans.into_iter().for_each(tell);
         }
     }
 }
@@ -163,7 +186,8 @@ impl Meeting {
             };
             // A notice is made of numbers and short texts, which can always be written.
             if let Ok(bytes) = notice.encode(away.layout.group) {
-                away.network.notify(&bytes);
+                let has_ranks = |process| away.layout.place_of(process).is_some();
+                away.network.notify_some(&bytes, &has_ranks);
             }
         }
     }
@@ -172,7 +196,12 @@ impl Meeting {
     /// said it before, but may not have been heard yet.
     fn hear_out<'m>(&'m self, mut state: Locked<'m>, ranks: &[usize], rank: usize) -> Locked<'m> {
         let deadline = Instant::now() + HEAR_OUT;
-        while state.failure.is_none() && ranks.iter().any(|&rank| state.departed[rank].is_none()) {
+        // The last word on a rank that left early was said before, too.
+        let is_due = |gone: &Option<Gone>| {
+            let gone = gone.as_ref();
+            gone.is_none_or(|gone| gone.waits_until().is_some())
+        };
+        while state.failure.is_none() && ranks.iter().any(|&rank| is_due(&state.departed[rank])) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -184,6 +213,10 @@ impl Meeting {
 
     /// What the loss of a process means to `rank`, which needs it in this call.
     pub(super) fn missed(&self, rank: usize, lost: &Lost, call: &Arc<Call>) -> Error {
+        if let Cause::TooLarge(detail) = &lost.cause {
+            let message = format!("{call}: {detail}; give it in smaller parts");
+            return self.fail(self.left(rank, &message, None));
+        }
         let mut state = self.lock();
         if let (Cause::Left, Some(place)) = (&lost.cause, self.place(lost.process)) {
             state = self.hear_out(state, &place.ranks, rank);
@@ -238,21 +271,28 @@ impl Told for Meeting {
                 if reports {
                     self.reporter.begin();
                 }
-                self.adopt(&mut state, (*failure).into(), done);
+                self.adopt(&mut state, (*failure).into(), &done);
             }
             Notice::Left {
                 rank,
                 reason,
                 reached,
                 sent,
+                early,
             } => {
                 let layout = self.away.as_ref().map(|away| &away.layout);
-                let known = rank < self.ranks.len() && state.departed[rank].is_none();
+                let gone = state.departed.get(rank);
+                // The last word on a rank that left early is news.
+                let known = gone.is_some_and(|gone| {
+                    let gone = gone.as_ref();
+                    gone.is_none_or(|gone| gone.settles.is_some() && !early)
+                });
                 // A process speaks for its own ranks alone.
                 if known && layout.is_some_and(|layout| layout.process_of(rank) == from) {
                     let reason = reason.into();
                     let gone = Gone {
                         reason,
+                        settles: early.then(|| Instant::now() + GRACE),
                         reached,
                         sent,
                     };

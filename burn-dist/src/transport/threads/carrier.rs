@@ -224,7 +224,8 @@ impl Carrier<'_, '_> {
         if awaited.is_empty() {
             return;
         }
-        self.entry.meeting.fail(self.timeout(&awaited));
+        let (meeting, call) = (self.entry.meeting, &self.entry.call);
+        meeting.fail_late(call, self.timeout(&awaited));
     }
 
     fn timeout(&self, places: &[usize]) -> Error {
@@ -253,7 +254,8 @@ impl Carrier<'_, '_> {
                 // Nothing is due from it, but it takes nothing.
                 missing.push(place);
             }
-            return self.entry.meeting.fail(self.timeout(&missing));
+            let (meeting, call) = (self.entry.meeting, &self.entry.call);
+            return meeting.fail_late(call, self.timeout(&missing));
         }
         let (meeting, rank) = (self.entry.meeting, self.entry.rank);
         meeting.missed(rank, lost, &self.entry.call)
@@ -310,6 +312,9 @@ pub(crate) fn wrong_length(length: usize, due: usize) -> String {
 impl Overseer for Carrier<'_, '_> {
     /// Not if the group has failed.
     fn go_on(&self) -> bool {
+        if self.relay.is_due() {
+            self.entry.meeting.settle(&self.entry.call);
+        }
         !self.relay.is_closed()
     }
 

@@ -1,23 +1,33 @@
 //! What ends a group: the first failure, which is kept, and the ranks that leave it.
 //!
 //! The first failure wakes whoever waits, and every later call returns it. A rank that leaves ends only
-//! what needs it: the operations that it has not come to.
+//! what needs it: the operations that it has not come to. If it left early, those who need it wait up to
+//! [`GRACE`] for a better reason first: each operation that lacks it is given that deadline.
 //!
 //! Callers: `meeting`, `mail`, `across`, `away`; `group` for the rest.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::lock;
 use super::mail::Mail;
-use super::meeting::{Gone, Meeting, Open, State};
+use super::meeting::{Gone, Meeting, Occasion, Open, State};
 use crate::error::{Call, Departure, Error};
-use crate::transport::processes::{Failure, Notice};
+use crate::transport::processes::{Failure, Notice, Spans};
+
+/// How long those who need a rank that left early wait for a better reason.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+impl Gone {
+    /// Until when a better reason may come, if it may still.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        self.settles.filter(|until| *until > Instant::now())
+    }
+}
 
 impl Meeting {
-    /// Whether the group has failed.
-    pub(crate) fn has_failed(&self) -> bool {
-        lock(&self.state).failure.is_some()
+    /// The group's failure, if it has one.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
     }
 
     /// Keeps `error` as the group's failure unless it has one, and returns the one it has.
@@ -28,18 +38,29 @@ impl Meeting {
     /// Notes that a rank here has ended. That is a failure for the operations under way that it has
     /// not come to, and for every later one; those it has come to are not disturbed.
     pub(crate) fn leave(&self, rank: usize, reason: Departure) {
+        self.part(rank, reason, None);
+    }
+
+    /// As [`Self::leave`], where a better reason may come soon, by a call of `leave`.
+    pub(crate) fn leave_early(&self, rank: usize, reason: Departure) {
+        self.part(rank, reason, Some(Instant::now() + GRACE));
+    }
+
+    fn part(&self, rank: usize, reason: Departure, settles: Option<Instant>) {
         let mut state = self.lock();
-        if state.departed[rank].is_some() {
+        let known = state.departed[rank].as_ref();
+        if known.is_some_and(|gone| gone.settles.is_none() || settles.is_some()) {
             return;
         }
         if self.away.is_some() && state.failure.is_none() {
             let sent = state.streams.sent_by(rank);
-            let notice = Notice::left(rank, &reason, state.reached[rank], sent);
-            state.outbox.push_back(notice);
+            let notice = Notice::left(rank, &reason, &state.reached[rank], sent);
+            state.outbox.push_back(notice.with_early(settles.is_some()));
         }
         let gone = Gone {
             reason,
-            reached: 0,
+            settles,
+            reached: Spans::default(),
             sent: Vec::new(),
         };
         self.depart(&mut state, rank, gone);
@@ -48,15 +69,26 @@ impl Meeting {
     /// Notes that a rank, here or elsewhere, has ended.
     pub(super) fn depart(&self, state: &mut State, rank: usize, gone: Gone) {
         let open = state.open.iter();
-        let needed = open.filter(|open| self.lacks(rank, &gone, open));
-        let needed = needed.map(|open| &open.call);
-        // All ranks here have come to what is carried.
-        let carried = state.carried.iter().map(|(call, _)| call);
-        let carried = carried.filter(|call| !self.is_here(rank) && gone.reached <= call.sequence);
-        let first = needed.chain(carried).min_by_key(|call| call.sequence);
-        let first = first.cloned();
-        let reason = gone.reason.clone();
+        let needed = open.filter(|open| self.lacks(rank, &gone, &open.call, Some(open)));
+        let needed = needed.map(|open| (&open.call, &open.occasion));
+        let carried = state.carried.iter();
+        let carried = carried.filter(|(call, _)| self.lacks(rank, &gone, call, None));
+        let carried = carried.map(|(call, occasion)| (call, occasion));
+        let needed: Vec<(Arc<Call>, Arc<Occasion>)> = needed
+            .chain(carried)
+            .map(|(call, occasion)| (call.clone(), occasion.clone()))
+            .collect();
+        let (reason, settles) = (gone.reason.clone(), gone.settles);
         state.departed[rank] = Some(gone);
+        if let Some(until) = settles {
+            for (_, occasion) in needed {
+                occasion.hurry(until);
+            }
+            self.wake_receivers();
+            return;
+        }
+        let first = needed.into_iter().map(|(call, _)| call);
+        let first = first.min_by_key(|call| call.sequence);
         if first.is_some() {
             let error = Error::PeerLeft {
                 peer: self.ranks[rank],
@@ -70,18 +102,58 @@ impl Meeting {
         }
     }
 
-    /// Whether the operation needs a rank that has gone.
-    pub(super) fn lacks(&self, rank: usize, gone: &Gone, open: &Open) -> bool {
+    /// Whether an operation needs a rank that has gone; all ranks here have come to one that is not open.
+    pub(super) fn lacks(&self, rank: usize, gone: &Gone, call: &Call, open: Option<&Open>) -> bool {
         if self.is_here(rank) {
-            !open.came[rank]
+            open.is_some_and(|open| !open.came[rank])
         } else {
-            gone.reached <= open.call.sequence
+            !gone.reached.contains(call.sequence)
         }
     }
 
-    /// Called at a rank's deadline: if others are still missing, that ends the group.
-    pub(super) fn give_up(&self, rank: usize, call: &Arc<Call>, after: Duration) {
+    /// The error of an operation that needs a rank which has gone, once no better reason can come; `late`, if
+    /// none is waited for.
+    fn missing(&self, state: &State, call: &Arc<Call>, late: bool) -> Option<Error> {
+        let mut open = state.open.iter();
+        let open = open.find(|open| open.call.sequence == call.sequence);
+        let mut gone = state.departed.iter().enumerate();
+        gone.find_map(|(peer, gone)| {
+            let gone = gone.as_ref()?;
+            let settled = late || gone.waits_until().is_none();
+            (settled && self.lacks(peer, gone, call, open)).then(|| Error::PeerLeft {
+                peer: self.ranks[peer],
+                reason: gone.reason.clone(),
+                call: Some(call.clone()),
+            })
+        })
+    }
+
+    /// Called when a rank that left early should have given a better reason: that ends the operations that
+    /// need it.
+    pub(super) fn settle(&self, call: &Arc<Call>) {
         let mut state = self.lock();
+        if let Some(error) = self.missing(&state, call, false) {
+            self.latch(&mut state, error);
+        }
+    }
+
+    /// Ends the group with a timeout, unless who is missing has gone.
+    pub(super) fn fail_late(&self, call: &Arc<Call>, timeout: Error) -> Error {
+        let mut state = self.lock();
+        let error = self.missing(&state, call, true).unwrap_or(timeout);
+        self.latch(&mut state, error)
+    }
+
+    /// Called at a rank's deadline, or before it when a rank that left early should have given a better reason:
+    /// if others are still missing, that ends the group.
+    pub(super) fn give_up(
+        &self,
+        rank: usize,
+        call: &Arc<Call>,
+        (deadline, after): (Instant, Duration),
+    ) {
+        let mut state = self.lock();
+        let late = Instant::now() >= deadline;
         let Some(open) = state
             .open
             .iter()
@@ -89,15 +161,19 @@ impl Meeting {
         else {
             return;
         };
-        let missing = (0..self.ranks.len()).filter(|&rank| !open.came[rank]);
-        let missing = missing.map(|rank| self.ranks[rank]).collect();
-        let error = Error::Timeout {
-            rank: self.ranks[rank],
-            call: call.clone(),
-            missing,
-            after,
-        };
-        self.latch(&mut state, error);
+        let error = self.missing(&state, call, late).or_else(|| {
+            let missing = (0..self.ranks.len()).filter(|&rank| !open.came[rank]);
+            let missing = missing.map(|rank| self.ranks[rank]).collect();
+            late.then(|| Error::Timeout {
+                rank: self.ranks[rank],
+                call: call.clone(),
+                missing,
+                after,
+            })
+        });
+        if let Some(error) = error {
+            self.latch(&mut state, error);
+        }
     }
 
     pub(super) fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &Open) -> Error {
@@ -133,39 +209,49 @@ impl Meeting {
             && let Some(away) = &self.away
         {
             let here = self.ranks[away.layout.local()[0]];
-            let failure = Box::new(Failure::new(&error, here));
-            let under_way = Self::first_call(state).map(|call| call.sequence);
-            let done = under_way.or(state.reached.iter().max().copied());
-            let done = done.unwrap_or_default();
-            state.outbox.push_back(Notice::Failed {
-                failure,
-                done,
-                reports: self.reporter.has_begun(),
-            });
+            let failure = Failure::new(&error, here);
+            let notice = Notice::failed(failure, &state.done, self.reporter.has_begun());
+            state.outbox.push_back(notice);
         }
-        self.adopt(state, error, 0)
-    }
-
-    /// As [`Self::latch`], for what the other processes know. They have done the operations before
-    /// `done`, which will come to their end here too.
-    pub(super) fn adopt(&self, state: &mut State, error: Error, done: u64) -> Error {
         if let Some(failure) = &state.failure {
             return failure.clone();
         }
-        state.failure = Some(error.clone());
-        for open in state.open.drain(..) {
-            open.occasion.exchange.close();
-        }
+        self.adopt(state, error, &Spans::default())
+    }
+
+    /// As [`Self::latch`], for what another process knows. It has done the operations of `done`, which will
+    /// come to their end here too; it does no others any more, so nobody here may wait for them, whatever the
+    /// group failed of before.
+    pub(super) fn adopt(&self, state: &mut State, error: Error, done: &Spans) -> Error {
         state.carried.retain(|(call, occasion)| {
-            let stays = call.sequence < done;
+            let stays = done.contains(call.sequence);
             if !stays {
                 occasion.relay.close();
             }
             stays
         });
+        if let Some(failure) = &state.failure {
+            return failure.clone();
+        }
+        state.failure = Some(error.clone());
+        let children = state.children.drain(..);
+        state.orphans = children.filter_map(|child| child.upgrade()).collect();
+        for open in state.open.drain(..) {
+            open.occasion.exchange.close();
+        }
         state.mail = Mail::default();
         self.wake_receivers();
         error
+    }
+
+    /// Ends a sub-group whose parent has failed, if it was not used yet: a rank elsewhere may have failed in the
+    /// split, and never come to it.
+    pub(super) fn orphaned(&self, failure: Error) {
+        let mut state = self.lock();
+        let used = state.done != Spans::default() || state.streams.has_received();
+        if self.away.is_some() && !used {
+            self.latch(&mut state, failure);
+        }
     }
 
     /// The first of the operations under way.

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::away::Away;
+use super::away::{Away, Locked};
 use super::meeting::{Meeting, State};
 use crate::control;
 use crate::error::{Call, Error, Result};
@@ -76,6 +76,11 @@ impl Streams {
         own.map(|(&(_, to), &count)| (to, count)).collect()
     }
 
+    /// Whether a message from elsewhere has come.
+    pub(super) fn has_received(&self) -> bool {
+        self.incoming.values().any(|incoming| incoming.taken > 0)
+    }
+
     fn incoming(&mut self, route: Route) -> &mut Incoming {
         self.incoming.entry((route.from, route.to)).or_default()
     }
@@ -121,8 +126,7 @@ impl Meeting {
             call,
             bytes: bytes.to_vec(),
         };
-        let mut state = self.lock();
-        self.check_peer(&mut state, route.to, &message.call)?;
+        let mut state = self.await_receiver(route, &message.call)?;
         state.mail.put(route, message);
         self.inboxes[route.to].notify_all();
         Ok(())
@@ -139,8 +143,7 @@ impl Meeting {
         let head = control::encode(&**call)
             .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
         let tag = {
-            let mut state = self.lock();
-            self.check_peer(&mut state, route.to, call)?;
+            let mut state = self.await_receiver(route, call)?;
             stream_tag(away, route, state.streams.number(route))
         };
         let process = away.layout.process_of(route.to);
@@ -188,9 +191,11 @@ impl Meeting {
                 return Ok(message);
             }
             // What was sent before the sender went is still on its way.
-            if !state.expects_more(route) {
-                self.check_peer(&mut state, route.from, call)?;
-            }
+            let settles = if state.expects_more(route) {
+                None
+            } else {
+                self.check_peer(&mut state, route.from, call)?
+            };
             if let Some(failure) = state.failure_in(call) {
                 return Err(failure);
             }
@@ -218,7 +223,11 @@ impl Meeting {
                         }
                     }
                 }
-                _ => state = state.wait_for(&self.inboxes[route.to], left),
+                _ => {
+                    let settles = settles.map(|at| at.saturating_duration_since(Instant::now()));
+                    let left = settles.map_or(left, |settles| settles.min(left));
+                    state = state.wait_for(&self.inboxes[route.to], left);
+                }
             }
         }
     }
@@ -276,24 +285,40 @@ impl Meeting {
         }
     }
 
-    /// Fails if the group has failed or the peer is gone. (A failed group has no messages.)
-    fn check_peer(&self, state: &mut State, peer: usize, call: &Arc<Call>) -> Result<()> {
+    /// Fails if the group has failed or the peer is gone. (A failed group has no messages.) If it left early,
+    /// gives until when a better reason may come.
+    fn check_peer(
+        &self,
+        state: &mut State,
+        peer: usize,
+        call: &Arc<Call>,
+    ) -> Result<Option<Instant>> {
         if let Some(failure) = state.failure_in(call) {
             return Err(failure);
         }
-        let gone = state.departed[peer].as_ref();
-        let reason = gone.map(|gone| gone.reason.clone());
-        reason.map_or(Ok(()), |reason| {
-            let call = Some(call.clone());
-            Err(self.latch(
-                state,
-                Error::PeerLeft {
-                    peer: self.ranks[peer],
-                    reason,
-                    call,
-                },
-            ))
-        })
+        let Some(gone) = state.departed[peer].as_ref() else {
+            return Ok(None);
+        };
+        if let Some(until) = gone.waits_until() {
+            return Ok(Some(until));
+        }
+        let error = Error::PeerLeft {
+            peer: self.ranks[peer],
+            reason: gone.reason.clone(),
+            call: Some(call.clone()),
+        };
+        Err(self.latch(state, error))
+    }
+
+    /// The state, for a message to a receiver that is there; fails if it has gone, after a wait for a better
+    /// reason if it left early.
+    fn await_receiver(&self, route: Route, call: &Arc<Call>) -> Result<Locked<'_>> {
+        let mut state = self.lock();
+        while let Some(until) = self.check_peer(&mut state, route.to, call)? {
+            let left = until.saturating_duration_since(Instant::now());
+            state = state.wait_for(&self.inboxes[route.from], left);
+        }
+        Ok(state)
     }
 }
 

@@ -12,7 +12,7 @@
 //! Callers: `collective` through [`Entry`], `group` for the rest.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::away::{Away, Locked};
@@ -23,7 +23,7 @@ use super::shared::{Exchange, Floor, Lent, Missed};
 use super::sharing::Spare;
 use crate::error::{Call, Departure, Error, Result};
 use crate::record::{Group, Recorder};
-use crate::transport::processes::{Notice, Reporter};
+use crate::transport::processes::{Notice, Reporter, Spans};
 
 /// What the ranks of one group share.
 pub(crate) struct Meeting {
@@ -49,11 +49,17 @@ pub(super) struct State {
     pub(super) departed: Vec<Option<Gone>>,
     pub(super) mail: Mail,
     pub(super) streams: Streams,
-    /// By rank, the operation after the last that it has come to; kept for the other processes.
-    pub(super) reached: Vec<u64>,
+    /// By rank, the operations that it has come to, and those that are done here; kept for the other
+    /// processes.
+    pub(super) reached: Vec<Spans>,
+    pub(super) done: Spans,
     /// What the other processes are to be told, in this order.
     pub(super) outbox: VecDeque<Notice>,
     births: Vec<Birth>,
+    /// The sub-groups with ranks elsewhere that were made of this group.
+    pub(super) children: Vec<Weak<Meeting>>,
+    /// Those that are to fail with this group, once its lock is released.
+    pub(super) orphans: Vec<Arc<Meeting>>,
 }
 
 impl State {
@@ -72,8 +78,10 @@ impl State {
 #[derive(Clone)]
 pub(super) struct Gone {
     pub(super) reason: Departure,
-    /// A rank elsewhere has come to all operations before this one.
-    pub(super) reached: u64,
+    /// Until when a better reason may come; none if this is the last word.
+    pub(super) settles: Option<Instant>,
+    /// The operations that a rank elsewhere has come to.
+    pub(super) reached: Spans,
     /// How many messages it had sent from elsewhere to each rank.
     pub(super) sent: Vec<(usize, u64)>,
 }
@@ -92,6 +100,14 @@ pub(super) struct Occasion {
     pub(super) exchange: Exchange,
     /// What goes to other processes and comes from them.
     pub(super) relay: Relay,
+}
+
+impl Occasion {
+    /// Has those in the operation look at `until` whether it can still come to its end.
+    pub(super) fn hurry(&self, until: Instant) {
+        self.exchange.hurry(until);
+        self.relay.hurry(until);
+    }
 }
 
 /// A sub-group that not all of its members have fetched.
@@ -140,7 +156,7 @@ impl Entry<'_> {
             meeting.seat(rank),
             lent,
             deadline,
-            || meeting.give_up(rank, call, timeout),
+            || meeting.give_up(rank, call, (deadline, timeout)),
             share,
         );
         let reporter = &meeting.reporter;
@@ -188,9 +204,12 @@ impl Meeting {
                 departed: vec![None; size],
                 mail: Mail::default(),
                 streams: Streams::default(),
-                reached: vec![0; size],
+                reached: vec![Spans::default(); size],
+                done: Spans::default(),
                 outbox: VecDeque::new(),
                 births: Vec::new(),
+                children: Vec::new(),
+                orphans: Vec::new(),
             }),
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
             spare: Spare::default(),
@@ -264,9 +283,18 @@ impl Meeting {
         } else {
             Arc::clone(&births[place].meeting)
         };
+        if found.is_none() && meeting.away.is_some() {
+            let children = &mut state.children;
+            children.retain(|child| child.strong_count() > 0);
+            children.push(Arc::downgrade(&meeting));
+        }
+        let failure = state.failure.clone();
         drop(state);
         if found.is_none() {
             meeting.register();
+        }
+        if let Some(failure) = failure {
+            meeting.orphaned(failure);
         }
         meeting
     }
@@ -289,20 +317,7 @@ impl Meeting {
             let error = self.mismatch(rank, call, &state.open[place]);
             return Err(self.latch(&mut state, error));
         }
-        let gone = state.departed.iter().enumerate().find_map(|(peer, gone)| {
-            let gone = gone.as_ref()?;
-            let reason = gone.reason.clone();
-            let lacking = self.lacks(peer, gone, &state.open[place]);
-            lacking.then_some((peer, reason))
-        });
-        if let Some((peer, reason)) = gone {
-            let error = Error::PeerLeft {
-                peer: self.ranks[peer],
-                reason,
-                call: Some(call.clone()),
-            };
-            return Err(self.latch(&mut state, error));
-        }
+        self.check_gone(&mut state, call, place)?;
         let State {
             open,
             carried,
@@ -310,7 +325,9 @@ impl Meeting {
             ..
         } = &mut *state;
         open[place].came[rank] = true;
-        reached[rank] = reached[rank].max(call.sequence + 1);
+        if self.away.is_some() {
+            reached[rank].insert(call.sequence);
+        }
         if open[place].came.iter().all(|&came| came) {
             let Open { call, occasion, .. } = open.swap_remove(place);
             if self.away.is_some() {
@@ -319,6 +336,35 @@ impl Meeting {
             return Ok(occasion);
         }
         Ok(Arc::clone(&open[place].occasion))
+    }
+
+    /// Fails if the open operation at this place needs a rank that has gone; has it wait for a better reason
+    /// only so long as one may come.
+    fn check_gone(&self, state: &mut State, call: &Arc<Call>, place: usize) -> Result<()> {
+        let open = &state.open[place];
+        let gone = state.departed.iter().enumerate();
+        let gone = gone.filter_map(|(peer, gone)| Some((peer, gone.as_ref()?)));
+        let mut lacking = gone.filter(|(peer, gone)| self.lacks(*peer, gone, call, Some(open)));
+        let mut waits = None;
+        let settled = lacking.find(|(_, gone)| match gone.waits_until() {
+            Some(until) => {
+                waits = Some(until);
+                false
+            }
+            None => true,
+        });
+        if let Some((peer, gone)) = settled {
+            let error = Error::PeerLeft {
+                peer: self.ranks[peer],
+                reason: gone.reason.clone(),
+                call: Some(call.clone()),
+            };
+            return Err(self.latch(state, error));
+        }
+        if let Some(until) = waits {
+            open.occasion.hurry(until);
+        }
+        Ok(())
     }
 
     /// An operation that nobody has come to.

@@ -28,6 +28,7 @@ use super::locks::{Signal, lock, wait_for};
 
 pub(crate) use across::Abroad;
 pub(crate) use carrier::{Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
+pub(crate) use failure::GRACE;
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use relay::Parcels;

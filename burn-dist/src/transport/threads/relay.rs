@@ -26,6 +26,8 @@ pub(super) struct Relay {
     pub(super) parcels: Box<[OnceLock<Bytes>]>,
     /// The places that have not been heard from in this round.
     awaited: Mutex<Vec<usize>>,
+    /// When the leader looks whether all can still come, before its deadline.
+    hurry: OnceLock<Instant>,
     /// Set once, under the lock of `awaited`.
     end: OnceLock<End>,
     moved: Signal,
@@ -42,6 +44,7 @@ impl Relay {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),
             awaited: Mutex::new((0..places).collect()),
+            hurry: OnceLock::new(),
             end: OnceLock::new(),
             moved: Signal::default(),
         }
@@ -59,6 +62,17 @@ impl Relay {
             awaited.clear();
             self.moved.notify_all();
         }
+    }
+
+    /// Has the leader look at `until` whether all can still come; the first such time counts.
+    pub(super) fn hurry(&self, until: Instant) {
+        let _ = self.hurry.set(until);
+    }
+
+    /// Whether it is time to look.
+    pub(super) fn is_due(&self) -> bool {
+        let until = self.hurry.get();
+        until.is_some_and(|until| *until <= Instant::now())
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -132,6 +132,8 @@ struct Gathering {
     loans: Vec<Option<Loan>>,
     came: usize,
     closed: bool,
+    /// A time before the deadline at which somebody looks whether all can still come.
+    hurry: Option<Instant>,
 }
 
 impl Exchange {
@@ -142,6 +144,7 @@ impl Exchange {
                 loans: vec![None; ranks],
                 came: 0,
                 closed: false,
+                hurry: None,
             }),
             moved: Signal::default(),
             ready: OnceLock::new(),
@@ -153,14 +156,14 @@ impl Exchange {
     /// Lends `lent` as `rank`, waits for the others, does `share` of the work, and waits until all
     /// have done theirs.
     ///
-    /// At `deadline`, `on_deadline` is called once. It closes the exchange if ranks are missing for
-    /// good; if it doesn't, the wait goes on.
+    /// At `deadline`, `on_deadline` is called once, and before that by one rank for each [`Self::hurry`]. It
+    /// closes the exchange if ranks are missing for good; if it doesn't, the wait goes on.
     pub(super) fn attend<R>(
         &self,
         rank: usize,
         lent: Lent<'_>,
         deadline: Instant,
-        on_deadline: impl FnOnce(),
+        on_deadline: impl Fn(),
         share: impl FnOnce(Floor<'_>) -> R,
     ) -> Result<R, Missed> {
         self.lend(rank, Loan::new(lent))?;
@@ -217,34 +220,45 @@ impl Exchange {
         Ok(())
     }
 
+    /// Has a rank that waits look at `until`, before its deadline, whether all can still come.
+    pub(super) fn hurry(&self, until: Instant) {
+        let mut gathering = lock(&self.gathering);
+        let earlier = gathering.hurry.is_none_or(|other| until < other);
+        if earlier {
+            gathering.hurry = Some(until);
+            self.moved.notify_all();
+        }
+    }
+
     /// Waits until all have lent (then gives the loans) or the exchange is closed (then nothing).
-    fn gather(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<&[Loan]> {
+    fn gather(&self, deadline: Instant, on_deadline: impl Fn()) -> Option<&[Loan]> {
         watch_for(|| self.ready.get().is_some());
-        let mut on_deadline = Some(on_deadline);
+        // None once it has passed.
+        let mut deadline = Some(deadline);
         loop {
             if let Some(loans) = self.ready.get() {
                 return Some(loans);
             }
             let mut gathering = lock(&self.gathering);
-            while self.ready.get().is_none() && !gathering.closed {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() && on_deadline.is_some() {
-                    break;
+            let mut due = false;
+            while self.ready.get().is_none() && !gathering.closed && !due {
+                let now = Instant::now();
+                due = gathering.hurry.take_if(|until| *until <= now).is_some()
+                    || deadline.take_if(|deadline| *deadline <= now).is_some();
+                if !due {
+                    let next = gathering.hurry.into_iter().chain(deadline).min();
+                    gathering = match next {
+                        Some(next) => self.moved.wait_for(gathering, next - now),
+                        None => self.moved.wait(gathering),
+                    };
                 }
-                gathering = if on_deadline.is_some() {
-                    self.moved.wait_for(gathering, left)
-                } else {
-                    self.moved.wait(gathering)
-                };
             }
             if gathering.closed {
                 return None;
             }
             drop(gathering);
-            if self.ready.get().is_none()
-                && let Some(act) = on_deadline.take()
-            {
-                act();
+            if due && self.ready.get().is_none() {
+                on_deadline();
             }
         }
     }

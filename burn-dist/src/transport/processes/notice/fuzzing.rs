@@ -12,6 +12,7 @@ use crate::error::Error;
 #[cfg(test)]
 use crate::error::{Call, Departure};
 use crate::record::{Snapshot, compare};
+use crate::transport::processes::Spans;
 use crate::transport::processes::failure::Failure;
 
 /// What must hold of any bytes that come as a notice.
@@ -22,11 +23,7 @@ pub(crate) fn check_notice(bytes: &[u8]) {
             let error = Error::from(*failure);
             assert!(!error.to_string().is_empty());
             // It is told on in turn.
-            let again = Notice::Failed {
-                failure: Box::new(Failure::new(&error, 0)),
-                done: 0,
-                reports: false,
-            };
+            let again = Notice::failed(Failure::new(&error, 0), &Spans::default(), false);
             assert!(again.encode(0).is_ok());
         }
         Ok(Letter::Records(mut snapshot)) => {
@@ -46,12 +43,9 @@ pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
     use crate::record::{Operation, RankRecord, State};
     let call = Arc::new(call.clone());
     let failed = |error: Error| {
-        let failure = Box::new(Failure::new(&error, 3));
-        let notice = Notice::Failed {
-            failure,
-            done: 4,
-            reports: true,
-        };
+        let mut done = Spans::default();
+        [0, 1, 3].into_iter().for_each(|number| done.insert(number));
+        let notice = Notice::failed(Failure::new(&error, 3), &done, true);
         notice.encode(9).unwrap()
     };
     let reason = Departure::Panicked("index 7 is out of bounds".into());
@@ -81,7 +75,8 @@ pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
         ("compared", Letter::Compared.encode().unwrap()),
         (
             "left",
-            Notice::left(1, &reason, 70_000, vec![(0, 3), (2, 1)])
+            Notice::left(1, &reason, &Spans::default(), vec![(0, 3), (2, 1)])
+                .with_early(true)
                 .encode(9)
                 .unwrap(),
         ),

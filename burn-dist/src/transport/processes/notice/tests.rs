@@ -8,21 +8,19 @@ use super::*;
 use crate::error::{Call, Detail, Error};
 
 fn round_trip(error: &Error) -> Error {
-    let bytes = Notice::Failed {
-        failure: Box::new(Failure::new(error, 3)),
-        done: 4,
-        reports: true,
-    };
+    let mut done = Spans::default();
+    [0, 1, 4].into_iter().for_each(|number| done.insert(number));
+    let bytes = Notice::failed(Failure::new(error, 3), &done, true);
     let bytes = bytes.encode(9).unwrap();
     match Letter::decode(&bytes).unwrap() {
         Letter::Of(
             9,
             Notice::Failed {
                 failure,
-                done: 4,
+                done: read,
                 reports: true,
             },
-        ) => (*failure).into(),
+        ) if read == done => (*failure).into(),
         other => panic!("{other:?}"),
     }
 }

@@ -9,7 +9,9 @@ use proptest::test_runner::TestRunner;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
+use super::exchange::all_to_all;
 use super::*;
+use crate::transport::tcp::frame::BODY_LIMIT;
 
 const HEARTBEAT: Duration = Duration::from_millis(300);
 
@@ -356,4 +358,20 @@ fn short_reads_of_any_length_make_the_same_messages() {
         drop(sockets);
         network.close();
     }
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_with_the_limit_and_harms_nothing() {
+    let networks = job(2, CALM);
+    // Memory that is never touched.
+    let body: Vec<u8> = bytemuck::zeroed_vec(BODY_LIMIT as usize + 1);
+    let lost = networks[0].send(1, tag(0), &[], &body, soon()).unwrap_err();
+    let text = lost.to_string();
+    assert!(matches!(lost.cause, Cause::TooLarge(_)), "{text}");
+    assert!(
+        text.contains(&format!("{BODY_LIMIT} are allowed")),
+        "{text}"
+    );
+    all_to_all(&networks, 10, 1);
+    close_all(&networks);
 }
