@@ -63,7 +63,8 @@
 //! ```
 //!
 //! [`Devices::select`](launch::Devices::select) finds the GPUs of a machine; nothing else changes with them.
-//! CUDA GPUs of one process add gradients up among themselves; [`ReduceOn`](ddp::ReduceOn) says more of that.
+//! CUDA GPUs of one process can add gradients up among themselves, where
+//! [`ReduceOn::Device`](ddp::ReduceOn::Device) is asked for.
 //!
 //! **2. With each rank's own share of the data.** [`ShardedLoaderBuilder`](data::ShardedLoaderBuilder) is used
 //! as Burn's own builder of loaders, and given the ranks' group. All ranks see equally many batches. Where the

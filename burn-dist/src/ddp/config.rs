@@ -11,10 +11,16 @@ use std::sync::OnceLock;
 /// Where gradients are averaged.
 #[derive(Config, Debug, PartialEq, Eq)]
 pub enum ReduceOn {
+    /// In host memory where there are several ranks. A rank that is alone has nothing to add up, and leaves
+    /// its gradients where they are.
+    Auto,
     /// By their devices, where all can: CUDA GPUs, one for each rank, which add up among themselves with
     /// NVIDIA's NCCL (`libnccl.so`). Those of several processes give their sums to one rank of each, which
     /// exchanges them. Everywhere else in host memory: which of the two, and why, is in the log (`info`), and
     /// [`Ddp::reduce_on`] tells. A rank that is alone leaves its gradients where they are, on any GPU.
+    ///
+    /// **This never ran on two real GPUs**, only on emulated ones: compare its results with those of
+    /// [`Host`](Self::Host) first.
     ///
     /// All ranks get the same averages, but NCCL adds in an order of its own: they can differ in the last
     /// bits from those of the host, or of another number of GPUs.
@@ -22,9 +28,12 @@ pub enum ReduceOn {
     /// A GPU adds up for one model at a time: a second [`Ddp`] on it is averaged in host memory. As long as
     /// a model is attached so, nothing else may use Burn's own collectives between its GPUs, and that is what
     /// moving a tensor from one to another (`to_device`) does too: they could wait for one another without
-    /// end. A GPU that fails in the midst of a sum leaves the others waiting without end.
+    /// end.
     ///
-    /// This was run on emulated GPUs so far.
+    /// [`Ddp::synchronize`] waits for the sums of the devices. A GPU that fails in the midst of a sum never
+    /// ends it on the others: then all ranks get an error after the group's timeout, the thread that waits for
+    /// the sum is left behind, which is in the log (`error`), and the GPUs are of no use to the process any
+    /// more.
     Device,
     /// In host memory, always: sums are added in one order, whatever ranks run on.
     Host,
@@ -44,7 +53,7 @@ pub struct DdpConfig {
     #[config(default = 1.0)]
     pub first_bucket_mb: f64,
     /// Where gradients are averaged.
-    #[config(default = "ReduceOn::Device")]
+    #[config(default = "ReduceOn::Auto")]
     pub reduce_on: ReduceOn,
 }
 

@@ -10,7 +10,8 @@ use std::fmt;
 pub(super) trait Fabric: fmt::Debug + Send + Sync {
     /// Asks this rank's device for the sum over all ranks of the fabric, without waiting for it. Every rank
     /// calls it with as many elements, in the same order, and only once it knows that all others will: what
-    /// is asked for can't be taken back, and a device waits for the others without end.
+    /// is asked for can't be taken back, and a device waits for the others without end. So the thread that calls
+    /// it is one that can be left behind.
     fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending;
 }
 

@@ -1,9 +1,9 @@
 //! The reducer: the thread that packs gradients into buckets and averages each bucket over the ranks
 //! as soon as it is full, while the replica's own thread is still in backward.
 //!
-//! Threads: one reducer a replica, started by `attach`, joined by [`Reducer::stop`]. It
-//! owns the buckets and the group's operations; the replica's thread sends it [`Command`]s and waits
-//! only in [`Reducer::finish`].
+//! Threads: one reducer a replica, started by `attach`, joined by [`Reducer::stop`], or left behind there
+//! if its device hangs (`watch`). It owns the buckets and the group's operations; the replica's thread sends
+//! it [`Command`]s and waits only in [`Reducer::finish`].
 //!
 //! Invariants: each place of a bucket is written once a step, so that memory is used again as it is;
 //! buckets are averaged strictly in the layout's order, which is the same on every rank,
@@ -13,24 +13,30 @@
 //! Callers: `attach`, hooks (through `Usage`), `Ddp::synchronize`.
 
 mod devices;
+mod watch;
 mod worker;
 
 use super::config::DdpConfig;
 use super::fabric::Pending;
 use super::gradient::Gradient;
 use super::layout::{Bucket, Layout};
-use super::parameters::{Entry, Parameters};
+use super::parameters::Parameters;
 use super::pool::Average;
 use super::route::Route;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
+use crate::transport::thread::Thread;
 use burn::tensor::StreamId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use watch::Watch;
 use worker::Worker;
+
+/// How often whoever waits for the thread looks whether its device hangs.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the replica's thread tells the reducer.
 pub(super) enum Command {
@@ -151,10 +157,10 @@ pub(super) struct Reducer {
     group: ProcessGroup,
     /// The groups of a process and of leaders, if they are used too.
     beside: Vec<ProcessGroup>,
-    /// How many times the group's timeout a step can take, at most.
-    operations: u32,
+    parameters: Arc<Parameters>,
+    watch: Arc<Watch>,
     commands: Sender<Command>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Reducer {
@@ -173,21 +179,22 @@ impl Reducer {
         (commands, inbox): (Sender<Command>, Receiver<Command>),
     ) -> Result<Self> {
         let rank = group.global_rank();
-        let operations = operations(&config, &parameters, &route);
         let beside = route.beside();
-        let mut worker = Worker::new(config, group.clone(), parameters, route);
-        let thread = std::thread::Builder::new()
-            .name(format!("burn-dist-reducer-{rank}"))
-            .spawn(move || lane.executes(|| worker.run(&inbox)))
-            .map_err(|error| Error::System {
-                rank,
-                what: "starting the reducer thread",
-                message: error.to_string(),
-            })?;
+        let watch = Arc::<Watch>::default();
+        let known = (Arc::clone(&parameters), Arc::clone(&watch));
+        let mut worker = Worker::new(config, group.clone(), known, route);
+        let body = move || lane.executes(|| worker.run(&inbox));
+        let thread = Thread::spawn(format!("burn-dist-reducer-{rank}"), body);
+        let thread = thread.map_err(|error| Error::System {
+            rank,
+            what: "starting the reducer thread",
+            message: error.to_string(),
+        })?;
         Ok(Self {
             group,
             beside,
-            operations,
+            parameters,
+            watch,
             commands,
             thread: Some(thread),
         })
@@ -210,19 +217,17 @@ impl Reducer {
         if self.commands.send(finish).is_err() {
             return Err(self.ended());
         }
-        // A device that never answers a read is the one thing that has no deadline of its own.
-        let deadline = self.group.timeout().saturating_mul(self.operations);
-        match averages.recv_timeout(deadline) {
-            Ok(averages) => averages,
-            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
-            Err(RecvTimeoutError::Timeout) => {
-                let error = Error::Tensor {
-                    rank: self.group.global_rank(),
-                    operation: "reading gradients",
-                    message: format!("the device gave none for {:.0} s", deadline.as_secs_f64()),
-                };
+        loop {
+            match averages.recv_timeout(LOOK) {
+                Ok(averages) => return averages,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // All else that the thread waits for has a deadline of its own.
+            if let Some(stall) = self.watch.stall(self.group.timeout()) {
+                let error = stall.error(self.group.global_rank(), &self.parameters);
                 self.abort(&error.to_string());
-                Err(error)
+                return Err(error);
             }
         }
     }
@@ -245,38 +250,33 @@ impl Reducer {
 
 impl Reducer {
     /// Ends the thread. In mid-step it may wait for other ranks, which this one will not join any
-    /// more: then a launcher, which knows better why, tells them and joins the thread; without one
-    /// they are told here.
+    /// more: then a launcher joins it when the rank's worker has ended; without one the others are told
+    /// here.
     pub(super) fn stop(&mut self, mid_step: bool) {
+        self.watch.stopping.store(true, Ordering::Relaxed);
         // If the thread has ended already, there is nothing to stop.
         let _ = self.commands.send(Command::Stop);
-        let thread = self.thread.take();
-        let thread = if mid_step {
-            let untold = self.group.entrust(thread);
-            if untold.is_err() {
-                self.abort("it dropped its Ddp in mid-step");
-            }
-            untold.err().flatten()
-        } else {
-            thread
+        let Some(mut thread) = self.thread.take() else {
+            return;
         };
-        if let Some(thread) = thread {
-            // A panic in it was reported by `finish` already.
-            let _ = thread.join();
+        if mid_step && self.watch.stall(self.group.timeout()).is_none() {
+            match self.group.keep_thread(thread) {
+                Ok(()) => return,
+                Err(back) => thread = back,
+            }
+            self.abort("it dropped its Ddp in mid-step");
+        }
+        // What it waits for ends: operations at their deadlines, its device or the patience with it.
+        while let Err(running) = thread.join_within(LOOK) {
+            if let Some(stall) = self.watch.stall(self.group.timeout()) {
+                let rank = self.group.global_rank();
+                let error = stall.error(rank, &self.parameters);
+                tracing::error!(rank, "the reducer thread is left behind: {error}");
+                return;
+            }
+            thread = running;
         }
     }
-}
-
-/// How many operations of a group's timeout a step has, at most: one for each piece of each bucket, of which
-/// there is at most one more than there are parameters, and one each for the flags and the new order. Devices
-/// meet before each, and where a process has a leader, that and a broadcast by it have twice the timeout.
-fn operations(config: &DdpConfig, parameters: &Parameters, route: &Route) -> u32 {
-    let cap = config.caps().1.max(1);
-    let pieces = |entry: &Entry| entry.len().saturating_mul(size_of::<f64>()) / cap + 1;
-    let pieces = parameters.entries.iter().map(pieces);
-    let pieces = pieces.fold(3, usize::saturating_add);
-    let each = if route.beyond().is_some() { 5 } else { 2 };
-    u32::try_from(pieces.saturating_mul(each)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub(super) fn choose(
     let wanted = config.reduce_on == ReduceOn::Device;
     if group.world_size() == 1 {
         return Ok(match queued {
-            Some(_) if wanted => Route::OnDevice(Arc::new(Devices {
+            Some(_) if config.reduce_on != ReduceOn::Host => Route::OnDevice(Arc::new(Devices {
                 fabric: Box::new(Alone),
                 beyond: None,
             })),
@@ -114,7 +114,7 @@ pub(super) fn choose(
     let number = queued.as_ref().and_then(own::number);
     let own = match number {
         Some(number) if wanted => own::Device::take(number),
-        Some(_) => Err("it is configured so".to_owned()),
+        Some(_) => Err("it is not configured so".to_owned()),
         None => Err("its model is on no CUDA device, or on several".to_owned()),
     };
     let report = Report {

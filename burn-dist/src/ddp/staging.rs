@@ -83,6 +83,8 @@ pub(super) fn part(tensor: &FloatTensor<Dispatch>, at: &Range<usize>) -> FloatTe
 
 /// Waits for the device and reads a tensor. The error says what went wrong.
 pub(super) fn read(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> {
+    #[cfg(test)]
+    hung::pass(&tensor);
     let data = asked_for(tensor)?;
     in_memory(&data)?;
     Ok(data)
@@ -109,4 +111,79 @@ pub(super) fn mean(sum: FloatTensor<Dispatch>, of: usize) -> FloatTensor<Dispatc
         return sum;
     }
     Dispatch::float_div_scalar(sum, (of as f64).into())
+}
+
+/// Devices that hang or are slow, for tests: a rank's reads of tensors of some lengths.
+#[cfg(test)]
+pub(super) mod hung {
+    use super::{Dispatch, FloatTensor, TensorMetadata};
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
+
+    /// A kind of read, how long it takes (for ever, if nothing), and how many are under way.
+    struct Slow {
+        thread: String,
+        length: usize,
+        time: Option<Duration>,
+        waiting: usize,
+    }
+
+    static SLOW: Mutex<Vec<Slow>> = Mutex::new(Vec::new());
+    static RELEASED: Condvar = Condvar::new();
+
+    fn add(rank: usize, length: usize, time: Option<Duration>) {
+        SLOW.lock().unwrap().push(Slow {
+            thread: format!("burn-dist-reducer-{rank}"),
+            length,
+            time,
+            waiting: 0,
+        });
+    }
+
+    /// Lets every read of so many elements hang.
+    pub(in crate::ddp) fn hang(rank: usize, length: usize) {
+        add(rank, length, None);
+    }
+
+    /// Lets every read of so many elements take a time.
+    pub(in crate::ddp) fn delay(rank: usize, length: usize, time: Duration) {
+        add(rank, length, Some(time));
+    }
+
+    /// Lets them go on.
+    pub(in crate::ddp) fn release(length: usize) {
+        SLOW.lock().unwrap().retain(|slow| slow.length != length);
+        RELEASED.notify_all();
+    }
+
+    /// How many hang.
+    pub(in crate::ddp) fn waiting(length: usize) -> usize {
+        let slow = SLOW.lock().unwrap();
+        slow.iter()
+            .filter(|slow| slow.length == length)
+            .map(|slow| slow.waiting)
+            .sum()
+    }
+
+    pub(super) fn pass(tensor: &FloatTensor<Dispatch>) {
+        let length = tensor.shape().num_elements();
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let find = |slow: &mut Vec<Slow>| {
+            slow.iter()
+                .position(|slow| slow.length == length && slow.thread == name)
+        };
+        let mut slow = SLOW.lock().unwrap();
+        let Some(at) = find(&mut slow) else { return };
+        if let Some(time) = slow[at].time {
+            drop(slow);
+            std::thread::sleep(time);
+            return;
+        }
+        slow[at].waiting += 1;
+        drop(
+            RELEASED
+                .wait_while(slow, |slow| find(slow).is_some())
+                .unwrap(),
+        );
+    }
 }

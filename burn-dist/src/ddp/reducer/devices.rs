@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::Span;
 
+/// What the devices of several ranks are asked for.
+const ON_DEVICES: &str = "adding gradients up on their devices";
+
 impl Worker {
     /// Reads the gradients of a bucket and starts to average them.
     pub(super) fn average_joined(&mut self, number: usize, span: &Span) -> Result<Averaging> {
@@ -35,7 +38,10 @@ impl Worker {
             let started = flags.start_reducing(&group, ReduceOp::Mean, span.clone());
             return Ok(Averaging::Started(vec![started]));
         };
-        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+        let joined = {
+            let _waiting = self.watch.device("joining gradients", number, Some(first));
+            staging::join(bucket, &self.parameters, &mut self.step.sums)
+        };
         self.start_pieces(number, first, &joined, &group, (ReduceOp::Mean, span))
     }
 
@@ -52,9 +58,13 @@ impl Worker {
             // Flags do not travel on devices.
             return Ok(Averaging::Done(Averaged::Nothing));
         };
-        let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
-        // A device that refuses would leave the others waiting.
-        staging::check(&joined).map_err(|message| self.unreadable(first, &message))?;
+        let joined = {
+            let _waiting = self.watch.device("joining gradients", number, Some(first));
+            let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+            // A device that refuses would leave the others waiting.
+            staging::check(&joined).map(|()| joined)
+        };
+        let joined = joined.map_err(|message| self.unreadable(first, &message))?;
         let beyond = devices.beyond.as_ref();
         let sum = {
             let _span = span.enter();
@@ -63,16 +73,18 @@ impl Worker {
             beyond
                 .map_or(&self.group, |beyond| &beyond.process)
                 .barrier()?;
+            let _waiting = self.watch.device(ON_DEVICES, number, Some(first));
             let sum = devices.fabric.sum(joined);
             self.step.times.push(start..Instant::now());
             sum
         };
         let Some(Beyond { leaders, .. }) = beyond else {
-            let ranks = self.group.world_size();
-            let mean = Pending::new(move || staging::mean(sum.resolve(), ranks));
-            return Ok(Averaging::Done(Averaged::OnDevice(mean)));
+            return Ok(Averaging::Summed(sum));
         };
-        let sum = sum.resolve();
+        let sum = {
+            let _waiting = self.watch.device(ON_DEVICES, number, Some(first));
+            sum.resolve()
+        };
         match leaders.clone() {
             Some(leaders) => {
                 self.start_pieces(number, first, &sum, &leaders, (ReduceOp::Sum, span))
@@ -99,6 +111,7 @@ impl Worker {
             let read = {
                 let rank = self.group.global_rank();
                 let _span = tracing::debug_span!("read", rank, bucket = number).entered();
+                let _waiting = self.watch.device("reading gradients", number, Some(first));
                 staging::read(staging::part(joined, &gradients))
             };
             let buffer = read.and_then(|data| {
@@ -120,6 +133,7 @@ impl Worker {
     pub(super) fn wait(&mut self, number: usize, averaging: Averaging) -> Result<Averaged> {
         let mut started = match averaging {
             Averaging::Done(averaged) => return Ok(averaged),
+            Averaging::Summed(sum) => return self.summed(number, sum),
             Averaging::Started(started) => Some(started.into_iter()),
             Averaging::Led => None,
         };
@@ -141,6 +155,25 @@ impl Worker {
         let summed = self.route.beyond().map_or(1, |_| self.group.world_size());
         let mean = staging::mean(staging::concatenated(pieces), summed);
         Ok(Averaged::OnDevice(Pending::new(move || mean)))
+    }
+
+    /// Waits until the devices have added a bucket up: whoever uses the sum before would wait for them without
+    /// a deadline.
+    fn summed(&self, number: usize, sum: Pending) -> Result<Averaged> {
+        let ranks = self.group.world_size();
+        if ranks == 1 {
+            return Ok(Averaged::OnDevice(sum));
+        }
+        let first = self.layout.buckets[number].first();
+        let done = {
+            let _waiting = self.watch.device(ON_DEVICES, number, first);
+            let sum = sum.resolve();
+            staging::read(staging::part(&sum, &(0..1))).map(|_| sum)
+        };
+        // What is added up has a parameter.
+        let sum = done.map_err(|message| self.unreadable(first.unwrap_or(0), &message))?;
+        let mean = Pending::new(move || staging::mean(sum, ranks));
+        Ok(Averaged::OnDevice(mean))
     }
 
     /// Waits for a reduction; a leader gives the result to the ranks of its process.
@@ -175,6 +208,9 @@ impl Worker {
         let data = self
             .averaged(number, buffer)
             .take(0..len, &[len], bucket.precision.dtype());
+        let _waiting = self
+            .watch
+            .device("writing averages", number, Some(parameter));
         staging::write(data, &self.parameters.entries[parameter].device)
     }
 }

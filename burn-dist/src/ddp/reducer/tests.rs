@@ -1,15 +1,17 @@
 //! Reducers without models: gradients are numbers.
 
 use super::*;
-use crate::ddp::fabric::Fabric;
-use crate::ddp::route::{Beyond, Devices};
+use crate::ddp::fabric::{Fabric, Pending};
+use crate::ddp::route::{self, Beyond};
 use crate::ddp::staging;
-use crate::element::ReduceOp;
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
+use endless::Endless;
 use std::collections::HashSet;
+
+mod endless;
 
 /// Enough for three pieces of the smallest size.
 const ELEMENTS: usize = 2304;
@@ -25,35 +27,34 @@ const WAYS: [fn(&ProcessGroup) -> Route; 4] = [
     |_| Route::OneByOne { in_pieces: true },
     |_| Route::Joined,
     |group| {
-        let fabric = Box::new(Memory(group.clone()));
+        let fabric = Box::new(Endless::new(group));
         let beyond = None;
-        Route::OnDevice(Arc::new(Devices { fabric, beyond }))
+        Route::OnDevice(Arc::new(route::Devices { fabric, beyond }))
     },
     |group| {
         let beyond = Beyond::new(group, usize::from(group.rank() == 3)).unwrap();
-        let fabric = Box::new(Memory(beyond.process.clone()));
+        let fabric = Box::new(Endless::new(&beyond.process));
         let beyond = Some(beyond);
-        Route::OnDevice(Arc::new(Devices { fabric, beyond }))
+        Route::OnDevice(Arc::new(route::Devices { fabric, beyond }))
     },
 ];
 
-/// Devices that add up in host memory after all.
-#[derive(Debug)]
-struct Memory(ProcessGroup);
-
-impl Fabric for Memory {
-    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
-        let tensor = Tensor::<1>::from_dispatch(tensor);
-        let sum = self.0.all_reduce_tensor(tensor, ReduceOp::Sum).unwrap();
-        Pending::new(|| sum.into_dispatch())
-    }
-}
-
 /// One rank's reducer.
 fn reducer(group: ProcessGroup, route: Route, parameters: usize, bucket: f64) -> Reducer {
+    reducer_of(ELEMENTS, group, route, parameters, bucket)
+}
+
+/// The same, for parameters of so many elements.
+fn reducer_of(
+    elements: usize,
+    group: ProcessGroup,
+    route: Route,
+    parameters: usize,
+    bucket: f64,
+) -> Reducer {
     let device = Device::flex().autodiff();
     let layer = || -> Linear {
-        LinearConfig::new(8, ELEMENTS / 8)
+        LinearConfig::new(8, elements / 8)
             .with_bias(false)
             .init(&device)
     };
@@ -73,7 +74,11 @@ fn lane() -> StreamId {
 }
 
 fn gradient(parameter: usize, value: f32) -> Reading {
-    let tensor = Tensor::<1>::full([ELEMENTS], value, &Device::flex());
+    gradient_of(ELEMENTS, parameter, value)
+}
+
+fn gradient_of(elements: usize, parameter: usize, value: f32) -> Reading {
+    let tensor = Tensor::<1>::full([elements], value, &Device::flex());
     let gradient = Gradient::new(tensor.into_dispatch(), 1.0, lane());
     Reading::new(parameter, vec![gradient])
 }

@@ -2,10 +2,12 @@
 //!
 //! Callers: `Reducer` starts it.
 
+use super::watch::Watch;
 use super::{Averaged, Averages, Command, Outcome, Reading, Status};
 use crate::control;
 use crate::ddp::buffer::{Buffer, checked_len};
 use crate::ddp::config::DdpConfig;
+use crate::ddp::fabric::Pending;
 use crate::ddp::layout::{self, Bucket, Layout, Place};
 use crate::ddp::parameters::Parameters;
 use crate::ddp::pool::{Average, Pool};
@@ -26,6 +28,7 @@ pub(super) struct Worker {
     pub(super) config: DdpConfig,
     pub(super) group: ProcessGroup,
     pub(super) parameters: Arc<Parameters>,
+    pub(super) watch: Arc<Watch>,
     pub(super) route: Route,
     pub(super) layout: Arc<Layout>,
     /// Where each parameter is in it.
@@ -65,6 +68,8 @@ pub(super) type Reduction = Work<(Buffer, Range<Instant>)>;
 /// A bucket that is full.
 pub(super) enum Averaging {
     Done(Averaged),
+    /// The devices add it up.
+    Summed(Pending),
     /// Its pieces are averaged, or added up, by the group's own thread.
     Started(Vec<Reduction>),
     /// The leader of the process adds it up with other leaders.
@@ -91,7 +96,7 @@ impl Worker {
     pub(super) fn new(
         config: DdpConfig,
         group: ProcessGroup,
-        parameters: Arc<Parameters>,
+        (parameters, watch): (Arc<Parameters>, Arc<Watch>),
         route: Route,
     ) -> Self {
         let count = parameters.entries.len();
@@ -104,6 +109,7 @@ impl Worker {
             config,
             group,
             parameters,
+            watch,
             route,
             ordered: false,
             failed: None,
@@ -113,6 +119,9 @@ impl Worker {
     /// Runs until the replica's end is dropped.
     pub(super) fn run(&mut self, inbox: &Receiver<Command>) {
         while let Ok(command) = inbox.recv() {
+            if self.watch.is_stopping() {
+                break;
+            }
             match command {
                 Command::Ready(reading) => self.take(reading),
                 Command::Finish {
@@ -179,14 +188,21 @@ impl Worker {
             for part in parts {
                 checked_len(part.len(), place.range.len())
                     .map_err(|message| self.unreadable(parameter, &message))?;
+                let _waiting =
+                    self.watch
+                        .device("joining gradients", place.bucket, Some(parameter));
                 self.step.sums[parameter].add(part, precision);
             }
         } else {
             for (number, part) in parts.into_iter().enumerate() {
+                let read = {
+                    let _waiting =
+                        self.watch
+                            .device("reading a gradient", place.bucket, Some(parameter));
+                    part.read()
+                };
                 // The gradient's own memory goes as soon as it is copied.
-                let packed = part
-                    .read()
-                    .and_then(|data| self.pack_part(&place, data, number > 0));
+                let packed = read.and_then(|data| self.pack_part(&place, data, number > 0));
                 packed.map_err(|message| self.unreadable(parameter, &message))?;
             }
             if !used {
