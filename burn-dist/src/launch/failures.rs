@@ -51,11 +51,8 @@ impl Failures {
     }
 
     /// The failure that started it: the first, unless that only reports another rank's end.
-    pub(super) fn first(self) -> Option<Error> {
-        let failures = self
-            .noted
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn first(&self) -> Option<Error> {
+        let failures = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let own = failures
             .iter()
             .find(|error| !matches!(error, Error::PeerLeft { .. }));

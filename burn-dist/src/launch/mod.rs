@@ -3,7 +3,10 @@
 //! Callers: training programs.
 
 mod devices;
+mod ends;
 mod failures;
+mod run;
+mod setup;
 mod threads;
 
 pub(crate) use devices::Kind;

@@ -1,10 +1,11 @@
-//! How a job ends that only the library knows to have failed.
+//! How a run ends that only the library knows to have failed, or whose ranks are stuck.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use burn::tensor::Device;
 
-use super::launch;
+use super::{Launcher, launch};
 use crate::error::{Departure, Error};
 
 fn devices(ranks: usize) -> Vec<Device> {
@@ -69,4 +70,72 @@ fn an_error_that_a_worker_returns_is_told_and_not_its_fault() {
     assert!(failed, "{error}");
     let seen = seen.into_inner().unwrap();
     assert!(seen[0].contains("no batch is left"), "{seen:?}");
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// Two ranks, of which the second is stuck until the other end of the channel goes.
+fn stuck(release: mpsc::Receiver<()>) -> impl Fn(super::Worker) -> Result<(), Error> + Send + Sync {
+    let release = Mutex::new(release);
+    move |worker| {
+        if worker.rank() == 1 {
+            while release.lock().unwrap().recv().is_ok() {}
+            return Ok(());
+        }
+        worker.group().barrier()
+    }
+}
+
+#[test]
+fn a_run_with_a_stuck_rank_returns_its_failure_and_leaves_the_rank_behind() {
+    let (release, stays) = mpsc::channel();
+    let launcher = Launcher::new(devices(2)).timeout(SHORT);
+    let error = launcher.run_detached(stuck(stays)).unwrap_err();
+    assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+    // Its end of the channel is there: it was stuck until now.
+    drop(release.send(()).map(|()| release).unwrap());
+}
+
+#[test]
+fn a_run_that_waits_for_a_stuck_rank_says_why() {
+    let (release, stays) = mpsc::channel();
+    let (told, release) = (
+        Arc::new(Mutex::new(String::new())),
+        Mutex::new(Some(release)),
+    );
+    let tell = told.clone();
+    let error = Launcher::new(devices(2))
+        .timeout(SHORT)
+        .grace(SHORT)
+        .on_stuck(move |error| {
+            *tell.lock().unwrap() = error.to_string();
+            drop(release.lock().unwrap().take());
+        })
+        .run(stuck(stays))
+        .unwrap_err();
+    assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+    assert_eq!(*told.lock().unwrap(), error.to_string());
+}
+
+#[test]
+fn a_stuck_rank_is_left_behind_where_another_process_has_failed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let master = listener.local_addr().unwrap().to_string();
+    let (release, stays) = mpsc::channel();
+    let stuck = Arc::new(stuck(stays));
+    let run = |job: crate::JobConfig| {
+        let stuck = Arc::clone(&stuck);
+        let launcher = Launcher::new(devices(1)).timeout(SHORT * 10).grace(SHORT);
+        launcher.job(job).run_detached(move |worker| stuck(worker))
+    };
+    let first = crate::JobConfig::new(0, 2, master.clone()).listener(listener);
+    let second = crate::JobConfig::new(1, 2, master);
+    let errors = std::thread::scope(|scope| {
+        let second = scope.spawn(|| run(second).unwrap_err());
+        [run(first).unwrap_err(), second.join().unwrap()]
+    });
+    for error in errors {
+        assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
+    }
+    drop(release);
 }

@@ -1,6 +1,7 @@
 //! The thread launcher: one operating-system thread per device, each running the user's closure.
 //!
-//! Threads: `burn-dist-rank-<r>` is started for each rank, and joined before [`Launcher::run`] returns.
+//! Threads: `burn-dist-rank-<r>` is started for each rank, and joined before [`Launcher::run`] returns;
+//! [`Launcher::run_detached`] leaves those behind that are stuck when the run has failed (`ends`).
 //! A rank on the CPU backend also has a rayon pool of its own, `burn-dist-rank-<r>-pool-<i>`, owned by
 //! its thread; its closure runs *on* that pool, so that all the parallel work it starts stays there.
 //! All other state is the group's.
@@ -10,27 +11,27 @@
 //!
 //! Callers: users, `examples`.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn::tensor::Device;
 
-use super::devices::on_flex;
-use super::failures::{Failures, failure_of, panic_message};
-use crate::error::{Departure, Error, JoinFailure, Result};
-use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
-use crate::norm;
-use crate::random;
-use crate::rendezvous::{self, Host, JobConfig, Joined};
-use crate::transport::tcp::connect::{Place, connect};
+use super::ends::{Ends, Stuck};
+use super::failures::Failures;
+use super::run::{Run, thread_name};
+use crate::error::{Error, Ranks, Result};
+use crate::group::ProcessGroup;
+use crate::rendezvous::JobConfig;
+use crate::transport::thread::Thread;
+
+/// How long ranks may take to end after the run has failed, unless told otherwise or the timeout is shorter.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What a worker's closure may fail with.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// One rank of a launched run: its device and its place in the group of all ranks.
 #[derive(Clone, Debug)]
@@ -42,6 +43,20 @@ pub struct Worker {
 }
 
 impl Worker {
+    pub(super) fn new(
+        device: &Device,
+        group: &ProcessGroup,
+        process: usize,
+        address: Option<IpAddr>,
+    ) -> Self {
+        Self {
+            device: device.clone(),
+            group: group.clone(),
+            process,
+            address,
+        }
+    }
+
     /// This rank, from 0.
     pub fn rank(&self) -> usize {
         self.group.rank()
@@ -105,12 +120,24 @@ where
 /// Starts one thread per device. The devices may be equal: each is a replica.
 #[derive(Clone, Debug)]
 pub struct Launcher {
-    devices: Vec<Device>,
-    timeout: Option<Duration>,
-    threads: Option<usize>,
+    pub(super) devices: Vec<Device>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) threads: Option<usize>,
     seed: u64,
-    job: Option<JobConfig>,
-    records: Option<PathBuf>,
+    pub(super) job: Option<JobConfig>,
+    pub(super) records: Option<PathBuf>,
+    grace: Option<Duration>,
+    on_stuck: Option<OnStuck>,
+}
+
+/// What a program does about ranks that are stuck.
+#[derive(Clone)]
+struct OnStuck(Arc<dyn Fn(&Error) + Send + Sync>);
+
+impl std::fmt::Debug for OnStuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnStuck")
+    }
 }
 
 impl Launcher {
@@ -123,6 +150,8 @@ impl Launcher {
             seed: 0,
             job: None,
             records: None,
+            grace: None,
+            on_stuck: None,
         }
     }
 
@@ -132,6 +161,32 @@ impl Launcher {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long ranks may run on after the run has failed, before they count as stuck; by default 30 seconds,
+    /// or the timeout if that is shorter.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// Calls `hook` with the run's failure when ranks are stuck: in an endless loop, a sleep or a system call.
+    /// [`Self::run`] can't return before they end, so a program that must not hang exits here:
+    ///
+    /// ```no_run
+    /// # use burn::tensor::Device;
+    /// # use burn_dist::launch::Launcher;
+    /// # let devices = vec![Device::flex(); 2];
+    /// let launcher = Launcher::new(devices).on_stuck(|error| {
+    ///     eprintln!("{error}");
+    ///     std::process::exit(1);
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_stuck(mut self, hook: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.on_stuck = Some(OnStuck(Arc::new(hook)));
         self
     }
 
@@ -193,7 +248,11 @@ impl Launcher {
     /// Runs `worker` on every rank of this process and returns their results in rank order.
     ///
     /// A rank that returns while others still need it is an error on those, as is one that panics or
-    /// returns an error: nobody waits for it. All threads have ended when this returns.
+    /// returns an error: nobody waits for it.
+    ///
+    /// The closure may borrow, so all threads have ended when this returns. Once the run has failed, ranks that
+    /// do not end are waited for, and named in the log (`error`) with the failure: the program can exit in
+    /// [`Self::on_stuck`], or use [`Self::run_detached`].
     ///
     /// # Errors
     /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own;
@@ -205,12 +264,89 @@ impl Launcher {
         R: Send,
         E: Into<Cause>,
     {
-        let call = "launch";
+        let (run, groups) = self.begin()?;
+        let (run, worker) = (&run, &worker);
+        let results = thread::scope(|scope| {
+            let mut ranks = Vec::with_capacity(groups.len());
+            for (device, group) in self.devices.iter().zip(groups) {
+                let (rank, place) = (group.rank(), group.clone());
+                let started = thread::Builder::new()
+                    .name(thread_name(rank))
+                    .spawn_scoped(scope, move || run.rank(device, &group, worker));
+                match started {
+                    Ok(handle) => ranks.push(handle),
+                    Err(error) => run.not_started(&place, &error),
+                }
+            }
+            if let Err(stuck) = run.wait() {
+                self.report(&run, &stuck, "they are waited for");
+            }
+            let joined = ranks.into_iter().map(|rank| rank.join().ok().flatten());
+            joined.collect::<Option<Vec<R>>>()
+        });
+        run.outcome(results)
+    }
+
+    /// As [`Self::run`], for a closure that owns what it uses: ranks that are stuck [a while](Self::grace) after
+    /// the run has failed are left behind, which is in the log (`error`), and the failure is returned. Their
+    /// threads end with the process.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use burn_dist::launch::Launcher;
+    ///
+    /// let names = vec!["a", "b"];
+    /// let launcher = Launcher::new(vec![Device::flex(); 2]);
+    /// let mine = launcher.run_detached(move |worker| Ok::<_, burn_dist::Error>(names[worker.rank()]))?;
+    /// assert_eq!(mine, ["a", "b"]);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn run_detached<R, E>(
+        self,
+        worker: impl Fn(Worker) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Result<Vec<R>>
+    where
+        R: Send + 'static,
+        E: Into<Cause> + 'static,
+    {
+        let (run, groups) = self.begin()?;
+        let run = Arc::new(run);
+        let worker = Arc::new(worker);
+        let results: Vec<_> = groups.iter().map(|_| None).collect();
+        let results = Arc::new(Mutex::new(results));
+        for (number, (device, group)) in self.devices.iter().zip(groups).enumerate() {
+            let (device, place) = (device.clone(), group.clone());
+            let (run, worker, results) = (run.clone(), worker.clone(), results.clone());
+            let (name, starter) = (thread_name(group.rank()), run.clone());
+            let body = move || {
+                let _end = run.ends.at_end_of(group.rank());
+                let result = run.body(&device, &group, &*worker);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                results[number] = result;
+            };
+            if let Err(error) = Thread::spawn(name, body) {
+                starter.not_started(&place, &error);
+            }
+        }
+        if let Err(stuck) = run.wait() {
+            self.report(&run, &stuck, "their threads are left behind");
+            return Err(run.failures.first().unwrap_or(stuck.error));
+        }
+        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        let results = results.drain(..).collect::<Option<Vec<R>>>();
+        run.outcome(results)
+    }
+
+    /// Joins the job; gives what its ranks share, and their memberships.
+    fn begin(&self) -> Result<(Run, Vec<ProcessGroup>)> {
         if self.devices.is_empty() {
             let message = "no devices were given; give one for each rank".to_owned();
             return Err(Error::InvalidArgument {
                 rank: 0,
-                call,
+                call: "launch",
                 message,
             });
         }
@@ -221,218 +357,29 @@ impl Launcher {
             }
         })?;
         let (groups, address) = self.join()?;
-        let process = self.job.as_ref().map_or(0, JobConfig::process);
-        let seed = self.seed;
-        let failures = Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file));
-        let results = thread::scope(|scope| {
-            let mut ranks = Vec::with_capacity(groups.len());
-            for (device, group) in self.devices.iter().zip(groups) {
-                let (rank, group) = (group.rank(), group.with_timeout(timeout));
-                let (worker, failures) = (&worker, &failures);
-                let place = group.clone();
-                let body = move || {
-                    let pool = on_flex(device).then_some(threads);
-                    let seat = Worker {
-                        device: device.clone(),
-                        group: group.clone(),
-                        process,
-                        address,
-                    };
-                    run_rank(&group, seat, pool, failures, &|seat| {
-                        // On the thread that the worker runs on, which is one of the pool.
-                        random::seed(seed, rank);
-                        worker(seat)
-                    })
-                };
-                let started = thread::Builder::new()
-                    .name(thread_name(rank))
-                    .spawn_scoped(scope, body);
-                match started {
-                    Ok(handle) => ranks.push(handle),
-                    Err(error) => {
-                        failures.note(&place, &system(rank, "thread of the rank", &error));
-                    }
-                }
-            }
-            let joined = ranks.into_iter().map(|rank| rank.join().ok().flatten());
-            joined.collect::<Option<Vec<R>>>()
-        });
-        match (failures.first(), results) {
-            (None, Some(results)) => Ok(results),
-            (Some(failure), _) => Err(failure),
-            // A rank without a result has noted why.
-            (None, None) => Err(system(0, "thread of a rank", &"it ended without a result")),
-        }
-    }
-
-    /// The memberships of this process's ranks in the group of all ranks, and where the job's other
-    /// processes reach this one, if there are any.
-    fn join(&self) -> Result<(Vec<ProcessGroup>, Option<IpAddr>)> {
-        let several = |job: &&JobConfig| job.processes() > 1;
-        if let Some(job) = &self.job {
-            job.check()?;
-        }
-        let Some(job) = self.job.as_ref().filter(several) else {
-            // The standard library's hashers are seeded at random.
-            let number = RandomState::new().hash_one(std::process::id());
-            let records = self.folder(number.into());
-            return Ok((ProcessGroup::launched(self.devices.len(), records)?, None));
+        let groups: Vec<_> = groups
+            .into_iter()
+            .map(|group| group.with_timeout(timeout))
+            .collect();
+        let run = Run {
+            process: self.job.as_ref().map_or(0, JobConfig::process),
+            address,
+            threads,
+            seed: self.seed,
+            grace: self.grace.unwrap_or(GRACE.min(timeout)),
+            failures: Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file)),
+            ends: Ends::new(groups.iter().map(ProcessGroup::rank).collect()),
+            all: groups.first().cloned(),
         };
-        let started = Instant::now();
-        let Joined {
-            ranks_per_process,
-            addresses,
-            listener,
-            job: number,
-            heartbeat,
-            mut store,
-            host,
-        } = rendezvous::join(job, self.devices.len())?;
-        // Joining has checked that no clock overflows.
-        let deadline = started + job.get_join_timeout();
-        // There is one for each process.
-        let address = addresses.get(job.process()).map(SocketAddr::ip);
-        let place = Place {
-            process: job.process(),
-            addresses,
-            listener,
-            job: number,
-            secret: job.get_secret().clone(),
-            tls: job.get_tls().cloned(),
-            heartbeat,
-        };
-        let records = self.folder(u128::from_be_bytes(number));
-        let mut gone = || match store.gone() {
-            Ok(None) => None,
-            Ok(Some(process)) => Some(JoinFailure::Gone {
-                process,
-                reason: None,
-            }),
-            Err(error) => Some(error.into()),
-        };
-        let network = connect(place, deadline, &mut gone)?;
-        // Process 0 may have closed the store by now.
-        let _ = store.leave();
-        // The store has done its work, too: from now on this process has no open port.
-        let store = host.map(Host::close).unwrap_or_default();
-        let transport = network.rejected();
-        tracing::info!(
-            process = job.process(),
-            ranks = ?ranks_per_process,
-            "all processes of the job are connected, and its ports are closed"
-        );
-        if store.total() + transport.total() > 0 {
-            tracing::warn!(
-                process = job.process(),
-                %store,
-                %transport,
-                "connections were turned away while the job's ports were open"
-            );
+        Ok((run, groups))
+    }
+
+    fn report(&self, run: &Run, stuck: &Stuck, what: &str) {
+        let Stuck { ranks, error } = stuck;
+        let (ranks, after) = (Ranks(ranks), run.grace.as_secs_f64());
+        tracing::error!("{ranks} still run {after:.1} s after the run has failed; {what}: {error}");
+        if let Some(OnStuck(hook)) = &self.on_stuck {
+            hook(error);
         }
-        let groups = ProcessGroup::launched_world(network, &ranks_per_process, records)?;
-        Ok((groups, address))
-    }
-
-    /// Where records are written, for the job with this number.
-    fn folder(&self, job: u128) -> PathBuf {
-        let by_default = || std::env::temp_dir().join(format!("burn-dist-{job:032x}"));
-        self.records.clone().unwrap_or_else(by_default)
-    }
-
-    /// What can be wrong before this process joins its job: how many threads each replica on the CPU gets, and
-    /// how long operations wait.
-    fn settings(&self) -> Result<(usize, Duration)> {
-        let timeout = match self.timeout {
-            Some(timeout) => timeout,
-            None => rendezvous::operation_timeout()?.unwrap_or(DEFAULT_TIMEOUT),
-        };
-        Ok((self.pool_size()?, timeout))
-    }
-
-    /// How many threads each replica on the CPU gets.
-    fn pool_size(&self) -> Result<usize> {
-        let replicas = self.devices.iter().filter(|device| on_flex(device)).count();
-        match self.threads {
-            Some(0) => Err(Error::InvalidArgument {
-                rank: 0,
-                call: "Launcher::threads_per_replica",
-                message: "a replica needs at least one thread".to_owned(),
-            }),
-            Some(threads) => Ok(threads),
-            None => {
-                let cores = thread::available_parallelism().map_or(1, NonZero::get);
-                // The job's other processes on this machine have as many.
-                let processes = self.job.as_ref().and_then(JobConfig::local_processes);
-                let replicas = replicas.max(1) * processes.unwrap_or(1).max(1);
-                Ok((cores / replicas).max(1))
-            }
-        }
-    }
-}
-
-/// The body of a rank's thread.
-fn run_rank<R, E>(
-    group: &ProcessGroup,
-    seat: Worker,
-    pool: Option<usize>,
-    failures: &Failures,
-    worker: &(impl Fn(Worker) -> Result<R, E> + Sync),
-) -> Option<R>
-where
-    R: Send,
-    E: Into<Cause>,
-{
-    let rank = group.rank();
-    let body = || {
-        // All that the closure logs and traces carries its rank.
-        let _span = tracing::info_span!("rank", rank).entered();
-        let _here = norm::enter(group);
-        // Errors are converted on the thread they arise on, so their own type need not be sendable.
-        worker(seat).map_err(Into::<Cause>::into)
-    };
-    // The closure is not used again after a panic, and the group is told of it.
-    let outcome = catch_unwind(AssertUnwindSafe(|| match pool {
-        Some(threads) => on_pool(rank, threads, body),
-        None => Ok(body()),
-    }));
-    match outcome {
-        Ok(Ok(Ok(result))) => {
-            if let Some(fault) = group.kept_fault() {
-                failures.note(group, &fault);
-                return None;
-            }
-            // Asynchronous operations that nobody waited for still belong to the others' too.
-            group.finish();
-            group.leave(&Departure::Returned);
-            return Some(result);
-        }
-        Ok(Err(error)) => failures.note(group, &error),
-        Ok(Ok(Err(cause))) => failures.note(group, &failure_of(rank, &*cause)),
-        Err(payload) => {
-            let reason = Departure::Panicked(panic_message(&*payload).into());
-            failures.note(group, &Error::Worker { rank, reason });
-        }
-    }
-    None
-}
-
-/// Runs `body` on a pool of its own, whose threads have ended when this returns.
-fn on_pool<R: Send>(rank: usize, threads: usize, body: impl FnOnce() -> R + Send) -> Result<R> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(move |number| format!("{}-pool-{number}", thread_name(rank)))
-        .build_scoped(rayon::ThreadBuilder::run, |pool| pool.install(body))
-        .map_err(|error| system(rank, "pool of compute threads", &error))
-}
-
-fn thread_name(rank: usize) -> String {
-    format!("burn-dist-rank-{rank}")
-}
-
-fn system(rank: usize, what: &'static str, error: &dyn std::fmt::Display) -> Error {
-    Error::System {
-        rank,
-        what,
-        message: error.to_string(),
     }
 }
