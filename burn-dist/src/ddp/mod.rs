@@ -44,6 +44,8 @@ mod layout;
 mod local;
 mod parameters;
 mod pool;
+#[cfg(test)]
+mod programs;
 mod reducer;
 mod replicas;
 mod route;

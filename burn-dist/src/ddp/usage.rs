@@ -22,7 +22,8 @@
 //!
 //! - What comes to the leaf afterwards stays in the container, and is averaged as a *late part* after the step.
 //! - A pass that is dropped after it was handed over makes its part of the step *void*: the ranks agree to
-//!   average again, or, where one can't give its part again, all get an error.
+//!   average again, or, where one can't give its part again, all get an error. What `no_sync` had kept and went
+//!   with it is kept again.
 //! - A leaf that is not the model's is an error.
 //!
 //! All that was not handed over is found in the container, so no count of uses has to be right for a sum to be.
@@ -35,7 +36,8 @@
 //! lifts every later operation above it, so that each hook runs right after the backward of its own
 //! layer. Further uses share the anchor of the first, which is where the gradient becomes complete.
 //!
-//! Invariants: the lock is held for counting alone; one pass at a time is handed over; a leaf's gradient is
+//! Invariants: the lock is held for counting alone; one pass at a time is handed over, and none while an earlier
+//! one is open, which may be synchronised first; a leaf's gradient is
 //! handed over at most once a pass; after [`Usage::close`] nothing is counted or handed over.
 //!
 //! Callers: hooks, on the replica's thread; `synchronize`.
@@ -364,7 +366,8 @@ impl GradientSink for Usage {
         let may_hand_over = step.mode == Mode::HandingOver
             && step.scopes.is_empty()
             && step.cautious == 0
-            && step.handed.is_none_or(|handed| handed == id);
+            && step.handed.is_none_or(|handed| handed == id)
+            && !step.passes.iter().any(|pass| pass.waits_before(id));
         for earlier in step.passes.iter_mut().filter(|pass| pass.id != id) {
             earlier.met_by(parameter, leaf);
         }

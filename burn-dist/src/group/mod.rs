@@ -251,6 +251,6 @@ impl ProcessGroup {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 pub(crate) use tests::support::on_ranks;

@@ -120,6 +120,11 @@ impl Pass {
         arrival.handed = true;
         arrival.kept = kept;
     }
+
+    /// Returns whether it is to be settled and was begun before another.
+    pub(super) fn waits_before(&self, other: PassId) -> bool {
+        self.fate == Fate::Open && self.id < other
+    }
 }
 
 /// This rank's part of a step, as far as hooks know it.

@@ -10,7 +10,7 @@ mod mismatches;
 mod records;
 mod short_writes;
 #[path = "../../../tests/support/mod.rs"]
-pub(super) mod support;
+pub(crate) mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
