@@ -109,7 +109,8 @@ impl StepMonitor {
         (self.since, self.stats, self.waited) = (Instant::now(), stats, norm::waited());
     }
 
-    /// Numbers the steps from this one on, as a run that goes on from a checkpoint does.
+    /// Numbers the steps from this one on, as a run that goes on from a checkpoint does. TensorBoard forgets what an
+    /// earlier run wrote to the same folder of this step and later ones.
     #[must_use]
     pub fn first_step(mut self, number: u64) -> Self {
         self.next = number;

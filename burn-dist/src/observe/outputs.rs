@@ -41,10 +41,11 @@ impl Outputs {
     }
 
     /// Writes TensorBoard's event files to this folder, which is made if missing. Look at them with
-    /// `tensorboard --logdir FOLDER`.
+    /// `tensorboard --logdir FOLDER`. A thread of its own writes them: a disk that is full or hangs costs the file, with
+    /// a warning, and no training.
     ///
     /// # Errors
-    /// [`Error::Observe`](crate::Error::Observe) if a file can't be made there.
+    /// [`Error::Observe`](crate::Error::Observe) if a file can't be made there, or not within ten seconds.
     pub fn log_dir(mut self, folder: impl AsRef<Path>) -> Result<Self> {
         self.events = Mutex::new(Some(EventFile::create(folder.as_ref())?));
         Ok(self)

@@ -162,6 +162,11 @@ where
             run.valid.of(place, &device.without_autodiff()),
         );
         agree::same_settings(worker.group(), &run.settings(&train, &valid))?;
+        train.check("the training data", worker.world_size())?;
+        valid.check("the validation data", worker.world_size())?;
+        if train.total == 0 && worker.rank() == 0 {
+            tracing::warn!("the training data has no samples: nothing will be trained");
+        }
         Ok(Self {
             worker,
             run,

@@ -91,6 +91,20 @@ impl<I> Share<I> {
         format!("{} samples{comma}{}", self.total, self.settings)
     }
 
+    /// Checks before a training that every rank will have a sample to run passes on. The error is the same on all ranks.
+    pub(super) fn check(&self, split: &str, world_size: usize) -> Result<()> {
+        if self.slice.is_none() || self.total == 0 || self.total >= world_size {
+            return Ok(());
+        }
+        Err(Error::Data {
+            message: format!(
+                "rank {}: {split} has {} samples for {world_size} ranks; train on fewer ranks, on more data, or \
+                 with burn-dist's `DataLoaderBuilder`, which shares batches and not the data set",
+                self.rank, self.total
+            ),
+        })
+    }
+
     pub(super) fn pass(&self) -> Pass<'_, I> {
         Pass {
             share: self,

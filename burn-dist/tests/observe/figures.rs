@@ -77,3 +77,19 @@ fn prometheus_and_tensorboard_get_the_figures_of_all_ranks() {
         assert_eq!(count(series), STEPS, "{series}");
     }
 }
+
+#[test]
+fn a_monitor_that_goes_on_says_with_which_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let outputs = Outputs::new().log_dir(folder.path()).unwrap();
+    let monitor = StepMonitor::new(&ProcessGroup::single()).unwrap();
+    let mut monitor = monitor.outputs(&outputs).first_step(5);
+    monitor.step(1, stats(1)).unwrap();
+    monitor.finish().unwrap();
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let bytes = std::fs::read(file.unwrap().path()).unwrap();
+    // An event's step, and its session log with the status START.
+    let beginning = [0x10, 5, 0x3A, 2, 8, 1];
+    let count = bytes.windows(6).filter(|window| *window == beginning);
+    assert_eq!(count.count(), 1);
+}

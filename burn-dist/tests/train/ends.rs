@@ -60,12 +60,15 @@ fn a_checkpoint_of_all_ranks_goes_on_on_any_number_of_them() {
     }
 }
 
+/// Makes loaders for training and validation.
+type Loaders<'l> = &'l dyn Fn() -> (Loader, Loader);
+
 #[test]
 fn a_resumed_training_sees_what_an_uninterrupted_one_sees() {
     let ours = || (loader(25, 10, Some(4), 1), loader(11, 10, Some(5), 0));
     // Two ranks have slices of 13 and 12: in each epoch one runs a pass more than the other has batches for.
     let burns = || (burns_loader(25, 4, Some(4)), burns_loader(11, 4, None));
-    let ways: [(usize, usize, &dyn Fn() -> (Loader, Loader)); 4] =
+    let ways: [(usize, usize, Loaders<'_>); 4] =
         [(2, 2, &ours), (2, 3, &ours), (2, 2, &burns), (1, 1, &burns)];
     for (before, after, loaders) in ways {
         let folder = tempfile::tempdir().unwrap();
@@ -77,7 +80,7 @@ fn a_resumed_training_sees_what_an_uninterrupted_one_sees() {
         let uninterrupted = run(train(before, &whole), net(Norm::No));
         let resumed = run(train(after, &rest).checkpoint(2), net(Norm::No));
         // One of the metrics depends on the order of samples.
-        assert_same_values(&whole.from_epoch(3), &rest);
+        assert_same_values(&whole.since_epoch(3), &rest);
         assert_close(&uninterrupted, &resumed);
     }
 }
@@ -113,8 +116,7 @@ fn a_resumed_training_draws_what_an_uninterrupted_one_draws() {
             },
             net(Norm::No),
         );
-        let draws = draws.0.lock().unwrap().clone();
-        draws
+        draws.0.lock().unwrap().clone()
     };
     let whole = train(None);
     assert_eq!(whole.len(), 3);

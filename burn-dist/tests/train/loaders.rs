@@ -47,13 +47,19 @@ fn every_sample_counts_once_an_epoch_whatever_the_slices() {
 }
 
 #[test]
-fn a_slice_for_every_rank_or_an_error() {
+fn a_slice_for_every_rank_or_an_error_before_the_training() {
     let folder = tempfile::tempdir().unwrap();
-    let loaders = (burns_loader(2, 1, None), burns_loader(2, 1, None));
-    let training = training(folder.path(), loaders, ranks(3), &Recorder::default());
-    let result = training.launch(learner(net(Norm::No)));
-    let error = result.error.unwrap().to_string();
-    assert!(error.contains("train on fewer ranks"), "{error}");
+    for (train, valid, named) in [(2, 3, "the training data"), (3, 2, "the validation data")] {
+        let recorder = Recorder::default();
+        let loaders = (burns_loader(train, 1, None), burns_loader(valid, 1, None));
+        let training = training(folder.path(), loaders, ranks(3), &recorder);
+        let result = training.launch(learner(net(Norm::No)));
+        let error = result.error.unwrap().to_string();
+        assert!(error.contains("train on fewer ranks"), "{error}");
+        assert!(error.contains(named), "{error}");
+        // Before the training and not after an epoch of it.
+        assert!(recorder.values().is_empty());
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Recorder {
     }
 
     /// The values from this epoch on.
-    pub(crate) fn from_epoch(&self, first: usize) -> Self {
+    pub(crate) fn since_epoch(&self, first: usize) -> Self {
         let mut values = self.values();
         values.retain(|logged| logged.epoch >= first);
         Self(Arc::new(Mutex::new(values)))

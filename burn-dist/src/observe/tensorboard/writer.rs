@@ -15,6 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long events stay in memory at most.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// The number of the next file: two of a process may be made in the same microsecond.
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
 /// The order to write something.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -69,8 +72,6 @@ impl Writer {
         let (file, folder): (Box<dyn Write + Send>, _) = match target {
             Target::Folder(folder) => {
                 std::fs::create_dir_all(&folder)?;
-                // Two files of a process may be made in the same microsecond.
-                static SERIAL: AtomicU32 = AtomicU32::new(0);
                 let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
                 let (seconds, process) = (wall_time(), std::process::id());
                 let name = format!("events.out.tfevents.{seconds:.6}.burn-dist.{process}.{serial}");
