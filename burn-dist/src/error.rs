@@ -22,7 +22,10 @@ pub use join::{DifferentOption, JoinFailure, OptionValue};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong in a distributed operation.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// `Debug` writes the same sentence as `Display`, so that a `main` that returns this, and a test that unwraps, say
+/// it in words.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Two ranks made different calls where the same one was due.
@@ -215,12 +218,18 @@ pub enum Error {
     },
 
     /// A rank's own code failed: the error its worker returned, or the message it panicked with.
+    ///
+    /// What the worker returned is the source, where it was in this process:
+    /// `error.source().and_then(|source| source.downcast_ref::<MyError>())`.
     #[error("rank {rank} {reason}")]
     Worker {
         /// The rank.
         rank: usize,
         /// How it ended.
         reason: Departure,
+        /// The error itself; none after a panic.
+        #[source]
+        source: Option<WorkerError>,
     },
 
     /// A process could not join its job.
@@ -233,6 +242,32 @@ pub enum Error {
         /// What went wrong, and what to do.
         failure: JoinFailure,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The error that a worker returned: the source of [`Error::Worker`].
+#[derive(Clone, Debug)]
+pub struct WorkerError(Arc<dyn std::error::Error + Send + Sync>);
+
+impl WorkerError {
+    pub(crate) fn new(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self(error.into())
+    }
+
+    /// The user's error itself, so that it can be downcast. The derived `source` calls this, in place of
+    /// `thiserror`'s own method of this name, which would give the [`Arc`].
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "the name is that of the derived code"
+    )]
+    fn as_dyn_error(&self) -> &(dyn std::error::Error + 'static) {
+        &*self.0
+    }
 }
 
 /// One call on a group, as error messages name it: `all_reduce #17 f32[128, 10] sum`.
@@ -263,6 +298,8 @@ pub struct Detail {
     pub from: Option<usize>,
     /// The tag of a point-to-point message.
     pub tag: Option<u64>,
+    /// The call of the library that made this one, as a program knows it; none for the program's own.
+    pub within: Option<Cow<'static, str>>,
 }
 
 impl fmt::Display for Call {
@@ -286,6 +323,9 @@ impl fmt::Display for Call {
         }
         if let Some(tag) = self.detail.tag {
             write!(f, " tag {tag}")?;
+        }
+        if let Some(within) = &self.detail.within {
+            write!(f, " in {within}")?;
         }
         Ok(())
     }

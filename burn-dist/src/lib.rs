@@ -172,7 +172,7 @@ mod transport;
 
 pub use element::{Element, ReduceOp};
 pub use error::{
-    Call, Departure, Detail, DifferentOption, Error, JoinFailure, OptionValue, Result,
+    Call, Departure, Detail, DifferentOption, Error, JoinFailure, OptionValue, Result, WorkerError,
 };
 pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
 pub use rendezvous::{JobConfig, Secret, Tls};

@@ -68,6 +68,7 @@ fn a_panic_ends_the_run_with_its_rank_and_message() {
     let Error::Worker {
         rank: 2,
         reason: Departure::Panicked(message),
+        source: None,
     } = &error
     else {
         panic!("{error}");

@@ -50,9 +50,10 @@ impl ProcessGroup {
         operation: &'static str,
         dtype: &'static str,
         shape: &[usize],
-        detail: Detail,
+        mut detail: Detail,
     ) -> Ticket {
         self.member.lineage().tell_fault();
+        detail.within = self.within.map(Into::into);
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
         let call = Arc::new(Call {

@@ -72,6 +72,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 pub struct ProcessGroup {
     member: Arc<Member>,
     timeout: Duration,
+    /// The call of the library that this handle's operations are part of.
+    within: Option<&'static str>,
 }
 
 impl std::fmt::Debug for ProcessGroup {
@@ -145,7 +147,11 @@ impl ProcessGroup {
 
     fn seat(core: Arc<Core>, lineage: &Arc<Lineage>, timeout: Duration) -> Self {
         let member = Member::new(core, lineage);
-        Self { member, timeout }
+        Self {
+            member,
+            timeout,
+            within: None,
+        }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -184,6 +190,17 @@ impl ProcessGroup {
         Self {
             member: Arc::clone(&self.member),
             timeout: timeout.min(LONGEST_TIMEOUT),
+            within: self.within,
+        }
+    }
+
+    /// A handle of the same membership for the operations that a call of the library makes, as a user knows it:
+    /// errors name it too.
+    #[must_use]
+    pub(crate) fn within(&self, call: &'static str) -> Self {
+        Self {
+            within: Some(call),
+            ..self.clone()
         }
     }
 

@@ -129,10 +129,18 @@ where
             return Some(result);
         }
         Ok(Err(error)) => failures.note(group, &error),
-        Ok(Ok(Err(cause))) => failures.note(group, &failure_of(rank, &*cause)),
+        Ok(Ok(Err(cause))) => failures.note(group, &failure_of(rank, cause)),
         Err(payload) => {
             let reason = Departure::Panicked(panic_message(&*payload).into());
-            failures.note(group, &Error::Worker { rank, reason });
+            let source = None;
+            failures.note(
+                group,
+                &Error::Worker {
+                    rank,
+                    reason,
+                    source,
+                },
+            );
         }
     }
     None

@@ -255,10 +255,10 @@ impl Launcher {
     /// [`Self::on_stuck`], or use [`Self::run_detached`].
     ///
     /// # Errors
-    /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own;
-    /// the group's error, if that is what a rank returned. [`Error::InvalidArgument`] without devices or
-    /// with no thread for a replica; [`Error::System`] if a thread or pool can't be started;
-    /// [`Error::Rendezvous`] if the job's processes don't find one another.
+    /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own, which is
+    /// the source; the library's error, if that is what a rank returned, or what caused it.
+    /// [`Error::InvalidArgument`] without devices or with no thread for a replica; [`Error::System`] if a thread
+    /// or pool can't be started; [`Error::Rendezvous`] if the job's processes don't find one another.
     pub fn run<R, E>(self, worker: impl Fn(Worker) -> Result<R, E> + Sync) -> Result<Vec<R>>
     where
         R: Send,

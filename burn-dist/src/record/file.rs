@@ -32,6 +32,8 @@ struct Line<'s> {
     from: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within: Option<&'s str>,
     state: &'static str,
     entered_us: u64,
     exchanged_us: Option<u64>,
@@ -52,6 +54,7 @@ impl<'s> Line<'s> {
             to: detail.to,
             from: detail.from,
             tag: detail.tag,
+            within: detail.within.as_deref(),
             state: match operation.state {
                 State::Waiting => "waiting",
                 State::Exchanged => "waiting for the network",

@@ -107,12 +107,12 @@ fn a_rank_without_a_record_is_named() {
     assert_eq!(
         text_of(2, &[], vec![waits(0)]),
         "rank 0 has waited for 12.0 s in all_reduce #42 f32[1024]; rank 1 sent no record\n\
-         rank 1 sent no record: their processes are lost or stopped, or did not answer in time"
+         rank 1 sent no record: the process is lost or stopped, or did not answer in time"
     );
     assert_eq!(
         compare(&[], 2).to_string(),
         "no rank whose record is known waits for another\n\
-         ranks 0 and 1 sent no record: their processes are lost or stopped, or did not answer in time"
+         ranks 0 and 1 sent no record: the process of each is lost or stopped, or did not answer in time"
     );
 }
 

@@ -20,9 +20,14 @@ impl fmt::Display for Comparison {
         }
         if !self.silent.is_empty() {
             let silent = Ranks(&self.silent);
+            let each = if self.silent.len() > 1 {
+                "of each "
+            } else {
+                ""
+            };
             write!(
                 f,
-                "\n{silent} sent no record: their processes are lost or stopped, or did not answer in time"
+                "\n{silent} sent no record: the process {each}is lost or stopped, or did not answer in time"
             )?;
         }
         Ok(())
