@@ -6,112 +6,15 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
-#[path = "support/digits.rs"]
-mod digits;
+#[path = "support/runs.rs"]
+mod runs;
 
+use runs::{DEADLINE, Outcome, Place, STEPS, SmallDisk, checkpoint, job, said, succeed};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// 45 digits are 6 steps of two ranks with 4 each, and these are the epochs.
-const EPOCHS: &str = "2";
-const STEPS: u64 = 12;
-
-/// Longer than any step takes.
-const DEADLINE: Duration = Duration::from_mins(2);
-
-/// A folder with a data set, and what runs leave.
-struct Place(TempDir);
-
-/// What must be equal however a run came to its end.
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    parameters: String,
-    test_accuracy: f64,
-    /// Number, samples, loss and accuracy of each epoch.
-    epochs: Vec<String>,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        digits::write(folder.path(), 45);
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A run with this output folder.
-    fn run(&self, output: &str, gpus: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
-        command
-            .args(["--backend", "cpu", "--batch-size", "4", "--epochs", EPOCHS])
-            .args(["--gpus", gpus, "--data-dir"])
-            .arg(self.0.path())
-            .arg("--output")
-            .arg(self.path(output))
-            .arg("--report")
-            .arg(self.path(output).join("report.json"))
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    /// A run of two threads with checkpoints.
-    fn saving(&self, folder: &Path, every: u64, keep: u32) -> Command {
-        let mut command = self.run("saving", "2");
-        command.arg("--checkpoint").arg(folder);
-        command.args(["--checkpoint-every", &every.to_string()]);
-        command.args(["--keep", &keep.to_string()]);
-        command
-    }
-
-    fn outcome(&self, output: &str) -> Outcome {
-        let folder = self.path(output);
-        let report = std::fs::read(folder.join("report.json")).unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-        let metrics = std::fs::read_to_string(folder.join("metrics.csv")).unwrap();
-        let epochs = metrics.lines().skip(1).map(|line| {
-            let figures: Vec<&str> = line.split(',').take(4).collect();
-            figures.join(",")
-        });
-        Outcome {
-            parameters: report["parameters_sha256"].as_str().unwrap().to_owned(),
-            test_accuracy: report["test_accuracy"].as_f64().unwrap(),
-            epochs: epochs.collect(),
-        }
-    }
-
-    /// What a run without checkpoints comes to.
-    fn uninterrupted(&self) -> Outcome {
-        succeed(self.run("uninterrupted", "2"));
-        self.outcome("uninterrupted")
-    }
-}
-
-/// What it said on its standard output and error.
-#[track_caller]
-fn succeed(mut command: Command) -> [String; 2] {
-    let output = command.output().unwrap();
-    let said = said(&output);
-    assert!(output.status.success(), "{said:?}");
-    said
-}
-
-fn said(output: &Output) -> [String; 2] {
-    [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned())
-}
-
-fn checkpoint(folder: &Path, step: u64) -> PathBuf {
-    folder.join(format!("step-{step:012}"))
-}
 
 fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
@@ -186,11 +89,7 @@ fn two_processes_killed_and_resumed_come_to_the_same_and_one_has_the_folder() {
     let place = Place::new();
     let uninterrupted = place.uninterrupted();
     let start = |resume: bool| {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
-        [0, 1].map(|process| {
+        let commands = [0, 1].map(|process| {
             let name = format!("machine-{process}");
             let machine = place.path(&name);
             std::fs::create_dir_all(&machine).unwrap();
@@ -198,14 +97,10 @@ fn two_processes_killed_and_resumed_come_to_the_same_and_one_has_the_folder() {
             command
                 .current_dir(machine)
                 .args(["--checkpoint", "checkpoints", "--checkpoint-every", "1"])
-                .args(resume.then_some("--resume"))
-                .env("RANK", process.to_string())
-                .env("WORLD_SIZE", "2")
-                .env("MASTER_ADDR", "127.0.0.1")
-                .env("MASTER_PORT", port.to_string())
-                .env("BURN_DIST_SECRET", "the secret of all");
-            command.spawn().unwrap()
-        })
+                .args(resume.then_some("--resume"));
+            command
+        });
+        job(commands).map(|mut command| command.spawn().unwrap())
     };
     let folder = place.path("machine-0").join("checkpoints");
     kill_after(1 + random(STEPS - 2), &folder, &mut start(false));
@@ -301,33 +196,8 @@ fn other_digits_are_refused_though_they_are_as_many() {
     }
 }
 
-/// A small disk, which is gone when this is dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Or says why this machine does not let us.
-    fn new(at: PathBuf, megabytes: u32) -> Result<Self, String> {
-        std::fs::create_dir(&at).unwrap();
-        let size = format!("size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(&at);
-        let output = mount.output().map_err(|error| error.to_string())?;
-        if output.status.success() {
-            Ok(Self(at))
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
-fn a_full_disk_is_reported_and_training_goes_on() {
+fn a_full_disk_is_reported_and_training_goes_on_to_an_end_that_is_no_success() {
     let place = Place::new();
     // A checkpoint has 9.6 MB, of parameters and of momentum.
     let disk = match SmallDisk::new(place.path("disk"), 24) {
@@ -341,7 +211,13 @@ fn a_full_disk_is_reported_and_training_goes_on() {
     for (resume, reported) in [(false, 1), (true, 1)] {
         let mut command = place.saving(&disk.0, 4, 5);
         command.args(resume.then_some("--resume"));
-        let [out, err] = succeed(command);
+        let output = command.output().unwrap();
+        let [out, err] = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(
+            err.contains("error: the last checkpoint is not on disk: "),
+            "{err}"
+        );
         let due = "no checkpoint was written; training goes on";
         assert_eq!(err.matches(due).count(), reported, "{err}");
         assert!(err.contains("No space left on device"), "{err}");
@@ -359,4 +235,24 @@ fn a_full_disk_is_reported_and_training_goes_on() {
         names.sort();
         assert_eq!(names, ["lock", "step-000000000004", "step-000000000008"]);
     }
+}
+
+#[test]
+fn an_output_that_is_full_is_found_before_training() {
+    let place = Place::new();
+    let disk = match SmallDisk::new(place.path("disk"), 1) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            eprintln!("skipped, for this needs root and tmpfs: {reason}");
+            return;
+        }
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
+    let output = command.arg("--output").arg(disk.0.join("runs")).output();
+    let output = output.unwrap();
+    let [out, err] = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("can't write to "), "{err}");
+    assert!(err.contains("No space left on device"), "{err}");
+    assert!(out.is_empty(), "nothing has begun: {out}");
 }

@@ -10,6 +10,7 @@ use super::{broadcast, failed};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::config::Config;
+use crossbeam::channel::{RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,6 +66,7 @@ use std::time::Duration;
 ///             }
 ///         }
 ///     }
+///     checkpoints.finish()?; // is the last one on disk?
 ///     Ok(step)
 /// }
 ///
@@ -111,11 +113,12 @@ impl CheckpointConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`], on every rank, if the folder can't be used or another job uses it; if it has
+    /// [`Error::Checkpoint`], on every rank, if the folder can't be used, which is tried, or another job uses it; if it has
     /// checkpoints and this is not to resume; if all are damaged; if the newest is of another number of ranks,
     /// for each rank has a random stream of its own, or of another format. [`Error::InvalidArgument`] if none
     /// is to be kept. Otherwise the group's own errors.
     pub fn init(&self, group: &ProcessGroup) -> Result<(Checkpoints, Option<Restored>)> {
+        let group = &group.within("CheckpointConfig::init");
         if self.keep == 0 {
             let error = Error::InvalidArgument {
                 rank: group.global_rank(),
@@ -126,7 +129,7 @@ impl CheckpointConfig {
             group.abort(&error.to_string());
             return Err(error);
         }
-        let opened = (group.rank() == 0).then(|| self.open(group.world_size()));
+        let opened = (group.rank() == 0).then(|| self.open_in_time(group.world_size()));
         let (folder, mut contents, found) = match opened {
             None => (None, None, None),
             Some(Err(error)) => (None, None, Some(Err(error))),
@@ -147,7 +150,14 @@ impl CheckpointConfig {
         Ok((checkpoints, restored))
     }
 
-    /// Rank 0's part.
+    /// Rank 0's part, on a thread that is left behind if the disk does not answer.
+    fn open_in_time(&self, world_size: usize) -> Result<(Folder, Option<Contents>)> {
+        let (config, span) = (self.clone(), tracing::Span::current());
+        let open = move || span.in_scope(|| config.open(world_size));
+        in_time(self.disk_timeout, open)
+            .unwrap_or_else(|message| Err(failed(&self.folder, message)))
+    }
+
     fn open(&self, world_size: usize) -> Result<(Folder, Option<Contents>)> {
         let mut folder = Folder::open(&self.folder, self.keep)?;
         if !self.resume {
@@ -174,6 +184,32 @@ impl CheckpointConfig {
             return Err(failed(path, message));
         }
         Ok((folder, contents))
+    }
+}
+
+/// Runs what a disk may hold up for ever on a thread of its own, and waits for it up to `timeout`.
+fn in_time<R: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, String> {
+    let (sender, done) = bounded(1);
+    // Whoever has given up has dropped the other end.
+    let work = move || drop(sender.send(work()));
+    let builder = std::thread::Builder::new().name("burn-dist-checkpoint".into());
+    let thread = builder.spawn(work);
+    let thread = thread.map_err(|error| format!("no thread to open the folder with: {error}"))?;
+    match done.recv_timeout(timeout) {
+        Ok(done) => {
+            let _ = thread.join();
+            Ok(done)
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            Err("opening the folder has panicked; this is a defect, please report it".into())
+        }
+        Err(RecvTimeoutError::Timeout) => Err(format!(
+            "the disk has not answered in {:.0} s; look at the mount",
+            timeout.as_secs_f64()
+        )),
     }
 }
 
@@ -205,5 +241,20 @@ impl Found {
             rejected.collect(),
             group.rank(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_never_answers_is_an_error() {
+        let (free, blocked) = bounded::<()>(0);
+        // It is freed only when the wait is over.
+        let error = in_time(Duration::ZERO, move || blocked.recv()).unwrap_err();
+        assert!(error.contains("has not answered in 0 s"), "{error}");
+        drop(free);
+        assert_eq!(in_time(Duration::from_mins(1), || 7), Ok(7));
     }
 }

@@ -8,13 +8,14 @@
 //!
 //! Callers: `config` opens it and reads the newest; `save` writes.
 
+use super::disk::{FileSystem, Lock, remove};
 use super::failed;
 use super::manifest::{Entry, Flaw, LARGEST_MANIFEST, MANIFEST, MANIFEST_SUM, Manifest};
 use super::restored::Rejected;
 use crate::error::Result;
 use burn::tensor::Bytes;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,11 +25,8 @@ const UNFINISHED: &str = ".unfinished-";
 /// The longest file that holds a checksum.
 const LARGEST_SUM: u64 = 256;
 
-/// Writes one file so that it outlives a power failure.
-pub(super) type WriteFile = fn(&Path, &[u8]) -> io::Result<()>;
-
-/// Makes the names in a folder outlive a power failure.
-type SyncFolder = fn(&Path) -> io::Result<()>;
+/// The names with which the file system is tried.
+const PROBES: [&str; 2] = [".unfinished-probe", ".unfinished-probe-renamed"];
 
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -36,12 +34,8 @@ pub(super) struct Folder {
     keep: usize,
     /// The steps of checkpoints that were found damaged.
     damaged: Vec<u64>,
-    /// Tests have a disk that is full.
-    write_file: WriteFile,
-    /// Tests have one that fails.
-    sync: SyncFolder,
-    /// `None` where the file system knows no locks.
-    _lock: Option<File>,
+    disk: FileSystem,
+    lock: Lock,
 }
 
 /// A checkpoint as it was read, whole.
@@ -56,42 +50,40 @@ pub(super) struct Contents {
 }
 
 impl Folder {
-    /// Makes the folder if it is missing, takes its lock, and removes what a job that was killed left
-    /// unfinished.
+    /// Makes the folder if it is missing, takes its lock, removes what a job that was killed left unfinished, and
+    /// tries whether a checkpoint can be written there.
     pub(super) fn open(path: &Path, keep: usize) -> Result<Self> {
+        Self::open_on(FileSystem::SYSTEM, path, keep)
+    }
+
+    /// As [`Self::open`], on this file system.
+    pub(super) fn open_on(disk: FileSystem, path: &Path, keep: usize) -> Result<Self> {
         let wrong = |error: io::Error| failed(path, format!("the folder can't be used: {error}"));
-        make_folder(path, sync_folder).map_err(wrong)?;
-        let lock = File::create(path.join("lock")).map_err(wrong)?;
-        let lock = match lock.try_lock() {
-            Ok(()) => Some(lock),
-            Err(TryLockError::WouldBlock) => {
-                let message = "another job uses this folder; wait for its end, or choose another";
-                return Err(failed(path, message));
-            }
-            Err(TryLockError::Error(error)) => {
-                tracing::debug!(folder = %path.display(), %error, "no locks here: nobody keeps a second job out");
-                None
-            }
-        };
+        disk.make_folder(path).map_err(wrong)?;
+        let lock = Lock::take(path)?;
         for name in names(path).map_err(wrong)? {
             if name.starts_with(UNFINISHED) {
                 remove(&path.join(name));
             }
         }
+        disk.probe(path, PROBES).map_err(|reason| {
+            let message =
+                format!("no checkpoint can be written here, for {reason}; choose another folder");
+            failed(path, message)
+        })?;
         Ok(Self {
             path: path.into(),
             keep,
             damaged: Vec::new(),
-            write_file,
-            sync: sync_folder,
-            _lock: lock,
+            disk,
+            lock,
         })
     }
 
-    /// Lets another function write, as a disk that is slow.
+    /// Lets another file system write, as a disk that is slow.
     #[cfg(test)]
-    pub(super) fn on_disk(self, write_file: WriteFile) -> Self {
-        Self { write_file, ..self }
+    pub(super) fn on_disk(self, disk: FileSystem) -> Self {
+        Self { disk, ..self }
     }
 
     pub(super) fn path(&self) -> &Arc<Path> {
@@ -147,12 +139,13 @@ impl Folder {
     }
 
     /// Writes a checkpoint, whole or not at all, and removes the oldest then. Of the manifest, the files
-    /// are filled in here.
+    /// are filled in here. A folder that was removed meanwhile is made again.
     pub(super) fn write(
         &mut self,
         mut manifest: Manifest,
         files: &[(String, Bytes)],
     ) -> Result<PathBuf> {
+        self.make_again_if_gone()?;
         let step = manifest.step;
         let entries = files.iter().map(|(name, bytes)| Entry::of(name, bytes));
         manifest.files = entries.collect();
@@ -165,11 +158,36 @@ impl Folder {
         let written = written.and_then(|()| self.publish(step, &unfinished));
         if let Err(error) = written {
             remove(&unfinished);
-            let message = format!("it can't be written: {error}; those before it are as they were");
-            return Err(failed(&path, message));
+            let rest = if self.lock.holds(&self.path) {
+                "those before it are as they were"
+            } else {
+                "the folder was removed meanwhile"
+            };
+            return Err(failed(
+                &path,
+                format!("it can't be written: {error}; {rest}"),
+            ));
         }
         self.tidy(step);
         Ok(path)
+    }
+
+    /// Makes the folder and its lock again, if somebody has removed or replaced them.
+    fn make_again_if_gone(&mut self) -> Result<()> {
+        if self.lock.holds(&self.path) {
+            return Ok(());
+        }
+        tracing::warn!(
+            folder = %self.path.display(),
+            "the folder of checkpoints, or its lock, was removed by somebody else; it is made again"
+        );
+        let made = self.disk.make_folder(&self.path);
+        made.map_err(|error| {
+            let message = format!("the folder was removed, and can't be made again: {error}");
+            failed(&self.path, message)
+        })?;
+        self.lock = Lock::take(&self.path)?;
+        Ok(())
     }
 
     fn write_unfinished(
@@ -178,17 +196,15 @@ impl Folder {
         manifest: &Manifest,
         files: &[(String, Bytes)],
     ) -> io::Result<()> {
-        if folder.exists() {
-            fs::remove_dir_all(folder)?;
-        }
+        remove(folder);
         fs::create_dir(folder)?;
         for (name, bytes) in files {
-            (self.write_file)(&folder.join(name), bytes)?;
+            (self.disk.write)(&folder.join(name), bytes)?;
         }
         for (name, bytes) in &manifest.files()? {
-            (self.write_file)(&folder.join(name), bytes)?;
+            (self.disk.write)(&folder.join(name), bytes)?;
         }
-        (self.sync)(folder)
+        (self.disk.sync)(folder)
     }
 
     /// Gives what is written whole its name. If the name might not outlive a power failure, takes it back: a
@@ -199,11 +215,11 @@ impl Folder {
             self.set_aside(step)?;
             self.damaged.retain(|damaged| *damaged != step);
         }
-        fs::rename(unfinished, &path)?;
-        let Err(error) = (self.sync)(&self.path) else {
+        (self.disk.rename)(unfinished, &path)?;
+        let Err(error) = (self.disk.sync)(&self.path) else {
             return Ok(());
         };
-        let left = match fs::rename(&path, unfinished) {
+        let left = match (self.disk.rename)(&path, unfinished) {
             Ok(()) => String::new(),
             Err(reason) => format!(
                 ", and its name can't be taken back: {reason}; it is there, whole, but a power failure may \
@@ -232,7 +248,7 @@ impl Folder {
         for step in old.skip(self.keep) {
             // Under another name first: half of one must not look like one.
             let going = self.path.join(format!("{UNFINISHED}{}", name(step)));
-            match fs::rename(self.path.join(name(step)), &going) {
+            match (self.disk.rename)(&self.path.join(name(step)), &going) {
                 Ok(()) => remove(&going),
                 Err(error) => {
                     tracing::warn!(folder = %self.path.display(), step, %error, "an old checkpoint can't be removed");
@@ -253,7 +269,7 @@ impl Folder {
             to = self.path.join(format!("{name}-{number}"));
             number += 1;
         }
-        match fs::rename(from, to) {
+        match (self.disk.rename)(&from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -269,26 +285,6 @@ fn name(step: u64) -> String {
 fn step(directory: &str) -> Option<u64> {
     let step = directory.strip_prefix("step-")?.parse().ok()?;
     (name(step) == directory).then_some(step)
-}
-
-/// Makes a folder, and those above it that are missing, so that their names outlive a power failure.
-fn make_folder(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    let above = path.ancestors().zip(path.ancestors().skip(1));
-    let missing: Vec<_> = above.take_while(|(folder, _)| !folder.exists()).collect();
-    fs::create_dir_all(path)?;
-    for (_, parent) in missing {
-        // A relative path begins in the working directory.
-        let parent = if parent.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            parent
-        };
-        sync(parent).map_err(|error| {
-            let parent = parent.display();
-            io::Error::other(format!("{parent}, above it, can't be synced: {error}"))
-        })?;
-    }
-    Ok(())
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {
@@ -350,29 +346,6 @@ fn read_file(folder: &Path, name: &str, due: Option<u64>, most: u64) -> Result<V
     // A file that grows meanwhile is no checkpoint's; its length is compared later.
     file.take(found).read_to_end(&mut bytes).map_err(wrong)?;
     Ok(bytes)
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Makes the names in a folder outlive a power failure. Elsewhere than on Unix a folder can't be synced.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(path)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Removes what is of no use any more; what stays is removed when the folder is opened next.
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "can't be removed");
-    }
 }
 
 #[cfg(test)]

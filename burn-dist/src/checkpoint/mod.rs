@@ -9,6 +9,7 @@
 //! | `broadcast` | what rank 0 found on its disk, on all ranks |
 //! | `state` | what is neither a model's nor an optimizer's record |
 //! | `folder` | rank 0's disk: written whole or not at all, checked when read |
+//! | `disk` | the file system under the folder: what it must be able to do, and the lock |
 //! | `manifest` | what makes a directory a checkpoint |
 //!
 //! Only rank 0 touches the disk; the other ranks get what it reads by broadcast. So the folder needs to be
@@ -46,6 +47,7 @@
 
 mod broadcast;
 mod config;
+mod disk;
 mod folder;
 mod manifest;
 mod restored;

@@ -1,7 +1,8 @@
 //! Saving: the parts of all ranks come together on rank 0, which writes.
 //!
 //! Invariants: every rank goes on with the same outcome; while a disk keeps rank 0's thread from ending,
-//! that thread owns the folder, and nothing else is written.
+//! that thread owns the folder, and nothing else is written. No wait for a disk is longer than its timeout: a
+//! thread that a dead disk holds up is left behind.
 //!
 //! Callers: training programs.
 
@@ -20,6 +21,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// How long a late checkpoint is waited for when the run does not call [`Checkpoints::finish`].
+const DROP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What became of a checkpoint, on every rank.
 #[derive(Clone, Debug)]
 pub enum Saved {
@@ -27,6 +31,7 @@ pub enum Saved {
     Written(PathBuf),
     /// It could not be written, and rank 0 has logged why ([`Error::Checkpoint`]). Those before it are as
     /// they were, and training can go on. If something of it is there all the same, the error says so.
+    /// [`Checkpoints::finish`] gives the error again, if no later one was written.
     Failed(Error),
 }
 
@@ -37,6 +42,8 @@ pub struct Checkpoints {
     /// On rank 0.
     disk: Option<Disk>,
     disk_timeout: Duration,
+    /// Why the last one that was to be saved was not written.
+    failed: Option<Error>,
 }
 
 /// What a rank gives to a checkpoint.
@@ -49,9 +56,10 @@ struct Part {
 impl Checkpoints {
     pub(super) fn new(group: ProcessGroup, folder: Option<Folder>, disk_timeout: Duration) -> Self {
         Self {
-            disk: folder.map(Disk::new),
-            group,
+            disk: folder.map(|folder| Disk::new(folder, disk_timeout)),
+            group: group.within("Checkpoints::save"),
             disk_timeout,
+            failed: None,
         }
     }
 
@@ -78,17 +86,37 @@ impl Checkpoints {
             let step = snapshot.step;
             let written = contents(snapshot, parts, world_size)
                 .map_err(|message| failed(&disk.path, format!("step {step}: {message}")))
-                .and_then(|(manifest, files)| disk.write(manifest, files, timeout));
+                .and_then(|(manifest, files)| disk.write(manifest, files));
             written
                 .inspect_err(
                     |error| tracing::warn!(%error, "no checkpoint was written; training goes on"),
                 )
                 .map(|path| path.to_string_lossy().into_owned())
         });
-        Ok(match broadcast::outcome(&self.group, timeout, outcome)? {
+        let outcome = broadcast::outcome(&self.group, timeout, outcome)?;
+        self.failed = outcome.as_ref().err().cloned();
+        Ok(match outcome {
             Ok(path) => Saved::Written(path.into()),
             Err(error) => Saved::Failed(error),
         })
+    }
+
+    /// Ends the checkpoints of a run. Waits for one that the disk has not taken in time, once more as long as for any.
+    /// Every rank calls it, and all return together; so a program can end with an error if its last checkpoint is
+    /// not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`], on every rank, if the last checkpoint that was saved is not on disk; otherwise the
+    /// group's own.
+    pub fn finish(mut self) -> Result<()> {
+        let (failed, timeout) = (self.failed.take(), self.disk_timeout);
+        let outcome = self.disk.as_mut().map(|disk| match disk.finish(timeout) {
+            Some(late) => late,
+            None => failed.map_or(Ok(()), Err),
+        });
+        let group = self.group.within("Checkpoints::finish");
+        broadcast::outcome(&group, timeout, outcome)?
     }
 
     /// The parts of all ranks, on all of them.
@@ -150,6 +178,8 @@ struct Disk {
     path: Arc<Path>,
     folder: Option<Folder>,
     writing: Option<Writing>,
+    /// How long it is waited for.
+    timeout: Duration,
 }
 
 /// A thread that writes, and gives the folder back.
@@ -161,21 +191,17 @@ struct Writing {
 }
 
 impl Disk {
-    fn new(folder: Folder) -> Self {
+    fn new(folder: Folder, timeout: Duration) -> Self {
         Self {
             path: Arc::clone(folder.path()),
             folder: Some(folder),
             writing: None,
+            timeout,
         }
     }
 
-    /// Writes, and waits for it up to `timeout`.
-    fn write(
-        &mut self,
-        manifest: Manifest,
-        files: Vec<(String, Bytes)>,
-        timeout: Duration,
-    ) -> Result<PathBuf> {
+    /// Writes, and waits for it.
+    fn write(&mut self, manifest: Manifest, files: Vec<(String, Bytes)>) -> Result<PathBuf> {
         if let Some(late) = self.writing.take() {
             let step = late.step;
             match self.wait(late, Duration::ZERO) {
@@ -208,7 +234,7 @@ impl Disk {
             // The thread waits for it.
             let _ = give.send(folder);
         }
-        self.wait(Writing { step, thread, done }, timeout)
+        self.wait(Writing { step, thread, done }, self.timeout)
     }
 
     fn wait(&mut self, writing: Writing, timeout: Duration) -> Result<PathBuf> {
@@ -233,13 +259,31 @@ impl Disk {
             }
         }
     }
+
+    /// Waits for a checkpoint that the disk has not taken in time, and tells what became of it, if there is one. A
+    /// thread that the disk holds up still is left behind: nothing can end it, and what it writes has no
+    /// checkpoint's name until it is whole.
+    fn finish(&mut self, timeout: Duration) -> Option<Result<()>> {
+        let late = self.writing.take()?;
+        let step = late.step;
+        let written = self.wait(late, timeout);
+        if self.writing.take().is_some() {
+            let message = format!(
+                "the disk has not taken the checkpoint of step {step} in {:.0} s; the thread that writes it is left \
+                 behind",
+                self.timeout.as_secs_f64()
+            );
+            return Some(Err(failed(&self.path, message)));
+        }
+        Some(written.map(drop))
+    }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A thread that the disk holds up can't be ended; what it writes is whole when it is done.
-        if let Some(writing) = self.writing.take() {
-            join(writing);
+        // Nobody counts on it: `save` has said that it was not written.
+        if let Some(Err(error)) = self.finish(self.timeout.min(DROP_TIMEOUT)) {
+            tracing::warn!(%error, "the last checkpoint is not on disk");
         }
     }
 }
@@ -253,10 +297,11 @@ fn join(writing: Writing) {
 mod tests {
     use super::*;
     use crate::checkpoint::CheckpointConfig;
+    use crate::checkpoint::disk::FileSystem;
     use std::io;
 
     /// A disk that stands still until there is a file `go` beside the checkpoints.
-    fn slow(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn stands_still(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.ancestors().nth(2).unwrap();
         while !folder.join("go").exists() {
             std::thread::sleep(Duration::from_millis(1));
@@ -264,12 +309,14 @@ mod tests {
         std::fs::write(path, bytes)
     }
 
-    #[test]
-    fn a_disk_that_stands_still_costs_checkpoints_and_holds_up_nobody() {
-        let temporary = tempfile::tempdir().unwrap();
+    /// Checkpoints on such a disk, of which the first two steps were not written in time.
+    fn with_two_late(folder: &Path) -> Checkpoints {
+        let folder = Folder::open(folder, 3).unwrap().on_disk(FileSystem {
+            write: stands_still,
+            ..FileSystem::SYSTEM
+        });
         let group = ProcessGroup::single();
-        let folder = Folder::open(temporary.path(), 3).unwrap().on_disk(slow);
-        let mut checkpoints = Checkpoints::new(group.clone(), Some(folder), Duration::ZERO);
+        let mut checkpoints = Checkpoints::new(group, Some(folder), Duration::ZERO);
         for step in 1..=2 {
             let saved = checkpoints.save(checkpoints.snapshot(step)).unwrap();
             let Saved::Failed(error) = saved else {
@@ -278,13 +325,47 @@ mod tests {
             let due = "has not taken the checkpoint of step 1 in time";
             assert!(error.to_string().contains(due), "{error}");
         }
+        checkpoints
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_costs_checkpoints_and_a_late_one_counts() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut checkpoints = with_two_late(temporary.path());
         std::fs::write(temporary.path().join("go"), "").unwrap();
-        // What was late has been written when the thread is joined.
-        drop(checkpoints);
+        checkpoints.disk_timeout = Duration::from_mins(1);
+        checkpoints.finish().unwrap();
         let config = CheckpointConfig::new(temporary.path().to_owned()).with_resume(true);
-        let (mut checkpoints, restored) = config.init(&group).unwrap();
+        let (mut checkpoints, restored) = config.init(&ProcessGroup::single()).unwrap();
         assert_eq!(restored.unwrap().step(), 1);
         let saved = checkpoints.save(checkpoints.snapshot(3)).unwrap();
         assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
+        checkpoints.finish().unwrap();
+    }
+
+    /// The disk is freed only once both have ended, so that they can't have waited for it.
+    #[test]
+    fn a_dead_disk_does_not_hold_up_the_end_of_a_run() {
+        let temporary = tempfile::tempdir().unwrap();
+        drop(with_two_late(temporary.path()));
+        let other = tempfile::tempdir().unwrap();
+        let error = with_two_late(other.path()).finish().unwrap_err();
+        let due = "of step 1 in 0 s; the thread that writes it is left behind";
+        assert!(error.to_string().ends_with(due), "{error}");
+        for folder in [temporary, other] {
+            std::fs::write(folder.path().join("go"), "").unwrap();
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_run_tells_that_its_last_checkpoint_is_not_there() {
+        let temporary = tempfile::tempdir().unwrap();
+        let config = CheckpointConfig::new(temporary.path().to_owned());
+        let (mut checkpoints, _) = config.init(&ProcessGroup::single()).unwrap();
+        for step in [1, 1] {
+            let _ = checkpoints.save(checkpoints.snapshot(step)).unwrap();
+        }
+        let error = checkpoints.finish().unwrap_err().to_string();
+        assert!(error.contains("of this step already"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::checkpoint::disk::{sync_folder, write_file};
 use crate::checkpoint::manifest::FORMAT;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -250,7 +251,7 @@ fn full(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[test]
 fn a_full_disk_costs_one_checkpoint() {
     let (temporary, mut folder) = with_steps(&[1], 1);
-    folder.write_file = full;
+    folder.disk.write = full;
     let error = write(&mut folder, 2).unwrap_err().to_string();
     let path = temporary.path().join(name(2));
     let due = format!(
@@ -263,7 +264,7 @@ fn a_full_disk_costs_one_checkpoint() {
         ["lock", "step-000000000001"]
     );
     assert_newest(&mut folder, 1);
-    folder.write_file = write_file;
+    folder.disk.write = write_file;
     write(&mut folder, 3).unwrap();
     assert_eq!(folder.steps().unwrap(), [3]);
     assert_newest(&mut folder, 3);
@@ -284,7 +285,7 @@ fn a_name_that_can_not_be_synced_is_taken_back() {
     fs::remove_file(temporary.path().join(name(2)).join("model.bpk")).unwrap();
     let mut folder = reopened(&temporary, folder);
     folder.newest().unwrap_err();
-    folder.sync = fails;
+    folder.disk.sync = fails;
     let error = write(&mut folder, 2).unwrap_err().to_string();
     let due = "it can't be written: its name can't be synced: no storage space; those before it are as \
                they were";
@@ -292,7 +293,7 @@ fn a_name_that_can_not_be_synced_is_taken_back() {
     let names = ["damaged-step-000000000002", "lock"];
     assert_eq!(sorted_names(temporary.path()), names);
     // It is not in the way of another try.
-    folder.sync = sync_folder;
+    folder.disk.sync = sync_folder;
     write(&mut folder, 2).unwrap();
     assert_eq!(assert_newest(&mut folder, 2), []);
 }
@@ -310,7 +311,7 @@ fn fails_for_good(folder: &Path) -> io::Result<()> {
 #[test]
 fn a_name_that_can_not_be_taken_back_is_said() {
     let (temporary, mut folder) = with_steps(&[1], 1);
-    folder.sync = fails_for_good;
+    folder.disk.sync = fails_for_good;
     let error = write(&mut folder, 2).unwrap_err().to_string();
     for due in [
         "its name can't be synced: no storage space, and its name can't be taken back: ",
@@ -327,23 +328,115 @@ fn a_name_that_can_not_be_taken_back_is_said() {
 
 #[test]
 fn the_folders_above_a_new_one_are_synced() {
+    use std::sync::Mutex;
+    static SYNCED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let temporary = tempfile::tempdir().unwrap();
     let outer = temporary.path().join("outer");
     let inner = outer.join("inner");
-    let mut synced = Vec::new();
+    let disk = FileSystem {
+        sync: |folder| {
+            SYNCED.lock().unwrap().push(folder.to_owned());
+            Ok(())
+        },
+        ..FileSystem::SYSTEM
+    };
     for _ in 0..2 {
         // What was there before is left alone.
-        make_folder(&inner, |folder| {
-            synced.push(folder.to_owned());
-            Ok(())
-        })
-        .unwrap();
+        disk.make_folder(&inner).unwrap();
     }
-    assert_eq!(synced, [outer.as_path(), temporary.path()]);
-    let other = outer.join("other");
-    let error = make_folder(&other, |_| Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+    let synced = SYNCED.lock().unwrap();
+    assert_eq!(*synced, [outer.as_path(), temporary.path()]);
+    let error = without_sync()
+        .make_folder(&outer.join("other"))
+        .unwrap_err();
     let due = format!("{}, above it, can't be synced", outer.display());
     assert!(error.to_string().starts_with(&due), "{error}");
+}
+
+fn without_sync() -> FileSystem {
+    FileSystem {
+        sync: |_| Err(io::ErrorKind::Unsupported.into()),
+        ..FileSystem::SYSTEM
+    }
+}
+
+#[test]
+fn a_mount_that_can_not_hold_checkpoints_is_found_when_the_folder_is_opened() {
+    let without_rename = FileSystem {
+        rename: |_, _| Err(io::ErrorKind::Unsupported.into()),
+        ..FileSystem::SYSTEM
+    };
+    let full = FileSystem {
+        write: |_, _| Err(io::ErrorKind::StorageFull.into()),
+        ..FileSystem::SYSTEM
+    };
+    for (disk, due) in [
+        (without_rename, "a directory can't be renamed: unsupported"),
+        (without_sync(), "a directory can't be synced: unsupported"),
+        (full, "no file can be written and synced: no storage space"),
+    ] {
+        let temporary = tempfile::tempdir().unwrap();
+        let error = Folder::open_on(disk, temporary.path(), 2).unwrap_err();
+        let error = error.to_string();
+        let due = format!("no checkpoint can be written here, for {due}");
+        assert!(error.contains(&due), "{error}");
+        assert_eq!(sorted_names(temporary.path()), ["lock"]);
+    }
+}
+
+#[test]
+fn a_folder_that_is_removed_meanwhile_is_made_again_with_its_lock() {
+    let (temporary, mut folder) = with_steps(&[1], 2);
+    fs::remove_dir_all(temporary.path()).unwrap();
+    write(&mut folder, 2).unwrap();
+    let names = ["lock", "step-000000000002"];
+    assert_eq!(sorted_names(temporary.path()), names);
+    let error = Folder::open(temporary.path(), 2).unwrap_err().to_string();
+    assert!(error.contains("another job uses this folder"), "{error}");
+    // Another job has made it first.
+    fs::remove_dir_all(temporary.path()).unwrap();
+    let other = Folder::open(temporary.path(), 2).unwrap();
+    let error = write(&mut folder, 3).unwrap_err().to_string();
+    assert!(error.contains("another job uses this folder"), "{error}");
+    drop(other);
+    write(&mut folder, 3).unwrap();
+    // Something that is no folder is in its place.
+    fs::remove_dir_all(temporary.path()).unwrap();
+    fs::write(temporary.path(), "").unwrap();
+    let error = write(&mut folder, 4).unwrap_err().to_string();
+    assert!(
+        error.contains("the folder was removed, and can't be made again"),
+        "{error}"
+    );
+    fs::remove_file(temporary.path()).unwrap();
+    write(&mut folder, 4).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn the_lock_leaves_files_as_they_are_and_follows_no_link() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lock = temporary.path().join("lock");
+    fs::write(&lock, "a note").unwrap();
+    drop(Folder::open(temporary.path(), 2).unwrap());
+    assert_eq!(fs::read(&lock).unwrap(), b"a note");
+    let elsewhere = temporary.path().join("elsewhere");
+    for there in [false, true] {
+        if there {
+            fs::write(&elsewhere, "a diary").unwrap();
+        }
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &lock).unwrap();
+        let error = Folder::open(temporary.path(), 2).unwrap_err().to_string();
+        assert!(error.contains("the lock is a symbolic link"), "{error}");
+        assert_eq!(elsewhere.exists(), there);
+    }
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"a diary");
+    fs::remove_file(&lock).unwrap();
+    let mut mkfifo = std::process::Command::new("mkfifo");
+    assert!(mkfifo.arg(&lock).status().unwrap().success());
+    let error = Folder::open(temporary.path(), 2).unwrap_err().to_string();
+    assert!(error.contains("it is no plain file"), "{error}");
 }
 
 proptest! {
