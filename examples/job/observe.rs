@@ -6,6 +6,7 @@ use super::observe_options::ObserveOptions;
 use burn_dist::JobConfig;
 use burn_dist::observe::{ChromeTrace, Outputs};
 use std::error::Error;
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt, registry};
@@ -23,8 +24,12 @@ impl Observation {
         let trace = options.trace.as_ref().map(|_| ChromeTrace::new());
         // Warnings are for everybody: whom a job waits for, whom it turned away.
         let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+        // Colours are for a person at a terminal who wants them, and not for a file.
+        let colours = std::io::stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
         let log = fmt::layer()
             .with_writer(std::io::stderr)
+            .with_ansi(colours)
             .with_filter(filter.from_env_lossy());
         registry()
             .with(log)

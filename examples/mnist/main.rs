@@ -24,7 +24,7 @@ mod training;
 
 use burn::data::dataset::Dataset;
 use burn_dist::JobConfig;
-use burn_dist::launch::Devices;
+use burn_dist::launch::{Devices, Interrupt};
 use clap::Parser;
 use datasets::{MnistDataset, MnistSplit};
 use observe::Observation;
@@ -33,9 +33,7 @@ use progress::say;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use training::{Digits, Stop};
+use training::Digits;
 
 /// Train a CNN on handwritten digits, data-parallel.
 #[derive(Parser)]
@@ -48,13 +46,20 @@ struct Cli {
 fn main() -> ExitCode {
     let options = Cli::parse().options;
     let mut observation = Observation::begin(&options.observe);
-    let outcome = run(&options, &mut observation);
+    let interrupt = match Interrupt::listen() {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = run(&options, &mut observation, &interrupt);
     // What happened is on disk before the program says how it ended.
     match outcome.and(observation.finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            interrupt.exit_code()
         }
     }
 }
@@ -62,13 +67,13 @@ fn main() -> ExitCode {
 fn run(
     options: &Options,
     observation: &mut Observation,
+    interrupt: &Interrupt,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     // Where a launcher started this process as one of several, it says so in the environment.
     let job = place::place(&options.job)?;
     // What can fail without training fails first, and the job's other processes hear of it.
     let digits = place::or_abandon(job.as_ref(), load(options))?;
     place::or_abandon(job.as_ref(), results::prepare(options))?;
-    let stop = stop_on_ctrl_c()?;
     let job = job.map(|job| job.with_options(declared(options, &digits)));
     observation.open(&options.observe, job.as_ref())?;
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
@@ -99,14 +104,17 @@ fn run(
         launcher = launcher.records(folder);
     }
     let outputs = &observation.outputs;
-    let train = |worker| training::train(&worker, options, &digits, outputs, &stop);
+    let train = |worker| training::train(&worker, options, &digits, outputs, interrupt);
     let outcomes = launcher.run(train)?;
     // All ranks end with the same figures.
-    match outcomes.first() {
-        Some(_) if !first => Ok(()),
-        Some(outcome) => results::save(options, &backend.to_string(), outcome),
-        None => Err("no replica was started".into()),
+    let outcome = outcomes.first().ok_or("no replica was started")?;
+    if first {
+        results::save(options, &backend.to_string(), outcome)?;
     }
+    outcome
+        .unfinished
+        .clone()
+        .map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// What must be the same in all processes: joining refuses a job in which it is not.
@@ -154,21 +162,4 @@ fn download() -> Result<PathBuf, Box<dyn Error + Send + Sync>> {
          `cargo xtask train-mnist --download` does"
             .into(),
     )
-}
-
-/// Lets Ctrl-C end the training in good order, and everything before or after it at once; the second
-/// Ctrl-C ends the training at once too.
-fn stop_on_ctrl_c() -> Result<Arc<Stop>, ctrlc::Error> {
-    let stop = Arc::new(Stop::default());
-    let flags = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        let training = flags.training.load(Ordering::Relaxed);
-        if !training || flags.asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!(
-            "stopping after this step; what there is will be saved (once more to end at once)"
-        );
-    })?;
-    Ok(stop)
 }

@@ -8,7 +8,15 @@ use crate::training::{Epoch, Outcome};
 use burn::module::Module;
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
+
+const MODEL: &str = "model.bpk";
+const METRICS: &str = "metrics.csv";
+const PLOT: &str = "training.svg";
+
+/// What the results take on disk, and a little more.
+const RESULTS: usize = 6 << 20;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -25,7 +33,19 @@ pub(crate) fn prepare(options: &Options) -> Result<(), Failure> {
         .flatten()
     {
         std::fs::create_dir_all(folder).map_err(|error| wrong(folder, &error))?;
-        tempfile::tempfile_in(folder).map_err(|error| wrong(folder, &error))?;
+        // A disk that is full takes a new file still, but nothing in it.
+        tempfile::tempfile_in(folder)
+            .and_then(|mut file| {
+                file.write_all(&vec![1; RESULTS])
+                    .and_then(|()| file.sync_all())
+            })
+            .map_err(|error| wrong(folder, &error))?;
+    }
+    for name in [MODEL, METRICS, PLOT] {
+        let file = options.output.join(name);
+        if file.is_dir() {
+            return Err(wrong(&file, &"it is a folder, and a file is due").into());
+        }
     }
     if let Some(report) = options.report.as_deref().filter(|report| report.is_dir()) {
         return Err(wrong(report, &"it is a folder, and --report names a file").into());
@@ -63,20 +83,14 @@ pub(crate) fn save(options: &Options, backend: &str, outcome: &Outcome) -> Resul
         interrupted: outcome.interrupted,
     };
     let folder = &options.output;
-    let model = folder.join("model.bpk");
-    outcome
-        .model
-        .valid()
-        .save_file(&model)
-        .map_err(|error| format!("can't write {}: {error}", model.display()))?;
+    let model = outcome.model.valid().into_record().into_bytes();
+    let model = model.map_err(|error| format!("can't make a record of the model: {error}"))?;
+    write(&folder.join(MODEL), &model)?;
     if let Some(path) = &options.report {
         report.write(path)?;
     }
-    write(&folder.join("metrics.csv"), csv(&outcome.epochs).as_bytes())?;
-    write(
-        &folder.join("training.svg"),
-        plot::svg(&outcome.epochs)?.as_bytes(),
-    )?;
+    write(&folder.join(METRICS), csv(&outcome.epochs).as_bytes())?;
+    write(&folder.join(PLOT), plot::svg(&outcome.epochs)?.as_bytes())?;
     say(format_args!(
         "test accuracy {:.2} % after {:.1} s of training ({:.0} samples/s, {:.1} % waiting for \
          synchronisation)\nreplicas identical: {}, parameters {}\nmodel, metrics and plot in {}",

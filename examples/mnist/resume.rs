@@ -162,7 +162,8 @@ impl Keeper {
         self.checkpoints.is_some() && (last || step.is_multiple_of(self.every))
     }
 
-    /// Saves. If the disk does not let us, a warning has said so, and training goes on.
+    /// Saves. A disk that does not let us is a warning, and training goes on; [`Self::finish`] tells how the last
+    /// checkpoint fared.
     pub(crate) fn save(
         &mut self,
         step: u64,
@@ -183,5 +184,24 @@ impl Keeper {
             checkpoints.save(snapshot)?;
         }
         Ok(())
+    }
+    /// Returns why the run is not a whole one: it was interrupted, for this reason, or its last checkpoint is not on
+    /// disk.
+    pub(crate) fn finish(self, interrupted: Option<String>) -> Result<Option<String>, Failure> {
+        let Some(checkpoints) = self.checkpoints else {
+            return Ok(interrupted);
+        };
+        let lost = match checkpoints.finish() {
+            Ok(()) => None,
+            Err(lost @ burn_dist::Error::Checkpoint { .. }) => {
+                Some(format!("the last checkpoint is not on disk: {lost}"))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(match (interrupted, lost) {
+            (Some(why), None) => Some(format!("{why}; --resume goes on from there")),
+            (Some(why), Some(lost)) => Some(format!("{why}; {lost}")),
+            (None, lost) => lost,
+        })
     }
 }

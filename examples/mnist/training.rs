@@ -12,7 +12,7 @@ use burn_dist::ProcessGroup;
 use burn_dist::ReduceOp;
 use burn_dist::data::{ShardedLoader, ShardedLoaderBuilder};
 use burn_dist::ddp::{Ddp, DdpConfig};
-use burn_dist::launch::Worker;
+use burn_dist::launch::{Interrupt, Worker};
 use burn_dist::observe::{self, Outputs, StepMonitor};
 use burn_dist::random;
 use datasets::{MnistBatch, MnistBatcher, MnistDataset};
@@ -21,22 +21,12 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::f64::consts::PI;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What to train and test on.
 pub(crate) struct Digits {
     pub(crate) train: MnistDataset,
     pub(crate) test: MnistDataset,
-}
-
-/// Whether to stop.
-#[derive(Default)]
-pub(crate) struct Stop {
-    /// The user asked.
-    pub(crate) asked: AtomicBool,
-    /// There is training to end in good order.
-    pub(crate) training: AtomicBool,
 }
 
 /// What a replica ends with; equal on all ranks, but for its own model (equal if all is well).
@@ -51,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) parameters_sha256: String,
     pub(crate) replicas_identical: bool,
     pub(crate) interrupted: bool,
+    /// Why the run is not a whole one, if it is not.
+    pub(crate) unfinished: Option<String>,
 }
 
 /// The figures of one epoch, over all ranks.
@@ -71,9 +63,10 @@ pub(crate) fn train(
     options: &Options,
     digits: &Digits,
     outputs: &Outputs,
-    stop: &Stop,
+    interrupt: &Interrupt,
 ) -> Result<Outcome, Failure> {
     let (group, device) = (worker.group(), worker.device());
+    let interrupt = interrupt.watch(group);
     random::seed(options.seed, worker.rank());
     let loader = loader(worker, options, &digits.train, Some(options.seed))?;
     let model = random::init(options.seed, device, |device| {
@@ -96,18 +89,13 @@ pub(crate) fn train(
     let total = loader.num_batches() as u64 * u64::from(options.epochs);
     let progress = Progress::new(worker.rank() == 0, total, step);
     let mut monitor = StepMonitor::new(group)?.outputs(outputs).first_step(step);
-    let mut interrupted = false;
-    stop.training.store(true, Ordering::Relaxed);
+    let mut interrupted = None;
     let (start, before) = (Instant::now(), figures.seconds);
     for epoch in figures.epochs.len()..options.epochs as usize {
         let is_over = || loader.state().epoch > epoch as u64;
         let mut tally = Tally::start(&ddp, device, std::mem::take(&mut counts));
         for batch in loader.batches() {
             let batch = batch?;
-            // All ranks must stop in the same step: they ask one another while they compute.
-            let asked = u8::from(stop.asked.load(Ordering::Relaxed));
-            let asked = group.all_reduce_async(vec![asked], ReduceOp::Max);
-
             let MnistBatch { images, targets } = batch.batch;
             let output = observe::forward(|| model.forward(images));
             // Padding, at the end of a last batch, counts for nothing; and where ranks have unequal
@@ -128,14 +116,15 @@ pub(crate) fn train(
             monitor.step(batch.real, ddp.stats())?;
             step += 1;
             progress.step();
-            interrupted = asked.wait()?[0] > 0;
-            if keeper.is_due(step, interrupted) && !is_over() {
+            // After the last step there is nothing left to interrupt.
+            interrupted = interrupt.requested()?.filter(|_| step < total);
+            if keeper.is_due(step, interrupted.is_some()) && !is_over() {
                 let counts = tally.counts(&ddp)?;
                 figures.seconds = before + start.elapsed().as_secs_f64();
                 keeper.save(step, (&model, &optimizer), &loader, &figures, counts)?;
                 monitor.begin(ddp.stats());
             }
-            if interrupted {
+            if interrupted.is_some() {
                 break;
             }
         }
@@ -145,12 +134,12 @@ pub(crate) fn train(
         progress.epoch(epoch, options.epochs as usize, &counted);
         figures.epochs.push(counted);
         figures.seconds = before + start.elapsed().as_secs_f64();
-        if keeper.is_due(step, interrupted || step == total) && is_over() {
+        if keeper.is_due(step, interrupted.is_some() || step == total) && is_over() {
             // With the figures of the epoch, which the next one does not change.
             let counts = Counts::default();
             keeper.save(step, (&model, &optimizer), &loader, &figures, counts)?;
         }
-        if interrupted {
+        if interrupted.is_some() {
             break;
         }
         monitor.begin(ddp.stats());
@@ -158,7 +147,14 @@ pub(crate) fn train(
     progress.finish();
     monitor.finish()?;
 
-    conclude(worker, options, digits, &ddp, model, (figures, interrupted))
+    let outcome = conclude(worker, options, digits, &ddp, model, figures)?;
+    let interrupted =
+        interrupted.map(|why| format!("interrupted at step {step} of {total}: {why}"));
+    Ok(Outcome {
+        interrupted: interrupted.is_some(),
+        unfinished: keeper.finish(interrupted)?,
+        ..outcome
+    })
 }
 
 /// Checks the replicas, tests the model, and sums the run up.
@@ -168,7 +164,7 @@ fn conclude(
     digits: &Digits,
     ddp: &Ddp,
     model: MnistCnn,
-    (figures, interrupted): (Figures, bool),
+    figures: Figures,
 ) -> Result<Outcome, Failure> {
     let Figures {
         epochs,
@@ -195,7 +191,8 @@ fn conclude(
         samples_per_second: samples / train_seconds,
         sync_wait_fraction: waited / train_seconds,
         replicas_identical,
-        interrupted,
+        interrupted: false,
+        unfinished: None,
     })
 }
 

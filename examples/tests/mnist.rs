@@ -145,6 +145,24 @@ fn each_mistake_is_named_and_ends_with_a_failure() {
     }
 }
 
+#[test]
+fn a_log_in_a_file_has_no_escape_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    digits::write(folder.path(), 8);
+    let path = folder.path().to_str().unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_mnist"))
+        .args(["--backend", "cpu", "--epochs", "1", "--data-dir", path])
+        .args(["--output", path])
+        .env("RUST_LOG", "debug")
+        .output()
+        .unwrap();
+    assert!(run.status.success());
+    assert!(!run.stderr.is_empty(), "something was logged");
+    for text in [run.stdout, run.stderr] {
+        assert!(!text.contains(&0x1B), "{}", String::from_utf8_lossy(&text));
+    }
+}
+
 /// Process `process` of two that meet at this port.
 fn process_of_two(process: usize, port: u16, secret: &str, folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));

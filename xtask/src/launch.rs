@@ -65,8 +65,10 @@ Its output is shown line by line, with its number before each line. It reads no 
 When a process fails, the others have 2 seconds to end by themselves; then they are asked to (SIGTERM),
 and killed after 5 more. Of several that fail, the one that ended first counts: a summary shows the last
 lines of its stderr, and its exit code becomes the launcher's (128 and the number of the signal, if one
-killed it). Ctrl-C and SIGTERM are passed on. Who has not ended 30 seconds later is killed, or at once on
-the second Ctrl-C. What the processes started ends with them, unless it made a process group of its own.";
+killed it). Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are passed on, once; those that were ignored, as
+SIGHUP under nohup, stay so. Who has not ended 30 seconds later is killed, or at once on a second Ctrl-C, half
+a second or more after the first. What the processes started ends with them, unless it made a process group
+of its own.";
 
 /// Starts the processes and waits for them.
 ///

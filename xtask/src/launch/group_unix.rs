@@ -13,7 +13,7 @@ use crate::error::Error;
 use rustix::process::{
     Pid, Signal, getpgrp, getpid, kill_current_process_group, kill_process_group,
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -119,7 +119,7 @@ pub(crate) fn guard() -> Result<Infallible, Error> {
         return Err(Error::Guard);
     }
     let failed = || Error::system("guard the processes");
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(failed())?;
     }
     let mut stdout = io::stdout();

@@ -12,7 +12,7 @@
 use super::group::Group;
 use super::outcome::{Cause, End, Outcome};
 use super::output::{Stream, Tail, copy};
-use super::signals::Signals;
+use super::signals::{INTERRUPT, Signals};
 use crate::error::Error;
 use std::io;
 use std::mem;
@@ -27,8 +27,10 @@ use std::time::{Duration, Instant};
 const SETTLING: Duration = Duration::from_secs(2);
 /// How long processes have to end after they were asked to, and to be gone after they were killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-/// How long they have after the user's signal: to save their work. Who can't wait sends a second one.
+/// How long they have after the user's signal: to save their work. Who can't wait presses Ctrl-C once more.
 const SAVING: Duration = Duration::from_secs(30);
+/// The shortest time between two Ctrl-C of a person: launchers of launchers send a signal more than once.
+const SECOND_THOUGHT: Duration = Duration::from_millis(500);
 
 /// How many of the last lines of a process's stderr are kept for the summary.
 const LAST: usize = 10;
@@ -89,8 +91,10 @@ struct Job {
     until: Option<Instant>,
     phase: Phase,
     cause: Option<Cause>,
-    /// The last signal that the launcher got.
+    /// The first signal that the launcher got.
     signal: Option<i32>,
+    /// When the first Ctrl-C came.
+    ctrl_c: Option<Instant>,
     ends: Vec<End>,
     tails: Vec<Arc<Tail>>,
     kept: Arc<Tail>,
@@ -120,6 +124,7 @@ pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error
         phase: Phase::Running,
         cause: None,
         signal: None,
+        ctrl_c: None,
         ends: Vec::new(),
         tails: Vec::new(),
         kept: Arc::new(Tail::new(KEPT)),
@@ -272,7 +277,9 @@ impl Job {
                 }
             }
             Event::Signal(signal) => {
-                self.signal = Some(signal);
+                self.signal.get_or_insert(signal);
+                let again = signal == INTERRUPT
+                    && self.ctrl_c.get_or_insert_with(Instant::now).elapsed() >= SECOND_THOUGHT;
                 match self.phase {
                     Phase::Running => {
                         self.cause = Some(Cause::Signal(signal));
@@ -281,9 +288,8 @@ impl Job {
                     }
                     // They go already.
                     Phase::Settling(_) => self.terminate(),
-                    // Asked for again: at once, then.
-                    Phase::Ending(_) => self.kill(),
-                    Phase::Killed(_) => {}
+                    Phase::Ending(_) if again => self.kill(),
+                    Phase::Ending(_) | Phase::Killed(_) => {}
                 }
             }
         }

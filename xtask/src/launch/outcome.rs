@@ -81,7 +81,7 @@ pub(super) enum Cause {
 pub(super) struct Outcome {
     /// None after success.
     pub(super) cause: Option<Cause>,
-    /// The last signal that the launcher got, also when the job was ending already.
+    /// The first signal that the launcher got, also when the job was ending already.
     pub(super) signal: Option<i32>,
     /// How each process ended.
     pub(super) ends: Vec<End>,

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 /// What Ctrl-C counts as: Unix's SIGINT.
-const INTERRUPT: i32 = 2;
+pub(super) const INTERRUPT: i32 = 2;
 
 /// Whom to tell. The system takes one handler for good, so that one asks here.
 static TELL: Mutex<Option<Tell>> = Mutex::new(None);

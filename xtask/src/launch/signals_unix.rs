@@ -1,13 +1,21 @@
-//! Ctrl-C and termination, as events of the job instead of the launcher's end.
+//! Signals that ask for the end, as events of the job instead of the launcher's end: Ctrl-C, termination, a
+//! hang-up, and those with which batch systems say that the time is nearly over.
 //!
-//! A hang-up is left as it is: it ends the launcher, and so the job, unless `nohup` made it ignored.
+//! A signal that was ignored when the launcher began stays ignored, as a hang-up under `nohup`; but for Ctrl-C, which
+//! shells ignore for the background commands of scripts.
 //!
 //! Thread: one, started by [`Signals::new`] and joined by its drop. Caller: `job`.
 
 use crate::error::Error;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::{Handle, Signals as Incoming};
 use std::thread::{Builder, JoinHandle};
+
+#[path = "../../../burn-dist/src/launch/interrupt/ignored.rs"]
+mod ignored;
+
+/// The signal of Ctrl-C.
+pub(super) const INTERRUPT: i32 = SIGINT;
 
 /// Tells of signals until it is dropped.
 #[derive(Debug)]
@@ -24,7 +32,8 @@ impl Signals {
     /// When the system refuses a handler or a thread.
     pub(super) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
         let failed = || Error::system("wait for Ctrl-C");
-        let mut incoming = Incoming::new([SIGINT, SIGTERM]).map_err(failed())?;
+        let signals = ignored::heeded([SIGHUP, SIGTERM, SIGUSR1, SIGUSR2]).chain([INTERRUPT]);
+        let mut incoming = Incoming::new(signals).map_err(failed())?;
         let handle = incoming.handle();
         let thread = Builder::new()
             .name("launch-signals".into())

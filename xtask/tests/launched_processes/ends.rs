@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Process 2 fails once all have begun; the others, which have a child each, would go on for ever.
 const ONE_FAILS: &str = r"
@@ -173,23 +173,78 @@ fn signals_are_passed_on_and_leave_nothing_behind() {
 }
 
 #[test]
-fn a_second_signal_kills_at_once() {
+fn a_person_s_second_ctrl_c_kills_at_once() {
     let script = r"
-        trap 'echo asked > asked' TERM
+        trap 'echo asked > asked' INT
         echo $$ > pid.tmp; mv pid.tmp pid
         while true; do sleep 0.01; done
     ";
     let mut launch = Launch::new(1, script);
     let mut launcher = launch.start();
     let pids = launch.pids(&["pid"]);
-    launcher.signal(Signal::TERM);
+    launcher.signal(Signal::INT);
     launch.wait_for("asked");
+    // Half a second, at least, is what tells a person from a launcher.
+    std::thread::sleep(Duration::from_millis(600));
     let start = Instant::now();
-    launcher.signal(Signal::TERM);
+    launcher.signal(Signal::INT);
     let output = launcher.output();
-    assert!(start.elapsed() < GRACE);
-    assert_eq!(output.status.code(), Some(143));
+    assert!(start.elapsed() < PATIENCE);
+    assert_eq!(output.status.code(), Some(130));
     assert_gone(&pids);
+}
+
+#[test]
+fn a_launcher_s_repeated_signals_leave_time_to_save() {
+    for (signal, name, code) in [
+        (Signal::TERM, "TERM", 143),
+        (Signal::INT, "INT", 130),
+        (Signal::USR1, "USR1", 138),
+        (Signal::HUP, "HUP", 129),
+    ] {
+        let script = format!(
+            r"
+            trap 'echo asked > asked; until [ -e go ]; do sleep 0.01; done; sleep 0.2; echo saved; exit 3' {name}
+            echo $$ > pid.tmp; mv pid.tmp pid
+            while true; do sleep 0.01; done
+            "
+        );
+        let mut launch = Launch::new(1, &script);
+        let mut launcher = launch.start();
+        launch.wait_for("pid");
+        launcher.signal(signal);
+        launcher.signal(signal);
+        launch.wait_for("asked");
+        launcher.signal(Signal::TERM);
+        fs::write(launch.folder.path().join("go"), "").unwrap();
+        let output = launcher.output();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(text(&output.stdout), "[0] saved\n", "{name}");
+    }
+}
+
+#[test]
+fn a_hang_up_that_nohup_ignores_is_survived() {
+    let script =
+        "echo $$ > pid.tmp; mv pid.tmp pid; until [ -e go ]; do sleep 0.01; done; echo done";
+    let mut launch = Launch::new(1, script);
+    let mut nohup = Command::new("nohup");
+    nohup
+        .arg(launch.command.get_program())
+        .args(launch.command.get_args())
+        .current_dir(launch.folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    launch.command = nohup;
+    let mut launcher = launch.start();
+    launch.wait_for("pid");
+    launcher.signal(Signal::HUP);
+    launcher.signal(Signal::HUP);
+    fs::write(launch.folder.path().join("go"), "").unwrap();
+    let output = launcher.output();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output.stdout), "[0] done\n");
 }
 
 #[test]
