@@ -9,7 +9,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
+use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Launcher, Worker, launch};
 use burn_dist::{Departure, Error, JobConfig, ReduceOp, random};
 
@@ -186,6 +188,51 @@ fn a_mismatch_is_reported_as_itself() {
     };
     let error = launch(devices(2), run).unwrap_err();
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+}
+
+#[test]
+fn a_mismatch_names_the_call_of_the_program() {
+    let run = |worker: Worker| -> Result<(), Error> {
+        let ddp = DdpConfig::new().init(worker.group())?;
+        let model = ddp.attach(LinearConfig::new(2, 1).init(worker.device()))?;
+        if worker.rank() == 1 {
+            return ddp.verify_replicas(&model).map(drop);
+        }
+        ddp.weight(1.0).map(drop)
+    };
+    let error = launch(vec![Device::flex().autodiff(); 2], run).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    let text = error.to_string();
+    for call in [" in Ddp::verify_replicas", " in Ddp::weight"] {
+        assert!(text.contains(call), "{text}");
+    }
+}
+
+#[test]
+fn an_error_of_the_library_that_caused_another_keeps_its_kind() {
+    #[derive(Debug)]
+    struct Training(Error);
+    impl std::fmt::Display for Training {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("training")
+        }
+    }
+    impl std::error::Error for Training {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let run = |worker: Worker| -> Result<(), Training> {
+        if worker.rank() == 1 {
+            return Err(Training(Error::Data {
+                message: "no samples".into(),
+            }));
+        }
+        worker.group().barrier().map_err(Training)
+    };
+    let error = launch(devices(2), run).unwrap_err();
+    assert!(matches!(error, Error::Data { .. }), "{error}");
+    assert_eq!(error.to_string(), "data: rank 1: no samples");
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
     /// [`duplicate`](ProcessGroup::duplicate) of the group.
     #[must_use]
     pub fn group(mut self, group: &ProcessGroup) -> Self {
-        self.group = Some(group.clone());
+        self.group = Some(group.within("ShardedLoader::batches"));
         self.shard = Some((group.rank(), group.world_size()));
         self
     }

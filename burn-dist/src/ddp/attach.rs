@@ -56,7 +56,7 @@ pub(super) fn attach<M: Module>(
     let parameters = Arc::new(parameters);
     let reducer = Reducer::start(
         config.clone(),
-        group.clone(),
+        group.within("Ddp::synchronize"),
         Arc::clone(&parameters),
         route,
         usage.lane(),

@@ -50,7 +50,7 @@ impl Ddp {
         }
         let mut averager = Averager {
             known,
-            group: &self.control,
+            group: &self.control.within("Ddp::average_buffers"),
             path: Path::default(),
             failed: None,
         };

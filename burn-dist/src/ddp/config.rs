@@ -82,7 +82,11 @@ impl DdpConfig {
         }
         // Groups of its own, so that the reducer's operations never mix with the user's, or with calls that
         // the replica's thread makes while the reducer is at work.
-        let (group, control) = (group.duplicate()?, group.duplicate()?);
+        let own = || {
+            let own = group.duplicate();
+            own.map(|own| own.within("Ddp::synchronize"))
+        };
+        let (group, control) = (own()?, own()?);
         Ok(Ddp {
             config: self.clone(),
             group,

@@ -188,7 +188,8 @@ impl Ddp {
             return Err(self
                 .order("a model is attached already; make another Ddp for a second model".into()));
         }
-        let (model, attached) = attach::attach(&self.config, &self.group, &model)?;
+        let (model, attached) =
+            attach::attach(&self.config, &self.group.within("Ddp::attach"), &model)?;
         // Nothing else sets it but a second `attach` that runs at the same time.
         self.attached
             .set(attached)
@@ -206,7 +207,12 @@ impl Ddp {
         let Attached {
             parameters, usage, ..
         } = self.attached()?;
-        replicas::verify(&self.control, parameters, usage.key(), model)
+        replicas::verify(
+            &self.control.within("Ddp::verify_replicas"),
+            parameters,
+            usage.key(),
+            model,
+        )
     }
 
     /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.

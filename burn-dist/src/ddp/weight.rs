@@ -43,7 +43,9 @@ impl Ddp {
         }
         let ranks = self.control.ranks();
         let mut counts = vec![0.0; ranks.len()];
-        self.control.all_gather(&[count], &mut counts)?;
+        self.control
+            .within("Ddp::weight")
+            .all_gather(&[count], &mut counts)?;
         let weight = share(&counts, self.control.rank());
         let weight = weight.map_err(|(rank, message)| Error::InvalidArgument {
             rank: ranks[rank],

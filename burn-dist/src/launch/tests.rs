@@ -65,7 +65,7 @@ fn an_error_that_a_worker_returns_is_told_and_not_its_fault() {
     .unwrap_err();
     let failed = matches!(
         &error,
-        Error::Worker { rank: 1, reason: Departure::Failed(message) } if &**message == "no batch is left"
+        Error::Worker { rank: 1, reason: Departure::Failed(message), .. } if &**message == "no batch is left"
     );
     assert!(failed, "{error}");
     let seen = seen.into_inner().unwrap();

@@ -43,7 +43,7 @@ impl Here {
     pub(super) fn now(own: Option<&ProcessGroup>) -> Self {
         let mut here = HERE.with_borrow(Clone::clone);
         if let Some(group) = own {
-            here.group = Some(group.clone());
+            here.group = Some(group.within("SyncBatchNorm"));
         }
         here
     }
@@ -100,7 +100,7 @@ pub(crate) struct Entered(());
 pub(crate) fn enter(group: &ProcessGroup) -> Entered {
     HERE.with_borrow_mut(|here| {
         *here = Here {
-            group: Some(group.clone()),
+            group: Some(group.within("SyncBatchNorm")),
             samples: None,
             counts: true,
         };

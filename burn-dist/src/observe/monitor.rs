@@ -77,7 +77,7 @@ impl StepMonitor {
     /// The group's own.
     pub fn new(group: &ProcessGroup) -> Result<Self> {
         // A group of its own, so that its operations never mix with the user's.
-        let group = group.duplicate()?;
+        let group = group.duplicate()?.within("StepMonitor::step");
         Ok(Self {
             since: Instant::now(),
             stats: SyncStats::default(),

@@ -37,7 +37,9 @@ pub(super) fn look_ahead(
         count,
         f64::from(u8::from(interrupter.should_stop())),
     ];
-    group.all_reduce(&mut sums, ReduceOp::Sum)?;
+    group
+        .within("a pass of burn-train")
+        .all_reduce(&mut sums, ReduceOp::Sum)?;
     let [batches, samples, count, stop] = sums;
     Ok(Ahead {
         batches: batches > 0.0,
@@ -79,7 +81,9 @@ pub(super) fn same_settings(group: &ProcessGroup, settings: &[Setting]) -> Resul
 /// Whether any rank says so.
 pub(super) fn any(group: &ProcessGroup, here: bool) -> Result<bool> {
     let mut count = [i64::from(here)];
-    group.all_reduce(&mut count, ReduceOp::Sum)?;
+    group
+        .within("a pass of burn-train")
+        .all_reduce(&mut count, ReduceOp::Sum)?;
     Ok(count[0] > 0)
 }
 
