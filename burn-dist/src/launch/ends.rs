@@ -58,7 +58,7 @@ impl Ends {
         &self,
         failure: impl Fn() -> Option<Error>,
         grace: Duration,
-    ) -> Result<(), Stuck> {
+    ) -> Option<Stuck> {
         let mut failed: Option<(Instant, Error)> = None;
         let mut told = false;
         loop {
@@ -67,12 +67,12 @@ impl Ends {
             }
             let running = self.lock();
             if running.is_empty() {
-                return Ok(());
+                return None;
             }
             if let Some((since, error)) = &failed {
                 let passed = since.elapsed();
                 if passed >= grace {
-                    return Err(Stuck {
+                    return Some(Stuck {
                         ranks: running.clone(),
                         error: error.clone(),
                     });

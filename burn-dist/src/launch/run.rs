@@ -76,7 +76,7 @@ impl Run {
 
     /// Waits for the ranks. A failure of the group of all ranks is the run's too, though none here has ended
     /// with it: it may have begun in another process.
-    pub(super) fn wait(&self) -> Result<(), Stuck> {
+    pub(super) fn wait(&self) -> Option<Stuck> {
         let group = || self.all.as_ref()?.failure();
         self.ends
             .wait(|| self.failures.first().or_else(group), self.grace)

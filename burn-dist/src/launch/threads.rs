@@ -278,8 +278,8 @@ impl Launcher {
                     Err(error) => run.not_started(&place, &error),
                 }
             }
-            if let Err(stuck) = run.wait() {
-                self.report(&run, &stuck, "they are waited for");
+            if let Some(stuck) = run.wait() {
+                self.report(run, &stuck, "they are waited for");
             }
             let joined = ranks.into_iter().map(|rank| rank.join().ok().flatten());
             joined.collect::<Option<Vec<R>>>()
@@ -331,7 +331,7 @@ impl Launcher {
                 starter.not_started(&place, &error);
             }
         }
-        if let Err(stuck) = run.wait() {
+        if let Some(stuck) = run.wait() {
             self.report(&run, &stuck, "their threads are left behind");
             return Err(run.failures.first().unwrap_or(stuck.error));
         }

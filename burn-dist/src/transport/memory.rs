@@ -308,7 +308,9 @@ impl Network for MemoryNetwork {
     fn forget(&self, groups: &[u64]) {
         let mut state = lock(&self.hub.state);
         let gone = &mut state.gone[self.process];
-        groups.iter().for_each(|group| gone.add(*group));
+        for group in groups {
+            gone.add(*group);
+        }
         state
             .mail
             .retain(|(_, to, tag), _| *to != self.process || !groups.contains(&tag.group));

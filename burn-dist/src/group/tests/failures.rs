@@ -15,7 +15,8 @@ use super::support::failures::{
 use super::support::on_groups;
 use super::{HEARTBEAT, LAYOUTS, job, job_on, on_job};
 use crate::transport::memory::networks;
-use crate::transport::network::{Lost, Network, Watcher};
+use crate::transport::network::{Lost, Network, Tag, Watcher};
+use crate::transport::processes::{Failure, Notice, Spans};
 use crate::{Departure, Error, ProcessGroup, ReduceOp, Result};
 
 #[test]
@@ -207,6 +208,37 @@ fn an_abort_ends_an_asynchronous_call_that_its_rank_has_not_come_to() {
 fn a_failed_rank_ends_an_asynchronous_call_that_it_has_not_come_to() {
     let reason = Departure::Failed("no batch is left".into());
     end_before_an_asynchronous_call(|group| group.leave(&reason), "no batch is left");
+}
+
+#[test]
+fn a_failure_elsewhere_ends_an_operation_that_was_to_come_to_its_end() {
+    let networks = networks(3, HEARTBEAT);
+    let fail = |process: usize, done: &Spans| {
+        let message = "enough".into();
+        let rank = process;
+        let failure = Failure::new(&Error::Aborted { rank, message }, rank);
+        let notice = Notice::failed(failure, done, false).encode(0).unwrap();
+        networks[process].notify(&notice);
+    };
+    let groups = ProcessGroup::world(networks[1].clone(), &[1, 1, 1]).unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| groups[0].barrier().unwrap_err());
+        // It waits for the others once it has sent what is theirs.
+        let tag = Tag {
+            group: 0,
+            sequence: 0,
+            part: 0,
+        };
+        let soon = Instant::now() + Duration::from_mins(1);
+        networks[0].receive(1, tag, soon).unwrap();
+        // Process 0 has done the barrier, so process 2 has come to it; then that failed on its own.
+        let mut done = Spans::default();
+        done.insert(0);
+        fail(0, &done);
+        fail(2, &Spans::default());
+        let error = waits.join().unwrap();
+        assert!(matches!(error, Error::Aborted { rank: 0, .. }), "{error}");
+    });
 }
 
 /// The ranks of a job that has a launcher.

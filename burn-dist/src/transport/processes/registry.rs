@@ -228,7 +228,9 @@ mod tests {
         drop(gone);
         registry.register(2, &Arc::new(Counting::default()));
         tell(3);
-        (0..EARLY_LIMIT).for_each(|_| tell(1));
+        for _ in 0..EARLY_LIMIT {
+            tell(1);
+        }
         let made = Arc::new(Counting::default());
         registry.register(3, &made);
         assert_eq!(made.0.load(Ordering::Relaxed), 1);

@@ -62,7 +62,9 @@ mod tests {
     #[test]
     fn only_the_first_of_many_spans_travel() {
         let mut spans = Spans::default();
-        (0..1000).for_each(|number| spans.insert(2 * number));
+        for number in 0..1000 {
+            spans.insert(2 * number);
+        }
         let told = spans.shortened();
         assert!(told.contains(0) && told.contains(510) && !told.contains(512));
     }

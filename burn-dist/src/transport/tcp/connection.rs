@@ -262,7 +262,9 @@ impl Connection {
     /// Drops the messages of these groups, those that still come too.
     pub(super) fn forget(&self, groups: &[u64]) {
         let mut state = lock(&self.state);
-        groups.iter().for_each(|group| state.gone.add(*group));
+        for group in groups {
+            state.gone.add(*group);
+        }
         state.mail.retain(|tag, _| !groups.contains(&tag.group));
     }
 

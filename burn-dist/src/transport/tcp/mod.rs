@@ -245,7 +245,9 @@ impl Network for TcpNetwork {
     }
 
     fn forget(&self, groups: &[u64]) {
-        self.all().for_each(|connection| connection.forget(groups));
+        for connection in self.all() {
+            connection.forget(groups);
+        }
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {

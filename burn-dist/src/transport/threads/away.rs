@@ -101,8 +101,9 @@ impl Drop for Locked<'_> {
             self.meeting.tell();
         }
         if let Some(failure) = failure {
-            let tell = |orphan: Arc<Meeting>| orphan.orphaned(failure.clone());
-            orphans.into_iter().for_each(tell);
+            for orphan in orphans {
+                orphan.orphaned(failure.clone());
+            }
         }
     }
 }

@@ -85,7 +85,11 @@ impl Fabric for Endless {
             devices.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut all = given[number].iter().flatten();
             let mut sum = all.next().unwrap().clone();
-            all.for_each(|one| sum.iter_mut().zip(one).for_each(|(sum, one)| *sum += one));
+            for one in all {
+                for (sum, one) in sum.iter_mut().zip(one) {
+                    *sum += one;
+                }
+            }
             Tensor::<1>::from_floats(&sum[..], &Device::flex()).into_dispatch()
         })
     }

@@ -44,7 +44,9 @@ pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
     let call = Arc::new(call.clone());
     let failed = |error: Error| {
         let mut done = Spans::default();
-        [0, 1, 3].into_iter().for_each(|number| done.insert(number));
+        for number in [0, 1, 3] {
+            done.insert(number);
+        }
         let notice = Notice::failed(Failure::new(&error, 3), &done, true);
         notice.encode(9).unwrap()
     };

@@ -9,7 +9,9 @@ use crate::error::{Call, Detail, Error};
 
 fn round_trip(error: &Error) -> Error {
     let mut done = Spans::default();
-    [0, 1, 4].into_iter().for_each(|number| done.insert(number));
+    for number in [0, 1, 4] {
+        done.insert(number);
+    }
     let bytes = Notice::failed(Failure::new(error, 3), &done, true);
     let bytes = bytes.encode(9).unwrap();
     match Letter::decode(&bytes).unwrap() {
