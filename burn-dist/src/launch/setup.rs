@@ -55,7 +55,7 @@ impl Launcher {
             heartbeat,
         };
         let records = self.folder(u128::from_be_bytes(number));
-        let mut gone = || match store.gone() {
+        let mut gone = || match store.gone(deadline) {
             Ok(None) => None,
             Ok(Some(process)) => Some(JoinFailure::Gone {
                 process,

@@ -215,3 +215,21 @@ fn a_process_that_never_starts_is_named() {
         }
     }
 }
+
+#[test]
+fn a_process_that_is_killed_while_others_join_is_told_to_them_at_once() {
+    // Process 2 never comes, and the others would wait for it for a minute.
+    let mut job = Plan::new("loop", &LAYOUT).without(2).start();
+    for process in [0, 1] {
+        job.wait_until_told_with(process, "entered the job");
+    }
+    let start = Instant::now();
+    job.signal(1, Signal::KILL);
+    let end = job.wait_for_ends(&[0]);
+    // Process 0 stays for a few seconds, so that process 2 would hear of it if it came now.
+    assert_within(AT_ONCE + Duration::from_secs(6), start, end, &job);
+    let failed = job.told(0).find(|line| line.starts_with("failed: "));
+    let failed = failed.unwrap_or_else(|| panic!("{}", job.report()));
+    let expected = "process 1 ended before all processes had joined";
+    assert!(failed.contains(expected), "{failed}");
+}

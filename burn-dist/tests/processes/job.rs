@@ -213,7 +213,6 @@ impl Job {
     }
 
     /// Waits until a process has told a line with these words.
-    #[cfg(target_os = "linux")]
     #[track_caller]
     pub(crate) fn wait_until_told_with(&mut self, process: usize, words: &str) -> Instant {
         self.wait_for_line(process, words, |line| line.contains(words))

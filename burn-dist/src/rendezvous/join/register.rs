@@ -176,8 +176,8 @@ impl Entry {
     ) -> Result<Verdict, JoinFailure> {
         let mut remind = REMIND;
         loop {
-            let until = deadline.min(Instant::now() + SLICE);
-            match store.wait("verdict", until) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match store.wait_for("verdict", SLICE.min(left), deadline) {
                 Ok(bytes) => return decode(&bytes),
                 Err(StoreError::Late(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -185,7 +185,7 @@ impl Entry {
             let late = Instant::now() >= deadline;
             // Process 0 looks after the others, and reminds for all.
             if self.process == 0
-                && let Some(process) = store.gone()?
+                && let Some(process) = store.gone(deadline)?
             {
                 let reason = None;
                 return publish(store, &Verdict::Gone { process, reason });

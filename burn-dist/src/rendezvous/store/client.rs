@@ -128,9 +128,20 @@ impl StoreClient {
     /// deadline.
     pub(crate) fn wait(&mut self, key: &str, deadline: Instant) -> Result<Vec<u8>, StoreError> {
         let left = deadline.saturating_duration_since(Instant::now());
+        self.wait_for(key, left, deadline)
+    }
+
+    /// As [`wait`](Self::wait), but the server waits for the value no longer than `time`; a server that is busy
+    /// may answer as late as the deadline.
+    pub(crate) fn wait_for(
+        &mut self,
+        key: &str,
+        time: Duration,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, StoreError> {
         let request = Request::Wait {
             key: key.to_owned(),
-            milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            milliseconds: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
         };
         match self.ask(&request, deadline)? {
             Reply::Value(Some(value)) => Ok(value),
@@ -185,10 +196,14 @@ impl StoreClient {
         }
     }
 
-    /// The first process that ended without having left, if one has.
-    pub(crate) fn gone(&mut self) -> Result<Option<usize>, StoreError> {
-        let Some(value) = self.get(GONE)? else {
-            return Ok(None);
+    /// The first process that ended without having left, if one has. A server that is busy may answer as late
+    /// as the deadline.
+    pub(crate) fn gone(&mut self, deadline: Instant) -> Result<Option<usize>, StoreError> {
+        let key = GONE.to_owned();
+        let value = match self.ask(&Request::Get { key }, deadline)? {
+            Reply::Value(Some(value)) => value,
+            Reply::Value(None) => return Ok(None),
+            other => return Err(self.unexpected(&other)),
         };
         match <[u8; 8]>::try_from(value) {
             Ok(number) => Ok(usize::try_from(u64::from_le_bytes(number)).ok()),

@@ -31,6 +31,9 @@ pub(crate) struct Place {
     pub(crate) heartbeat: Duration,
 }
 
+/// Says why not all processes will come, once that is known.
+pub(crate) type Alarm<'a> = dyn FnMut() -> Option<JoinFailure> + Send + 'a;
+
 /// Connects this process with all others. When it returns, every process has all its connections.
 ///
 /// # Errors
@@ -41,7 +44,7 @@ pub(crate) struct Place {
 pub(crate) fn connect(
     place: Place,
     deadline: Instant,
-    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+    alarm: &mut Alarm<'_>,
 ) -> Result<Arc<TcpNetwork>> {
     let process = place.process;
     let address = place.addresses.get(process).map(ToString::to_string);
@@ -60,7 +63,7 @@ pub(crate) fn connect(
 fn bring_up(
     place: Place,
     deadline: Instant,
-    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+    alarm: &mut Alarm<'_>,
 ) -> Result<Arc<TcpNetwork>, JoinFailure> {
     let start = Instant::now();
     let gathered = gather(&place, deadline, alarm)?;

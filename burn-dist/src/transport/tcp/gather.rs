@@ -7,6 +7,7 @@
 //! are heard at once: for one more, the one that has been at it longest goes.
 //!
 //! Threads: the caller's accepts; `burn-dist-connect-<process>-<peer>` connects to one process;
+//! `burn-dist-alarm-<process>` asks whether all will come;
 //! `burn-dist-newcomer-<process>` hears one newcomer out. All end before [`gather`] returns.
 //!
 //! Callers: `connect`.
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::connect::{Place, refused, unconnected};
+use super::connect::{Alarm, Place, refused, unconnected};
 use crate::control;
 use crate::error::JoinFailure;
 use crate::rendezvous::auth::{HELLO, Role, authenticate};
@@ -64,23 +65,24 @@ pub(super) struct Gathered {
 pub(super) fn gather(
     place: &Place,
     deadline: Instant,
-    alarm: &mut dyn FnMut() -> Option<JoinFailure>,
+    alarm: &mut Alarm<'_>,
 ) -> Result<Gathered, JoinFailure> {
     let start = Instant::now();
     let port = Port::new(place, deadline);
-    let done = thread::scope(|scope| {
-        let done = port.gather(scope, alarm);
+    let all = &port;
+    let done = thread::scope(move |scope| {
+        let done = all.gather(scope, alarm);
         // In any case: what is still under way ends now, so that the scope can.
-        port.stop();
+        all.stop();
         done
     });
-    let alarmed = done.map_err(|error| refused("to connect with the other processes", &error))?;
-    if let Some(failure) = alarmed {
-        return Err(failure);
-    }
+    done.map_err(|error| refused("to connect with the other processes", &error))?;
     let rejected = port.ledger.counts();
     let state = port.state.into_inner();
     let state = state.unwrap_or_else(PoisonError::into_inner);
+    if let Some(failure) = state.alarmed {
+        return Err(failure);
+    }
     let others = (0..state.streams.len()).filter(|&other| other != place.process);
     let missing: Vec<_> = others
         .filter(|&other| state.streams[other].is_none())
@@ -123,6 +125,8 @@ struct State {
     newcomers: VecDeque<Newcomer>,
     newcomers_ever: u64,
     stopped: bool,
+    /// Why not all will come.
+    alarmed: Option<JoinFailure>,
 }
 
 /// Who is being heard.
@@ -135,6 +139,10 @@ struct Newcomer {
 }
 
 impl State {
+    fn is_over(&self, process: usize) -> bool {
+        self.alarmed.is_some() || self.complete(process)
+    }
+
     fn complete(&self, process: usize) -> bool {
         let mut others = self
             .streams
@@ -164,6 +172,7 @@ impl<'p> Port<'p> {
                 newcomers: VecDeque::new(),
                 newcomers_ever: 0,
                 stopped: false,
+                alarmed: None,
             }),
             stopped: Condvar::new(),
             heard: Condvar::new(),
@@ -172,26 +181,18 @@ impl<'p> Port<'p> {
     }
 
     /// Returns when all are there, the deadline has passed, or the alarm says why not all will come.
-    fn gather<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        alarm: &mut dyn FnMut() -> Option<JoinFailure>,
-    ) -> io::Result<Option<JoinFailure>> {
+    fn gather<'s>(&'s self, scope: &'s Scope<'s, '_>, alarm: &'s mut Alarm<'_>) -> io::Result<()> {
         let process = self.place.process;
         for peer in 0..process {
             thread::Builder::new()
                 .name(format!("burn-dist-connect-{process}-{peer}"))
                 .spawn_scoped(scope, move || self.call(peer))?;
         }
+        thread::Builder::new()
+            .name(format!("burn-dist-alarm-{process}"))
+            .spawn_scoped(scope, move || self.listen_to(alarm))?;
         self.place.listener.set_nonblocking(true)?;
-        let mut listen_to_alarm = Instant::now() + ALARM;
-        while Instant::now() < self.deadline && !lock(&self.state).complete(process) {
-            if Instant::now() >= listen_to_alarm {
-                if let Some(failure) = alarm() {
-                    return Ok(Some(failure));
-                }
-                listen_to_alarm = Instant::now() + ALARM;
-            }
+        while Instant::now() < self.deadline && !lock(&self.state).is_over(process) {
             match self.place.listener.accept() {
                 Ok((stream, address)) => self.admit(scope, stream, address),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -204,7 +205,17 @@ impl<'p> Port<'p> {
                 }
             }
         }
-        Ok(None)
+        Ok(())
+    }
+
+    /// Asks the alarm now and then.
+    fn listen_to(&self, alarm: &mut Alarm<'_>) {
+        while self.pause(ALARM) {
+            if let Some(failure) = alarm() {
+                lock(&self.state).alarmed = Some(failure);
+                return;
+            }
+        }
     }
 
     /// Ends all attempts.

@@ -151,7 +151,7 @@ fn a_process_that_leaves_in_good_order_is_not_gone() {
         let mut first = join(&process(0, 2, &master).listener(listener), 1).unwrap();
         let other = other.join().unwrap().unwrap();
         other.store.leave().unwrap();
-        assert_eq!(first.store.gone(), Ok(None));
+        assert_eq!(first.store.gone(Instant::now()), Ok(None));
     });
 }
 
@@ -193,4 +193,27 @@ fn a_process_that_fails_before_it_joins_tells_all() {
         });
         assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     }
+}
+
+#[test]
+fn a_rank_0_that_torchrun_put_on_another_machine_says_what_to_tell_torchrun() {
+    let variables = [
+        ("RANK", "0"),
+        ("WORLD_SIZE", "2"),
+        ("MASTER_ADDR", "192.0.2.1"),
+        ("MASTER_PORT", "29500"),
+        ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+        ("BURN_DIST_SECRET", "0123456789abcdef"),
+    ];
+    let job = JobConfig::from_variables(&|name| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.into())
+    });
+    let failure = failure(join(&job.unwrap().unwrap(), 1));
+    assert!(matches!(failure, JoinFailure::Listen(_)), "{failure}");
+    let text = failure.to_string();
+    assert!(
+        text.contains("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+        "{text}"
+    );
 }

@@ -173,3 +173,19 @@ fn the_port_is_closed_when_all_are_there() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     close_all(&[first, second]);
 }
+
+#[test]
+fn a_process_that_is_known_to_be_gone_is_not_waited_for() {
+    let (first, _second) = two_places();
+    let gone = JoinFailure::Gone {
+        process: 1,
+        reason: None,
+    };
+    let start = Instant::now();
+    let error = connect(first, soon(), &mut || Some(gone.clone())).unwrap_err();
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    let Error::Rendezvous { failure, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(failure, gone);
+}
