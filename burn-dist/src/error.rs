@@ -261,10 +261,6 @@ impl WorkerError {
 
     /// The user's error itself, so that it can be downcast. The derived `source` calls this, in place of
     /// `thiserror`'s own method of this name, which would give the [`Arc`].
-    #[expect(
-        clippy::wrong_self_convention,
-        reason = "the name is that of the derived code"
-    )]
     fn as_dyn_error(&self) -> &(dyn std::error::Error + 'static) {
         &*self.0
     }

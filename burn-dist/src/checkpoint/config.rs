@@ -146,7 +146,7 @@ impl CheckpointConfig {
                 Some(found.restore(group, own)?)
             }
         };
-        let checkpoints = Checkpoints::new(group.clone(), folder, self.disk_timeout);
+        let checkpoints = Checkpoints::new(group, folder, self.disk_timeout);
         Ok((checkpoints, restored))
     }
 

@@ -54,7 +54,11 @@ struct Part {
 }
 
 impl Checkpoints {
-    pub(super) fn new(group: ProcessGroup, folder: Option<Folder>, disk_timeout: Duration) -> Self {
+    pub(super) fn new(
+        group: &ProcessGroup,
+        folder: Option<Folder>,
+        disk_timeout: Duration,
+    ) -> Self {
         Self {
             disk: folder.map(|folder| Disk::new(folder, disk_timeout)),
             group: group.within("Checkpoints::save"),
@@ -316,7 +320,7 @@ mod tests {
             ..FileSystem::SYSTEM
         });
         let group = ProcessGroup::single();
-        let mut checkpoints = Checkpoints::new(group, Some(folder), Duration::ZERO);
+        let mut checkpoints = Checkpoints::new(&group, Some(folder), Duration::ZERO);
         for step in 1..=2 {
             let saved = checkpoints.save(checkpoints.snapshot(step)).unwrap();
             let Saved::Failed(error) = saved else {

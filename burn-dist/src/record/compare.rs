@@ -48,6 +48,7 @@ struct Other {
 
 /// What a rank does about an operation in which others wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a report has few")]
 enum What {
     /// It has not come to it.
     Behind {
