@@ -9,6 +9,7 @@
 
 use super::hook::{HOOK, Leaf};
 use super::parameters::{Parameters, Path};
+use super::usage;
 use burn::backend::autodiff::NodeId;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -65,8 +66,10 @@ pub(super) struct Collected {
     pub(super) places: Vec<Option<usize>>,
     /// For each parameter, the gradients that were left, flattened.
     pub(super) gradients: Vec<Vec<Tensor<1>>>,
-    /// For each parameter, its leaves.
+    /// For each parameter, its leaves: those of its places that are trained.
     pub(super) leaves: Vec<Vec<NodeId>>,
+    /// For each parameter, whether it is in several places, and trained in one.
+    pub(super) trained_beside: Vec<bool>,
 }
 
 /// Finds the parameters of the accounts `key` in a model, and takes their gradients. The error says what
@@ -84,6 +87,7 @@ pub(super) fn collect<M: Module>(
         places: Vec::with_capacity(visited.len()),
         gradients: (0..count).map(|_| Vec::new()).collect(),
         leaves: vec![Vec::new(); count],
+        trained_beside: vec![false; count],
     };
     for visited in &visited {
         let of_path = || {
@@ -95,17 +99,29 @@ pub(super) fn collect<M: Module>(
         collected.places.push(parameter);
     }
     check_complete(parameters, &base, &collected.places, &visited)?;
+    let mut places = vec![0; count];
+    let mut givers: Vec<Option<String>> = vec![None; count];
     for (visited, &place) in visited.into_iter().zip(&collected.places) {
         match place {
             Some(parameter) => {
                 check_place(parameters, parameter, &visited)?;
+                places[parameter] += 1;
+                if visited.gradient.is_some() && !parameters.entries[parameter].tied {
+                    check_giver(
+                        givers[parameter].replace(visited.path.clone()),
+                        &visited.path,
+                    )?;
+                }
                 collected.leaves[parameter].extend(visited.leaf);
                 collected.gradients[parameter].extend(visited.gradient);
             }
-            None if visited.gradient.is_some() && visited.hook.is_none() => {
+            // A hook whose Ddp is gone is as good as none.
+            None if visited.gradient.is_some()
+                && visited.hook.is_none_or(|(key, _)| !usage::is_open(key)) =>
+            {
                 return Err(format!(
-                    "`{}` is trained and was not there when the model was attached; add parameters first, \
-                     then attach",
+                    "`{}` is trained and was not there when the model was attached, or its own Ddp is gone; add \
+                     parameters first, then attach",
                     visited.path
                 ));
             }
@@ -113,7 +129,24 @@ pub(super) fn collect<M: Module>(
             None => {}
         }
     }
+    for (beside, (places, leaves)) in collected
+        .trained_beside
+        .iter_mut()
+        .zip(places.into_iter().zip(&collected.leaves))
+    {
+        *beside = places > 1 && !leaves.is_empty();
+    }
     Ok(collected)
+}
+
+/// Refuses gradients of two copies of a parameter.
+fn check_giver(earlier: Option<String>, path: &str) -> Result<(), String> {
+    earlier.map_or(Ok(()), |earlier| {
+        Err(format!(
+            "`{earlier}` and `{path}` are copies of one attached parameter, and both got gradients; freeze the \
+             copy that is not to be trained, or attach each to a Ddp of its own"
+        ))
+    })
 }
 
 /// Marks the parameters that have hooks of these accounts.

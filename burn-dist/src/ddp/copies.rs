@@ -9,6 +9,7 @@
 
 use super::Ddp;
 use super::buffers::is_buffer;
+use super::hook::PassId;
 use super::usage::Scope;
 use super::values::{Replacer, Values};
 use crate::error::Result;
@@ -30,7 +31,7 @@ impl Ddp {
         model: &M,
         copy: &M,
     ) -> Result<GradientsParams> {
-        let passes = self.attached()?.usage.open_passes();
+        let passes = self.only_pass()?;
         self.settle(&mut grads, &passes, model, copy)
     }
 
@@ -45,8 +46,26 @@ impl Ddp {
             let _scope = usage.enter(Scope::Keep);
             pass()
         };
-        self.keep(grads, &usage.open_passes(), model)?;
+        self.keep(grads, &self.only_pass()?, model)?;
         Ok(result)
+    }
+
+    /// The passes that gathered gradients may be of. Where there are several, the caller may have used some of them
+    /// for something else, so what it gives is all there is: no hook may have taken any away.
+    fn only_pass(&self) -> Result<Vec<PassId>> {
+        let usage = &self.attached()?.usage;
+        let passes = usage.open_passes();
+        if passes.len() > 1 {
+            if usage.in_step() {
+                let message = "backward ran several times in one `TrainStep::step`, and once in those before; run \
+                               it as often from the first step on";
+                let error = self.order(message.into());
+                self.group.abort(&error.to_string());
+                return Err(error);
+            }
+            usage.never_hand_over();
+        }
+        Ok(passes)
     }
 
     /// Drops what [`keep_gathered`](Self::keep_gathered) kept and no step has taken.

@@ -68,7 +68,6 @@ pub(super) type PassId = u64;
 pub(super) trait GradientSink: fmt::Debug + Send + Sync {
     /// The forward pass reads this parameter: returns the anchor that gives this use its depth in the graph; none
     /// if gradients are nobody's business any more.
-    /// graph.
     fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>>;
 
     /// The forward pass has read this leaf as the parameter.

@@ -269,6 +269,7 @@ mod tests {
             device: Device::flex(),
             buffer: false,
             hooked: true,
+            tied: false,
         }
     }
 

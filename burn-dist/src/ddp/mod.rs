@@ -135,6 +135,12 @@ impl Drop for Ddp {
                     message,
                 });
             }
+            if attached.usage.keeps() {
+                tracing::warn!(
+                    rank = self.group.global_rank(),
+                    "gradients that `no_sync` kept were dropped with their Ddp: no `synchronize` came after them"
+                );
+            }
             let mid_step = attached.usage.in_step();
             attached.usage.close();
             attached.reducer.stop(mid_step);
@@ -185,8 +191,10 @@ impl Ddp {
     )]
     pub fn attach<M: Module>(&self, model: M) -> Result<M> {
         if self.attached.get().is_some() {
-            return Err(self
-                .order("a model is attached already; make another Ddp for a second model".into()));
+            let message = "a model is attached already; make another Ddp for a second model";
+            let error = self.order(message.into());
+            self.group.abort(&error.to_string());
+            return Err(error);
         }
         let (model, attached) =
             attach::attach(&self.config, &self.group.within("Ddp::attach"), &model)?;
@@ -207,12 +215,10 @@ impl Ddp {
         let Attached {
             parameters, usage, ..
         } = self.attached()?;
-        replicas::verify(
-            &self.control.within("Ddp::verify_replicas"),
-            parameters,
-            usage.key(),
-            model,
-        )
+        let control = self.control.within("Ddp::verify_replicas");
+        let verified = replicas::verify(&control, parameters, usage.key(), model);
+        // The others wait for a rank that could not read its model.
+        verified.inspect_err(|error| control.abort(&error.to_string()))
     }
 
     /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.

@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) buffer: bool,
     /// Whether it has a hook: not, if it has another reparameterization.
     pub(super) hooked: bool,
+    /// Whether it is in several places of the model.
+    pub(super) tied: bool,
 }
 
 impl Entry {
@@ -178,6 +180,7 @@ impl Lister {
             device,
             buffer: false,
             hooked: false,
+            tied: false,
         });
     }
 }

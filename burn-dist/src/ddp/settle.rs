@@ -19,6 +19,7 @@ pub(super) fn unpack<M: Module>(
     late: LateAverages,
     model: &M,
     found: &[Option<usize>],
+    trained_beside: Vec<bool>,
 ) -> GradientsParams {
     let mut unpacker = Unpacker {
         found: found.iter(),
@@ -27,6 +28,7 @@ pub(super) fn unpack<M: Module>(
         averages,
         late,
         joined: HashMap::new(),
+        trained_beside,
         made: vec![None; parameters.entries.len()],
         gradients: GradientsParams::new(),
     };
@@ -42,6 +44,8 @@ struct Unpacker<'a> {
     places: Vec<Option<Place>>,
     /// The buckets that are on their device as a whole.
     joined: HashMap<usize, Tensor<1>>,
+    /// For each parameter, whether it is in several places, and trained in one.
+    trained_beside: Vec<bool>,
     /// Under which id each parameter has its gradient already.
     made: Vec<Option<ParamId>>,
     gradients: GradientsParams,
@@ -55,6 +59,10 @@ impl ModuleVisitor for Unpacker<'_> {
         let Some(place) = self.places[parameter].clone() else {
             return;
         };
+        // A frozen copy of a parameter stays what it is, beside the one that is trained.
+        if self.trained_beside[parameter] && !param.base().is_require_grad() {
+            return;
+        }
         if let Some(id) = self.made[parameter] {
             // One tensor in two places, which have ids of their own once a record was loaded.
             if let Some(gradient) = self.gradients.get::<D>(id) {

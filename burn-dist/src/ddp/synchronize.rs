@@ -10,13 +10,19 @@
 //! 2. A pass that is synchronised before an earlier one that was handed over: the earlier one's gradients are
 //!    in the buckets already.
 //!    So is a container of another pass than the open ones.
-//! 3. A pass that some ranks dropped after it was handed over, while others synchronise what they have handed
-//!    over themselves: the sum has a part in it that nobody can take out.
+//! 3. A pass that some ranks dropped after it was handed over, while others synchronise: the sum has a part in it
+//!    that nobody can take out, and the others' own gradients are in it already.
 //! 4. A model that lacks a trained parameter of the attached one, or that `attach` did not return: its
 //!    gradients can't be found.
 //! 5. A container whose gradients are of other tensors than the model's: of a copy, or of the model before it
 //!    was stepped, loaded or moved. The copy's gradient may be in the buckets already.
+//!    So are two copies of an attached model that both got gradients: nobody says which one trains.
 //! 6. Parameters that were added, or unfrozen, since the model was attached: other ranks may not have them.
+//!
+//! Two things can't be seen. From the second step on, most gradients leave the container during backward: a program
+//! that reads or changes them there finds none, and works on the result of `synchronize` instead. And a pass in
+//! which no hook fires, since it meets parameters around their modules only, is not known until its container is
+//! given to a call.
 //!
 //! Callers: `Ddp`.
 
@@ -29,6 +35,7 @@ use super::settle;
 use super::usage::{Part, Refusal, others};
 use super::{Attached, Ddp};
 use crate::error::{Error, Result};
+use crate::norm;
 use burn::backend::autodiff::NodeId;
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -44,6 +51,9 @@ impl Ddp {
     /// Every rank calls it once a step, or [`synchronize_none`](Self::synchronize_none). The container is taken
     /// by value: gradients in it that belong to other models' `Ddp`s are dropped, such as those of a critic in
     /// its generator's step. [`synchronize_from`](Self::synchronize_from) leaves them for the others.
+    ///
+    /// Most gradients leave the container while backward runs. To clip, scale or look at gradients, use the result
+    /// of this call, as all ranks do, or [`clip_grad_norm`](super::clip_grad_norm).
     ///
     /// The model is the one that [`attach`](Self::attach) returned, stepped as it may be, or one that contains
     /// it. A parameter that only some ranks used counts as zero on the others; one that no rank used has no
@@ -106,8 +116,8 @@ impl Ddp {
     ///
     /// All ranks give a step up, or none: a rank that goes on to [`synchronize`](Self::synchronize) gets an
     /// error if gradients that others dropped were averaged with its own already. A rank whose loss alone is
-    /// bad can tell the others by an all-reduce, or calls [`synchronize_none`](Self::synchronize_none) after
-    /// this.
+    /// bad looks at it before backward and calls [`synchronize_none`](Self::synchronize_none), or runs backward
+    /// in [`ignore`](Self::ignore) first.
     ///
     /// # Errors
     ///
@@ -193,6 +203,12 @@ impl Ddp {
         let collected = collect::collect(parameters, usage.key(), model, grads);
         let mut collected = collected.map_err(|message| self.order(message))?;
         self.check_leaves(attached, &part.leaves, &collected)?;
+        let handed: Vec<Vec<NodeId>> = part
+            .handed
+            .iter()
+            .map(|leaf| leaf.iter().copied().collect())
+            .collect();
+        self.check_leaves(attached, &handed, &collected)?;
         let gradients = std::mem::take(&mut collected.gradients);
         let mut given = self.divide(attached, part, gradients)?;
         let at_end = given.rest.len();
@@ -217,6 +233,8 @@ impl Ddp {
             stats.during_backward += given.handed as u64;
             stats.at_end += at_end as u64;
         }
+        // A loss that counted for nothing was that of this step.
+        norm::set_loss_counts(true);
         let _span = tracing::debug_span!("unpack").entered();
         Ok(settle::unpack(
             parameters,
@@ -224,6 +242,7 @@ impl Ddp {
             late,
             stepped,
             &collected.places,
+            collected.trained_beside,
         ))
     }
 
@@ -238,7 +257,7 @@ impl Ddp {
             parameters, usage, ..
         } = attached;
         let mut given = Given {
-            handed: part.handed.iter().filter(|handed| **handed).count(),
+            handed: part.handed.iter().flatten().count(),
             rest: Vec::new(),
             late: BTreeMap::new(),
             ready_order: part.ready_order,
@@ -248,12 +267,12 @@ impl Ddp {
         for (parameter, (gradients, kept)) in all {
             let description = &parameters.entries[parameter].description;
             if !description.trained {
-                if part.handed[parameter] || kept.is_some() {
+                if part.handed[parameter].is_some() || kept.is_some() {
                     return Err(self.order(collect::unfrozen(&description.path)));
                 }
                 continue;
             }
-            if !part.handed[parameter] {
+            if part.handed[parameter].is_none() {
                 let parts = gradients
                     .into_iter()
                     .map(|gradient| usage.on_lane(gradient, part.weight))
@@ -307,7 +326,7 @@ impl Ddp {
             Refusal::Elsewhere(parameter) => format!(
                 "no gradient of this model is in the container that was passed, while a backward pass that \
                  computed some (`{}` among them) was given to no call; pass the `Gradients` of that pass, by \
-                 `synchronize_from` if several models share it, or call `synchronize_none` and then `discard` it",
+                 `synchronize_from` if several models share it, or run it in `ignore` and call `synchronize_none`",
                 path(parameter)
             ),
             Refusal::Earlier(parameter) => format!(

@@ -36,9 +36,9 @@
 //! lifts every later operation above it, so that each hook runs right after the backward of its own
 //! layer. Further uses share the anchor of the first, which is where the gradient becomes complete.
 //!
-//! Invariants: the lock is held for counting alone; one pass at a time is handed over, and none while an earlier
-//! one is open, which may be synchronised first; a leaf's gradient is
-//! handed over at most once a pass; after [`Usage::close`] nothing is counted or handed over.
+//! Invariants: the lock is held for counting, and for adding up what is kept; one pass at a time is handed over,
+//! and none while an earlier one is open, which may be synchronised first; a leaf's gradient is handed over at most
+//! once a pass; after [`Usage::close`] nothing is counted or handed over.
 //!
 //! Callers: hooks, on the replica's thread; `synchronize`.
 
@@ -124,7 +124,7 @@ struct Parameter {
     uses: u32,
     /// Its place among the parameters that the step used, if it did.
     place: Option<usize>,
-    /// The leaves that forward passes of this step have read as the parameter.
+    /// The leaves that forward passes of this step have read as the parameter, the first two.
     leaves: Vec<Leaf>,
     /// How often it was used by the end of its last pass, and how many of these uses the pass ran back. Where
     /// not all uses are run back, the next step is guessed to be alike.
@@ -165,6 +165,10 @@ const LONGEST_WAIT: u32 = 4096;
 
 /// How many passes of one model are kept open at most.
 const MOST_PASSES: usize = 1024;
+
+/// How many tokens are made ahead: so many forward passes may run before the first of them is run back. Passes
+/// beyond that are averaged after backward.
+const MOST_SPARE: usize = 64;
 
 /// All accounts of this process. A container that one model's `Ddp` takes by value is dropped for all others.
 static ALL: Mutex<Vec<Weak<Usage>>> = Mutex::new(Vec::new());
@@ -314,7 +318,8 @@ impl GradientSink for Usage {
             let place = *state.place.get_or_insert(next);
             step.used += usize::from(place == next);
             // A parameter's uses are run back by as many passes, at most.
-            (place, step.spare.len() + step.passes.len() < uses)
+            let wanted = uses.min(MOST_SPARE);
+            (place, step.spare.len() + step.passes.len() < wanted)
         };
         let anchor = self.anchors.at(place, device);
         if lacks_token && let Some(token) = Token::new(anchor.clone()) {
@@ -325,8 +330,10 @@ impl GradientSink for Usage {
 
     fn bind(&self, parameter: usize, leaf: Leaf) {
         let mut step = self.lock();
+        let ignored = step.scopes.last() == Some(&Scope::Ignore);
         let leaves = &mut step.parameters[parameter].leaves;
-        if !leaves.iter().any(|known| known.id == leaf.id) {
+        // A second leaf says that there are several.
+        if !ignored && leaves.len() < 2 && leaves.iter().all(|known| known.id != leaf.id) {
             leaves.push(leaf);
         }
     }
@@ -384,7 +391,11 @@ impl GradientSink for Usage {
             && state.late == 0
             && known.id == leaf
             && pass.fate == Fate::Open;
-        wanted.then(|| known.clone())
+        if !wanted {
+            return None;
+        }
+        step.handed = Some(id);
+        Some(known.clone())
     }
 
     fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
@@ -392,7 +403,6 @@ impl GradientSink for Usage {
         let kept = {
             let mut step = self.lock();
             let step = &mut *step;
-            step.handed = pass;
             let kept = step.parameters[parameter].kept.take();
             if let Some(pass) = step.passes.iter_mut().find(|known| Some(known.id) == pass) {
                 pass.hand_over(parameter, kept.clone());

@@ -30,8 +30,8 @@ impl Ddp {
     ///
     /// # A count of 0
     /// The weight is 0 for a rank without units, and for all ranks if none has any; the gradients of such a
-    /// step are zero. The mean over nothing is no number, and neither are its gradients: from here to this
-    /// thread's next call of `weight`, elements of gradients that are not finite count as zero on this rank.
+    /// step are zero. The mean over nothing is no number, and neither are its gradients: from here to the next
+    /// [`synchronize`](Self::synchronize), elements of gradients that are not finite count as zero on this rank.
     /// Finite ones count as they are, so those of penalties do.
     ///
     /// # Errors

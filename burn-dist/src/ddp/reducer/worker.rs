@@ -212,9 +212,11 @@ impl Worker {
         }
         self.step.used[parameter] = used;
         let (flag_bucket, _) = place.flag;
-        self.step.missing[place.bucket] -= 1;
-        if flag_bucket != place.bucket {
-            self.step.missing[flag_bucket] -= 1;
+        let flagged = (flag_bucket != place.bucket).then_some(flag_bucket);
+        for bucket in std::iter::once(place.bucket).chain(flagged) {
+            let missing = self.step.missing[bucket].checked_sub(1);
+            self.step.missing[bucket] =
+                missing.ok_or_else(|| self.unreadable(parameter, "it came twice in one step"))?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! Callers: `usage` and, through [`Usage`], `synchronize`.
 
-use super::{FIRST_WAIT, LONGEST_WAIT, Mode, Usage};
+use super::{FIRST_WAIT, LONGEST_WAIT, MOST_SPARE, Mode, Usage};
 use crate::ddp::hook::{Leaf, PassId};
 use burn::backend::autodiff::NodeId;
 use burn::tensor::{Gradients, Tensor};
@@ -64,8 +64,8 @@ struct Arrival {
     leaves: Vec<NodeId>,
     /// Whether its gradient was taken for complete.
     complete: bool,
-    /// Whether that was handed over.
-    handed: bool,
+    /// The leaf whose gradient was handed over.
+    handed: Option<NodeId>,
     /// What `no_sync` had kept and went with it, in case the pass is dropped.
     kept: Option<Tensor<1>>,
 }
@@ -117,7 +117,8 @@ impl Pass {
     /// Notes that a gradient was handed over, with what `no_sync` had kept.
     pub(super) fn hand_over(&mut self, parameter: usize, kept: Option<Tensor<1>>) {
         let arrival = &mut self.arrivals[parameter];
-        arrival.handed = true;
+        // Only a parameter with one leaf is handed over.
+        arrival.handed = arrival.leaves.first().copied();
         arrival.kept = kept;
     }
 
@@ -130,8 +131,8 @@ impl Pass {
 /// This rank's part of a step, as far as hooks know it.
 #[derive(Debug, Default)]
 pub(in crate::ddp) struct Part {
-    /// For each parameter, whether its gradient was handed over.
-    pub(in crate::ddp) handed: Vec<bool>,
+    /// For each parameter, the leaf whose gradient was handed over.
+    pub(in crate::ddp) handed: Vec<Option<NodeId>>,
     /// For each parameter, the leaves that got gradients.
     pub(in crate::ddp) leaves: Vec<Vec<NodeId>>,
     /// For each parameter, what `no_sync` kept.
@@ -172,6 +173,20 @@ impl Usage {
         let step = self.lock();
         let open = step.passes.iter().filter(|pass| pass.fate == Fate::Open);
         open.map(|pass| pass.id).collect()
+    }
+
+    /// Hands nothing over from now on.
+    #[cfg(feature = "train")]
+    pub(in crate::ddp) fn never_hand_over(&self) {
+        self.lock().cautious = u32::MAX;
+    }
+
+    /// Whether gradients are kept that no step has taken.
+    pub(in crate::ddp) fn keeps(&self) -> bool {
+        self.lock()
+            .parameters
+            .iter()
+            .any(|state| state.kept.is_some())
     }
 
     /// A parameter of the first pass that is still open.
@@ -220,7 +235,7 @@ impl Usage {
             if let Some(kept) = arrival.kept {
                 state.keep(kept);
             }
-            arrival.handed
+            arrival.handed.is_some()
         });
         Some(handed.collect())
     }
@@ -228,7 +243,7 @@ impl Usage {
     /// After a void part of any rank, hooks are cautious for a while.
     pub(in crate::ddp) fn was_void(&self) {
         let mut step = self.lock();
-        step.cautious = step.caution;
+        step.cautious = step.cautious.max(step.caution);
         step.caution = step.caution.saturating_mul(2).min(LONGEST_WAIT);
     }
 
@@ -283,7 +298,7 @@ impl Usage {
         }
         let count = step.parameters.len();
         let mut part = Part {
-            handed: vec![false; count],
+            handed: vec![None; count],
             leaves: vec![Vec::new(); count],
             kept: Vec::new(),
             ready_order: Vec::new(),
@@ -296,7 +311,7 @@ impl Usage {
                     let state = &mut step.parameters[at];
                     state.pattern = Some((state.uses, arrival.count));
                 }
-                part.handed[at] |= arrival.handed;
+                part.handed[at] = part.handed[at].or(arrival.handed);
                 part.leaves[at].extend(arrival.leaves);
             }
             part.ready_order.extend(pass.ready_order);
@@ -308,6 +323,7 @@ impl Usage {
             .collect();
         step.handed = None;
         step.used = 0;
+        step.spare.truncate(MOST_SPARE);
         for state in &mut step.parameters {
             state.uses = 0;
             state.place = None;
@@ -328,7 +344,9 @@ impl Usage {
         if step.mode == Mode::Watching {
             step.mode = Mode::HandingOver;
         }
-        step.cautious = step.cautious.saturating_sub(1);
+        if step.cautious < u32::MAX {
+            step.cautious = step.cautious.saturating_sub(1);
+        }
         for state in &mut step.parameters {
             state.late = state.late.saturating_sub(1);
         }
