@@ -1,6 +1,6 @@
 //! The norm over all averaged gradients, as one process computes it.
 
-use super::run;
+use super::{linear, run};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
@@ -93,7 +93,7 @@ fn constant(layer: &Linear, value: f32, dtype: DType) -> GradientsParams {
 
 #[test]
 fn the_norm_of_f16_gradients_does_not_overflow() {
-    let layer: Linear = LinearConfig::new(10, 10).init(&Device::flex());
+    let layer: Linear = linear(10, 10, &Device::flex());
     // Each square is 1.6e9, and f16 ends at 65,504; nor does the factor fit, 2.5e-8.
     let mut grads = constant(&layer, 40_000.0, DType::F16);
     let norm = clip_grad_norm(&mut grads, &layer, 0.01, &alone()).unwrap();
@@ -110,7 +110,7 @@ fn the_norm_of_f16_gradients_does_not_overflow() {
 
 #[test]
 fn gradients_that_are_no_numbers_stay_as_they_are() {
-    let layer: Linear = LinearConfig::new(2, 2).init(&Device::flex());
+    let layer: Linear = linear(2, 2, &Device::flex());
     for value in [f32::NAN, f32::INFINITY] {
         let mut grads = constant(&layer, value, DType::F32);
         assert!(
@@ -145,7 +145,7 @@ fn a_tied_parameter_counts_once() {
 
 #[test]
 fn limits_and_models_that_can_not_be_are_refused() {
-    let layer: Linear = LinearConfig::new(2, 2).init(&Device::flex());
+    let layer: Linear = linear(2, 2, &Device::flex());
     for max in [-1.0, f64::NAN] {
         let mut grads = constant(&layer, 1.0, DType::F32);
         let error = clip_grad_norm(&mut grads, &layer, max, &alone()).unwrap_err();
@@ -156,7 +156,7 @@ fn limits_and_models_that_can_not_be_are_refused() {
             "{error}"
         );
     }
-    let other: Linear = LinearConfig::new(2, 2).init(&Device::flex());
+    let other: Linear = linear(2, 2, &Device::flex());
     let mut grads = constant(&layer, 1.0, DType::F32);
     let error = clip_grad_norm(&mut grads, &other, 1.0, &alone()).unwrap_err();
     assert!(

@@ -1,6 +1,6 @@
 //! What belongs to a model is told and freed when it is dropped, while the rank goes on.
 
-use super::{Failure, run};
+use super::{Failure, linear, run};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Gradients, Tensor};
 use burn_dist::ddp::{Ddp, DdpConfig, SyncStats};
@@ -10,7 +10,7 @@ use burn_dist::{Departure, Error};
 
 fn attached(worker: &Worker) -> burn_dist::Result<(Ddp, Linear)> {
     let ddp = DdpConfig::new().init(worker.group())?;
-    let model = ddp.attach(LinearConfig::new(3, 2).init(worker.device()))?;
+    let model = ddp.attach(linear(3, 2, worker.device()))?;
     Ok((ddp, model))
 }
 

@@ -16,11 +16,21 @@ mod passes;
 mod replication;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use burn_dist::launch::{Launcher, Worker};
+use burn_dist::random;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A layer. Burn's layers draw from one generator for the whole process, so all tests draw under one lock: what
+/// some draw would depend on when others do.
+fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
+    random::init(9, device, |device| {
+        LinearConfig::new(inputs, outputs).init(device)
+    })
+}
 
 /// Runs `f` on so many CPU replicas, with a deadline that a correct run never meets.
 fn run<R: Send>(

@@ -1,6 +1,6 @@
 //! Calls that can't be right end in an error that says why, on every rank, at once.
 
-use super::{Failure, run};
+use super::{Failure, linear, run};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
@@ -37,7 +37,7 @@ pub(crate) fn assert_all(messages: &[String], expected: &str) {
 /// A small model, attached.
 fn attached(worker: &Worker) -> burn_dist::Result<(Ddp, Linear)> {
     let ddp = DdpConfig::new().init(worker.group())?;
-    let model = ddp.attach(LinearConfig::new(3, 2).init(worker.device()))?;
+    let model = ddp.attach(linear(3, 2, worker.device()))?;
     Ok((ddp, model))
 }
 
@@ -51,7 +51,7 @@ fn pass(model: &Linear, device: &Device) -> Gradients {
 fn models_that_differ_are_named() {
     let messages = messages(3, |worker| {
         let outputs = if worker.rank() == 1 { 4 } else { 2 };
-        let model: Linear = LinearConfig::new(3, outputs).init(worker.device());
+        let model: Linear = linear(3, outputs, worker.device());
         DdpConfig::new().init(worker.group())?.attach(model)?;
         Ok(())
     });
@@ -183,12 +183,44 @@ fn a_container_of_another_pass_is_refused_on_all_ranks() {
     assert_all(&messages, "`synchronize_from` if several models share it");
 }
 
+/// The attached model beside another, with gradients of both.
+#[derive(Module, Debug)]
+struct Two {
+    one: Linear,
+    other: Linear,
+}
+
+/// What comes of a loss over both parts of what `build` makes of an attached model.
+fn two(build: impl Fn(&Worker, &Linear) -> burn_dist::Result<Linear> + Sync) -> Vec<String> {
+    messages(2, |worker| {
+        let (ddp, one) = attached(worker)?;
+        let other = build(worker, &one)?;
+        let model = Two { one, other };
+        let x = Tensor::<2>::ones([1, 3], worker.device());
+        let loss = model.one.forward(x.clone()).sum() + model.other.forward(x).sum();
+        ddp.synchronize(loss.backward(), &model)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn two_copies_that_both_got_gradients_are_refused_on_all_ranks() {
+    let messages = two(|_worker, one| Ok(one.clone().map(&mut Halve)));
+    assert_all(&messages, "copies of one attached parameter");
+}
+
+#[test]
+fn a_part_whose_ddp_is_gone_is_refused_on_all_ranks() {
+    let messages = two(|worker, _one| Ok(attached(worker)?.1));
+    assert_all(&messages, "its own Ddp is gone");
+}
+
 #[test]
 fn a_part_of_the_model_is_refused_on_all_ranks() {
     let messages = messages(2, |worker| {
         let device = worker.device();
         let ddp = DdpConfig::new().init(worker.group())?;
-        let layer = || LinearConfig::new(3, 3).init(device);
+        let layer = || linear(3, 3, device);
         let model: Vec<Linear> = ddp.attach(vec![layer(), layer()])?;
         let gradients = pass(&model[0], device);
         ddp.synchronize(gradients, &model[0])?;
@@ -202,7 +234,7 @@ fn a_part_of_the_model_is_refused_on_all_ranks() {
 fn the_model_that_was_given_to_attach_is_refused_on_all_ranks() {
     let messages = messages(2, |worker| {
         let ddp = DdpConfig::new().init(worker.group())?;
-        let model: Linear = LinearConfig::new(3, 2).init(worker.device());
+        let model: Linear = linear(3, 2, worker.device());
         ddp.attach(model.clone())?;
         ddp.synchronize(pass(&model, worker.device()), &model)?;
         Ok(())
@@ -266,7 +298,7 @@ fn a_parameter_unfrozen_after_attach_is_refused_on_all_ranks() {
     let messages = messages(2, |worker| {
         let device = worker.device();
         let ddp = DdpConfig::new().init(worker.group())?;
-        let model: Linear = LinearConfig::new(3, 2).init(device);
+        let model: Linear = linear(3, 2, device);
         let model = ddp.attach(model.no_grad())?.unfreeze();
         ddp.synchronize(pass(&model, device), &model)?;
         Ok(())
@@ -306,7 +338,7 @@ fn calls_in_the_wrong_order_say_what_is_missing() {
         .run(|worker| -> Result<(), Failure> {
             let device = worker.device();
             let ddp = DdpConfig::new().init(worker.group())?;
-            let model: Linear = LinearConfig::new(3, 2).init(device);
+            let model: Linear = linear(3, 2, device);
             let early = ddp.synchronize(pass(&model, device), &model).unwrap_err();
             assert!(early.to_string().contains("call `attach`"), "{early}");
             let model = ddp.attach(model)?;
@@ -361,8 +393,8 @@ fn parameters_added_after_attach_are_refused_on_all_ranks() {
     let messages = messages(2, |worker| {
         let device = worker.device();
         let ddp = DdpConfig::new().init(worker.group())?;
-        let mut model: Vec<Linear> = ddp.attach(vec![LinearConfig::new(3, 2).init(device)])?;
-        model.push(LinearConfig::new(2, 2).init(device));
+        let mut model: Vec<Linear> = ddp.attach(vec![linear(3, 2, device)])?;
+        model.push(linear(2, 2, device));
         let hidden = model[0].forward(Tensor::<2>::ones([1, 3], device));
         let loss = model[1].forward(hidden).sum();
         let error = ddp.synchronize(loss.backward(), &model).unwrap_err();
@@ -398,7 +430,7 @@ fn a_model_without_autodiff_is_refused() {
     let messages = messages(2, |worker| {
         let device = worker.device().clone().without_autodiff();
         let ddp = DdpConfig::new().init(worker.group())?;
-        ddp.attach::<Linear>(LinearConfig::new(3, 2).init(&device))?;
+        ddp.attach::<Linear>(linear(3, 2, &device))?;
         Ok(())
     });
     assert_all(&messages, "without autodiff");

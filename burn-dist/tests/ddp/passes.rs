@@ -1,6 +1,6 @@
 //! Programs of several passes, models and kinds of gradients: what comes of each is what one process computes.
 
-use super::{Failure, assert_close, run};
+use super::{Failure, assert_close, linear, run};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, SgdConfig};
@@ -364,7 +364,7 @@ fn a_step_that_all_ranks_give_up_leaves_no_trace() {
 fn what_was_kept_outlives_a_pass_that_is_given_up() {
     run(2, |worker| {
         let device = worker.device();
-        let (ddp, model) = attach(worker, linear(device))?;
+        let (ddp, model) = attach(worker, linear(2, 2, device))?;
         let pass = |scale: f32| {
             let x = Tensor::<2>::ones([1, 2], device) * scale;
             model.forward(x).sum().backward()
@@ -383,10 +383,6 @@ fn what_was_kept_outlives_a_pass_that_is_given_up() {
     .unwrap();
 }
 
-fn linear(device: &Device) -> Linear {
-    LinearConfig::new(2, 2).init(device)
-}
-
 /// A model that has the attached one in it, beside a copy.
 #[derive(Module, Debug)]
 struct Trainer {
@@ -399,7 +395,10 @@ fn a_model_that_contains_the_attached_one_trains_it() {
     run(2, |worker| {
         let device = worker.device();
         let (ddp, net) = attach(worker, Net::new(3, device))?;
-        let average = net.clone().no_grad();
+        // A frozen copy, which stays what it is under whatever ids.
+        let record = Net::new(4, device).into_record();
+        let average = net.clone().no_grad().load_record(record);
+        let frozen = average.clone();
         let mut model = Trainer { net, average };
         let mut optimizer = SgdConfig::new().init();
         let before = model.net.clone();
@@ -411,6 +410,7 @@ fn a_model_that_contains_the_attached_one_trains_it() {
         }
         assert!(ddp.stats().during_backward > 0);
         ddp.verify_replicas(&model)?;
+        assert_close(&frozen, &model.average, 0.0);
         let moved = (before.a.weight.base() - model.net.a.weight.base())
             .abs()
             .sum();
