@@ -1,7 +1,7 @@
 //! What belongs to a model is told and freed when it is dropped, while the rank goes on.
 
 use super::{Failure, linear, run};
-use burn::nn::{Linear, LinearConfig};
+use burn::nn::Linear;
 use burn::tensor::{Gradients, Tensor};
 use burn_dist::ddp::{Ddp, DdpConfig, SyncStats};
 use burn_dist::launch::Worker;
