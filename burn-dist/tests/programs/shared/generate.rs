@@ -222,7 +222,7 @@ impl Generator<'_> {
 
     fn episode(&mut self) {
         let model = self.some_model();
-        match self.random.below(18) {
+        match self.random.below(19) {
             0 | 1 => self.plain(model),
             2 => self.empty_ranks(model),
             3 => self.accumulate(model),
@@ -236,6 +236,7 @@ impl Generator<'_> {
             14 => self.reload(model),
             15 => self.frozen(model),
             16 => self.attached_again(model),
+            17 => self.nested(model),
             _ => self.unused_forward(model),
         }
     }

@@ -64,6 +64,8 @@ struct Rank {
     scopes: Vec<(usize, bool)>,
     /// The models of which a pass was dropped since they were synchronised last.
     dropped: BTreeSet<usize>,
+    /// Those of them of which an earlier pass was open then, which may have been handed over in its place.
+    dropped_later: BTreeSet<usize>,
     passes: usize,
 }
 
@@ -312,12 +314,13 @@ impl Reference<'_> {
             failed = true;
         }
         let dropped = |rank: &Rank| rank.dropped.contains(&model);
-        let some = self.ranks.iter().any(dropped);
-        if some && !self.ranks.iter().all(dropped) {
+        let alike = |rank: &Rank| dropped(rank) && !rank.dropped_later.contains(&model);
+        if self.ranks.iter().any(dropped) && !self.ranks.iter().all(alike) {
             self.may.insert(Fault::Dropped);
         }
         for rank in &mut self.ranks {
             rank.dropped.remove(&model);
+            rank.dropped_later.remove(&model);
         }
         if failed {
             return OFF;
@@ -382,6 +385,7 @@ impl Reference<'_> {
         for rank in &mut self.ranks {
             rank.kept.remove(&model);
             rank.dropped.remove(&model);
+            rank.dropped_later.remove(&model);
             let containers = rank.containers.values_mut().map(|c| &mut c.open);
             let losses = rank.losses.values_mut().map(|loss| &mut loss.hooked);
             for of in containers.chain(losses) {

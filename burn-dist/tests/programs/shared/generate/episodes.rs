@@ -191,6 +191,45 @@ impl Generator<'_> {
         self.settle(model, Given::Value(grads));
     }
 
+    /// A pass in `ignore` or `no_sync` that goes on after another call in it has ended.
+    pub(super) fn nested(&mut self, model: usize) {
+        let ranks = self.all();
+        let (unwanted, inner) = self.forward(&[model]);
+        let (ignored, back) = self.backward(unwanted);
+        let inside = Stmt::Ignore {
+            model,
+            ranks,
+            body: vec![inner, back],
+        };
+        let (kept, forward) = self.forward(&[model]);
+        let within = Stmt::NoSync {
+            model,
+            loss: kept,
+            ranks,
+            body: vec![forward],
+        };
+        let first = if self.chance(2) { inside } else { within };
+        let (loss, forward) = self.forward(&[model]);
+        if self.chance(2) {
+            let body = vec![forward, first];
+            self.body.push(Stmt::NoSync {
+                model,
+                loss,
+                ranks,
+                body,
+            });
+        } else {
+            let (grads, backward) = self.backward(loss);
+            let body = vec![first, forward, backward];
+            self.body.push(Stmt::Ignore { model, ranks, body });
+            self.body.push(Stmt::Forget { grads, ranks });
+        }
+        let grads = ignored;
+        self.body.push(Stmt::Forget { grads, ranks });
+        let grads = self.pass(&[model]);
+        self.settle(model, Given::Value(grads));
+    }
+
     /// A copy that teaches the model, which has moved on or not.
     pub(super) fn taught(&mut self, model: usize) {
         let copy = self.random.below(COPIES);

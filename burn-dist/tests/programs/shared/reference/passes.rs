@@ -60,8 +60,16 @@ impl Reference<'_> {
         container: &Container,
         but: Option<usize>,
     ) {
-        let others = container.open.keys().filter(|model| Some(**model) != but);
-        self.ranks[rank].dropped.extend(others);
+        let rank = &mut self.ranks[rank];
+        for &model in container.open.keys().filter(|model| Some(**model) != but) {
+            rank.dropped.insert(model);
+            let earlier = |other: &Container| {
+                other.open.contains_key(&model) && other.order < container.order
+            };
+            if rank.containers.values().any(earlier) {
+                rank.dropped_later.insert(model);
+            }
+        }
     }
 
     /// Takes a model's gradients out of a container.
