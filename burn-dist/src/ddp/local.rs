@@ -32,7 +32,7 @@ impl Ddp {
     ///
     /// # Errors
     ///
-    /// [`Error::Order`] if no model is attached, the model is not the attached one, or backward ran outside of
+    /// [`Error::Order`](crate::Error::Order) if no model is attached, the model is not the attached one, or backward ran outside of
     /// the closure and has handed its gradients over.
     pub fn no_sync<M: Module>(
         &self,
@@ -67,7 +67,7 @@ impl Ddp {
     ///
     /// # Errors
     ///
-    /// [`Error::Order`] if no model is attached.
+    /// [`Error::Order`](crate::Error::Order) if no model is attached.
     pub fn ignore<R>(&self, pass: impl FnOnce() -> R) -> Result<R> {
         let _scope = self.attached()?.usage.enter(Scope::Ignore);
         Ok(pass())

@@ -106,8 +106,8 @@ impl Preflight {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for bucket sizes that are no positive numbers, or a model on a device
-    /// without autodiff; [`Error::ModelMismatch`] if ranks have other models; [`Error::Tensor`] if a
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for bucket sizes that are no positive numbers, or a model on a device
+    /// without autodiff; [`Error::ModelMismatch`](crate::Error::ModelMismatch) if ranks have other models; [`Error::Tensor`](crate::Error::Tensor) if a
     /// device fails; and the group's own errors.
     pub fn run<M: Module>(
         &self,
