@@ -321,6 +321,31 @@ fn what_comes_after_a_gradient_was_handed_over_stays_in_the_container() {
 }
 
 #[test]
+fn a_parameter_that_got_a_late_part_waits_for_the_end_for_a_while() {
+    let (recorder, model) = watched(1);
+    recorder.usage.averaged(&[0]);
+    for _step in 0..3 {
+        let gradients = model[0].forward(input()).sum().backward();
+        assert_eq!(which(&recorder.step(&gradients)), [false]);
+    }
+}
+
+#[test]
+fn a_parameter_that_was_frozen_is_not_handed_over() {
+    let (ready, handed) = unbounded();
+    let recorder = Arc::new(Recorder {
+        usage: Usage::new(0, &[false], ready),
+        handed,
+        events: Mutex::default(),
+    });
+    let model = hooked(1, &recorder);
+    for _step in 0..2 {
+        let gradients = model[0].forward(input()).sum().backward();
+        assert_eq!(which(&recorder.step(&gradients)), [false]);
+    }
+}
+
+#[test]
 fn a_pass_that_is_dropped_after_it_was_handed_over_is_void() {
     let (recorder, model) = watched(1);
     let pass = || model[0].forward(input()).sum().backward();
