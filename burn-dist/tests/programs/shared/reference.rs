@@ -189,8 +189,11 @@ impl Reference<'_> {
             }
             Stmt::Grow { model } => {
                 let options = (&self.device, dtype(self.program.double));
-                let net = &mut self.models[*model].net;
-                net.grow(net.layers.len() as u64, options);
+                let model = &mut self.models[*model];
+                // It lacks the layer, so Burn would not load it.
+                model.record = None;
+                let layers = model.net.layers.len() as u64;
+                model.net.grow(layers, options);
             }
             Stmt::Attach { model } => self.attach(*model),
             Stmt::AttachTwice { .. } => {

@@ -141,9 +141,12 @@ impl Replica<'_> {
                 self.change(*model, |net| net.unfreeze_layer(*layer));
             }
             Stmt::Grow { model } => {
-                let net = &mut self.models[*model].net;
                 let options = (self.device, dtype(self.program.double));
-                net.grow(net.layers.len() as u64, options);
+                let model = &mut self.models[*model];
+                // It lacks the layer, so Burn would not load it.
+                model.record = None;
+                let layers = model.net.layers.len() as u64;
+                model.net.grow(layers, options);
             }
             Stmt::Attach { model } => {
                 self.models[*model].ddp = None;
