@@ -15,7 +15,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor};
 
-/// What backward left: Burn's container, or what a module's gradients were gathered in.
+/// Gradients that backward left: Burn's container, or what a module's gradients were gathered in.
 pub(super) trait Leftover {
     /// Takes the gradient of a parameter, if one is there.
     fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>>;
@@ -183,7 +183,7 @@ pub(super) fn hooks<M: Module>(model: &M) -> Vec<HookFound> {
     found.collect()
 }
 
-/// Where the paths of a model begin, relative to the attached one.
+/// The place of a model's paths relative to those of the attached one.
 pub(super) enum Base {
     /// The model contains the attached one under this path, which ends with a dot if it is not empty.
     Within(String),
@@ -309,7 +309,7 @@ fn visit<M: Module>(model: &M, left: &mut impl Leftover) -> Vec<Visited> {
 
 struct Collector<'a, G> {
     path: Path,
-    /// Whether the traversal is inside of a hook.
+    /// True while the traversal is inside of a hook.
     in_hook: bool,
     left: &'a mut G,
     visited: Vec<Visited>,

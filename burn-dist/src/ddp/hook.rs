@@ -57,7 +57,7 @@ impl Leaf {
     }
 }
 
-/// Where [`GradientHook::leaf_probe`] puts what it finds.
+/// Holds the leaf that [`GradientHook::leaf_probe`] finds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Probe(Arc<Mutex<Option<Leaf>>>);
 

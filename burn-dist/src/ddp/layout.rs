@@ -69,7 +69,7 @@ pub(super) struct Bucket {
     pub(super) slots: Vec<Slot>,
     /// The parameters whose flags it holds: those of its slots, and lone ones before.
     pub(super) flags: Vec<usize>,
-    /// Whether it is the last, which holds what the rank says of its part of the step.
+    /// True for the last bucket, which also holds the rank's status of the step.
     pub(super) last: bool,
 }
 

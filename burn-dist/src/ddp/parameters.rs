@@ -26,9 +26,9 @@ pub(super) struct Entry {
     pub(super) device: Device,
     /// Whether it is a buffer that the forward pass updates (running statistics), not a parameter.
     pub(super) buffer: bool,
-    /// Whether it has a hook: not, if it has another reparameterization.
+    /// True if it has a hook; a parameter with another reparameterization has none.
     pub(super) hooked: bool,
-    /// Whether it is in several places of the model.
+    /// True if it is in several places of the model.
     pub(super) tied: bool,
 }
 

@@ -48,7 +48,7 @@ pub(super) enum Command {
         rest: Vec<Reading>,
         /// The order in which hooks handed the others over.
         ready_order: Vec<usize>,
-        /// What this rank says of its part.
+        /// The status of this rank's part.
         status: Status,
         /// Where the averages go.
         reply: Sender<Result<Outcome>>,
@@ -57,7 +57,7 @@ pub(super) enum Command {
     Stop,
 }
 
-/// What a rank says of its part of a step. It travels with the last bucket, which waits for it.
+/// The status of a rank's part of a step. It travels with the last bucket, which waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     /// What it handed over is of a pass that was dropped since: the step does not count.
@@ -69,7 +69,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// How many flags it is.
+    /// The number of its flags.
     pub(super) const LEN: usize = 3;
 
     pub(super) fn flags(self) -> [bool; Self::LEN] {
@@ -81,12 +81,12 @@ impl Status {
     }
 }
 
-/// How a step ended on all ranks.
+/// The end of a step, the same on all ranks.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// None where the part of a rank was void: all ranks give theirs again.
     pub(super) averages: Option<Averages>,
-    /// Whether any rank has late parts.
+    /// True if any rank has late parts.
     pub(super) late: bool,
 }
 
@@ -108,7 +108,7 @@ impl Reading {
         (self.parameter, self.parts)
     }
 
-    /// Whether it is nothing.
+    /// True if it has no parts.
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

@@ -168,7 +168,7 @@ fn gradients_are_handed_over_while_backward_runs() {
     }
 }
 
-/// Which parameters were handed over.
+/// For each parameter, true if it was handed over.
 fn which(part: &Part) -> Vec<bool> {
     part.handed.iter().map(Option::is_some).collect()
 }

@@ -49,9 +49,9 @@ pub(super) struct Step {
     pub(super) sums: Vec<Sum>,
     /// Which parameters this rank used; those of averaged buckets, which any rank used.
     pub(super) used: Vec<bool>,
-    /// What this rank says of its part.
+    /// The status of this rank's part.
     status: Status,
-    /// What any rank says of its part, once the last bucket is averaged.
+    /// The statuses of all ranks, combined, once the last bucket is averaged.
     any: Status,
     /// How many parameters each bucket still waits for, for their gradients or flags; the last waits for the
     /// status too.
