@@ -48,7 +48,7 @@ fn over_tcp(config: &DdpConfig) -> Peaks {
         let second = scope.spawn(|| run(1, second));
         let first = run(
             0,
-            JobConfig::new(0, REPLICAS, master.clone()).listener(listener),
+            JobConfig::new(0, REPLICAS, master.clone()).with_listener(listener),
         );
         second.join().unwrap();
         first

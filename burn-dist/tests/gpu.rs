@@ -374,8 +374,8 @@ fn worker_process() {
     let mut known = backends().into_iter();
     let backend = known.find(|known| known.to_string() == backend).unwrap();
     let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
-        .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
-        .address_file(folder.join("address"));
+        .with_secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
+        .with_address_file(folder.join("address"));
     let trained = run(launcher(backend, replicas).job(job), How::OnDevice);
     println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
 }

@@ -384,7 +384,7 @@ fn a_job_of_one_process_opens_no_port_and_needs_no_secret() {
 
 #[test]
 fn a_time_that_no_clock_can_hold_is_an_error_and_no_panic() {
-    let forever = JobConfig::new(0, 2, "127.0.0.1:0").join_timeout(Duration::MAX);
+    let forever = JobConfig::new(0, 2, "127.0.0.1:0").with_join_timeout(Duration::MAX);
     let run = Launcher::new(devices(1)).job(forever);
     let error = run.run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
     assert!(error.contains("join timeout"), "{error}");

@@ -64,7 +64,7 @@ fn run(options: &Options) -> Result<Option<Severity>, Failure> {
     let join_timeout = options.job.join_timeout.unwrap_or(timeout);
     let job = place::place(&options.job)?.map(|job| {
         let declared = [("--batch-size", options.batch_size.to_string())];
-        job.join_timeout(join_timeout).with_options(declared)
+        job.with_join_timeout(join_timeout).with_options(declared)
     });
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     // Where the report can't be written is told before it is made.

@@ -17,23 +17,23 @@ pub(crate) fn place(
         return alone(options).map(|()| None);
     };
     if let Some(interface) = &options.interface {
-        job = job.interface(interface);
+        job = job.with_interface(interface);
     }
     if let Some(name) = &options.job {
-        job = job.name(name)?;
+        job = job.with_name(name)?;
     }
     if let Some(timeout) = options.join_timeout {
-        job = job.join_timeout(timeout);
+        job = job.with_join_timeout(timeout);
     }
     if let Some(heartbeat) = options.heartbeat {
-        job = job.heartbeat(heartbeat);
+        job = job.with_heartbeat(heartbeat);
     }
     if let Some(files) = &options.tls {
         let mut tls = Tls::from_files(&files.cert, &files.key, &files.ca)?;
         if let Some(name) = &files.name {
-            tls = tls.name(name)?;
+            tls = tls.with_name(name)?;
         }
-        job = job.tls(tls);
+        job = job.with_tls(tls);
     }
     Ok(Some(job))
 }

@@ -131,7 +131,7 @@ impl Share {
             whole: processes.map(|processes| processes.saturating_mul(count)),
             shown: false,
         };
-        let shown = job.is_some_and(|job| share.is_shown(job.get_visible_gpus()));
+        let shown = job.is_some_and(|job| share.is_shown(job.visible_gpus()));
         Self { shown, ..share }
     }
 

@@ -42,7 +42,7 @@ impl Launcher {
             host,
         } = rendezvous::join(job, self.devices.len())?;
         // Joining has checked that no clock overflows.
-        let deadline = started + job.get_join_timeout();
+        let deadline = started + job.join_timeout();
         // There is one for each process.
         let address = addresses.get(job.process()).map(SocketAddr::ip);
         let place = Place {
@@ -50,8 +50,8 @@ impl Launcher {
             addresses,
             listener,
             job: number,
-            secret: job.get_secret().clone(),
-            tls: job.get_tls().cloned(),
+            secret: job.secret().clone(),
+            tls: job.tls().cloned(),
             heartbeat,
         };
         let records = self.folder(u128::from_be_bytes(number));

@@ -128,7 +128,7 @@ fn a_stuck_rank_is_left_behind_where_another_process_has_failed() {
         let launcher = Launcher::new(devices(1)).timeout(SHORT * 10).grace(SHORT);
         launcher.job(job).run_detached(move |worker| stuck(worker))
     };
-    let first = crate::JobConfig::new(0, 2, master.clone()).listener(listener);
+    let first = crate::JobConfig::new(0, 2, master.clone()).with_listener(listener);
     let second = crate::JobConfig::new(1, 2, master);
     let errors = std::thread::scope(|scope| {
         let second = scope.spawn(|| run(second).unwrap_err());

@@ -367,7 +367,7 @@ impl Launcher {
             threads,
             seed: self.seed,
             grace: self.grace.unwrap_or(GRACE.min(timeout)),
-            failures: Failures::new(self.job.as_ref().and_then(JobConfig::get_error_file)),
+            failures: Failures::new(self.job.as_ref().and_then(JobConfig::error_file)),
             ends: Ends::new(groups.iter().map(ProcessGroup::rank).collect()),
             all: groups.first().cloned(),
         };

@@ -35,8 +35,8 @@ const MAX_NAME: usize = 256;
 ///
 /// // Process 1 of 2; process 0 runs on the machine 10.0.0.1.
 /// let job = JobConfig::new(1, 2, "10.0.0.1:29500")
-///     .secret(Secret::new(b"5f1d7a84db00d2fce00b31a7fc73224f"))
-///     .join_timeout(std::time::Duration::from_secs(60));
+///     .with_secret(Secret::new(b"5f1d7a84db00d2fce00b31a7fc73224f"))
+///     .with_join_timeout(std::time::Duration::from_secs(60));
 /// assert_eq!((job.process(), job.processes()), (1, 2));
 /// ```
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl JobConfig {
     /// # Errors
     ///
     /// [`Error::Rendezvous`] if it is empty, or has more than 256 bytes or a control character.
-    pub fn name(mut self, name: impl Into<String>) -> Result<Self> {
+    pub fn with_name(mut self, name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         check_name(&name).map_err(|what| {
             let message = format!("the job's name {name:?} {what}");
@@ -148,7 +148,7 @@ impl JobConfig {
     /// The secret that the job's processes share (default: none, which only jobs on one machine may
     /// have).
     #[must_use]
-    pub fn secret(mut self, secret: Secret) -> Self {
+    pub fn with_secret(mut self, secret: Secret) -> Self {
         self.secret = secret;
         self
     }
@@ -156,7 +156,7 @@ impl JobConfig {
     /// The certificate of this process: with it, all that the job's processes send one another is
     /// encrypted (default: none, then nothing is). Every process must have one, or none.
     #[must_use]
-    pub fn tls(mut self, tls: Tls) -> Self {
+    pub fn with_tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
@@ -171,17 +171,17 @@ impl JobConfig {
     /// ```
     /// use burn_dist::JobConfig;
     ///
-    /// let job = JobConfig::new(1, 2, "10.0.0.1:29500").interface("ib0");
+    /// let job = JobConfig::new(1, 2, "10.0.0.1:29500").with_interface("ib0");
     /// ```
     #[must_use]
-    pub fn interface(mut self, interface: impl Into<String>) -> Self {
+    pub fn with_interface(mut self, interface: impl Into<String>) -> Self {
         self.interface = Some(interface.into());
         self
     }
 
     /// How long to wait for the other processes (default: 5 minutes).
     #[must_use]
-    pub fn join_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
         self
     }
@@ -189,7 +189,7 @@ impl JobConfig {
     /// After how long a silence another process is given up (default: 30 seconds). Process 0's counts for
     /// the whole job. A connection that breaks is noticed at once, whatever this says.
     #[must_use]
-    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+    pub fn with_heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
         self
     }
@@ -197,7 +197,7 @@ impl JobConfig {
     /// A file by which process 0 tells the others its address, for a job on one machine whose port is
     /// 0 (the system chooses). It must not exist before the job starts.
     #[must_use]
-    pub fn address_file(mut self, file: impl Into<PathBuf>) -> Self {
+    pub fn with_address_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.address_file = Some(file.into());
         self
     }
@@ -206,7 +206,7 @@ impl JobConfig {
     /// process: by it a launcher of several processes finds the one that is at fault, for the others may
     /// be quicker to end (default: none).
     #[must_use]
-    pub fn error_file(mut self, file: impl Into<PathBuf>) -> Self {
+    pub fn with_error_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.error_file = Some(file.into());
         self
     }
@@ -214,7 +214,7 @@ impl JobConfig {
     /// A listener that process 0 uses instead of making one at the master's address. It serves one
     /// job: who joins a second time makes a new one.
     #[must_use]
-    pub fn listener(mut self, listener: TcpListener) -> Self {
+    pub fn with_listener(mut self, listener: TcpListener) -> Self {
         self.listener = Some(Arc::new(Mutex::new(Some(listener))));
         self
     }
@@ -256,7 +256,7 @@ impl JobConfig {
         parts.join("/")
     }
 
-    pub(super) fn get_options(&self) -> &Options {
+    pub(super) fn options(&self) -> &Options {
         &self.options
     }
 
@@ -271,21 +271,21 @@ impl JobConfig {
 
     /// Notes that the launcher's agent listens at the master's address: then its machine need not be that of
     /// process 0.
-    pub(super) fn torchrun_listens(mut self, listens: bool) -> Self {
+    pub(super) fn with_torchrun_listens(mut self, listens: bool) -> Self {
         self.agent_listens = listens;
         self
     }
 
-    pub(super) fn visible_gpus(mut self, gpus: VisibleGpus) -> Self {
+    pub(super) fn with_visible_gpus(mut self, gpus: VisibleGpus) -> Self {
         self.gpus = gpus;
         self
     }
 
-    pub(super) fn get_torchrun_listens(&self) -> bool {
+    pub(super) fn torchrun_listens(&self) -> bool {
         self.agent_listens
     }
 
-    pub(crate) fn get_visible_gpus(&self) -> &VisibleGpus {
+    pub(crate) fn visible_gpus(&self) -> &VisibleGpus {
         &self.gpus
     }
 
@@ -322,31 +322,31 @@ impl JobConfig {
         self.at(&host, port)
     }
 
-    pub(crate) fn get_error_file(&self) -> Option<&Path> {
+    pub(crate) fn error_file(&self) -> Option<&Path> {
         self.error_file.as_deref()
     }
 
-    pub(crate) fn get_secret(&self) -> &Secret {
+    pub(crate) fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    pub(crate) fn get_tls(&self) -> Option<&Tls> {
+    pub(crate) fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    pub(crate) fn get_interface(&self) -> Option<&str> {
+    pub(crate) fn interface(&self) -> Option<&str> {
         self.interface.as_deref()
     }
 
-    pub(crate) fn get_join_timeout(&self) -> Duration {
+    pub(crate) fn join_timeout(&self) -> Duration {
         self.join_timeout
     }
 
-    pub(crate) fn get_heartbeat(&self) -> Duration {
+    pub(crate) fn heartbeat(&self) -> Duration {
         self.heartbeat
     }
 
-    pub(super) fn get_address_file(&self) -> Option<&Path> {
+    pub(super) fn address_file(&self) -> Option<&Path> {
         self.address_file.as_deref()
     }
 

@@ -68,10 +68,10 @@ impl JobConfig {
     ///
     /// | variable | meaning |
     /// |---|---|
-    /// | `BURN_DIST_SECRET`, `BURN_DIST_SECRET_FILE` | the [`secret`](Self::secret), or a file that holds it |
-    /// | `BURN_DIST_JOB` | the [`name`](Self::name) of the job |
-    /// | `BURN_DIST_INTERFACE` | the [`interface`](Self::interface) |
-    /// | `BURN_DIST_JOIN_TIMEOUT`, `BURN_DIST_HEARTBEAT` | [`join_timeout`](Self::join_timeout) and [`heartbeat`](Self::heartbeat), in seconds |
+    /// | `BURN_DIST_SECRET`, `BURN_DIST_SECRET_FILE` | the [`secret`](Self::with_secret), or a file that holds it |
+    /// | `BURN_DIST_JOB` | the [`name`](Self::with_name) of the job |
+    /// | `BURN_DIST_INTERFACE` | the [`interface`](Self::with_interface) |
+    /// | `BURN_DIST_JOIN_TIMEOUT`, `BURN_DIST_HEARTBEAT` | [`join_timeout`](Self::with_join_timeout) and [`heartbeat`](Self::with_heartbeat), in seconds |
     /// | `BURN_DIST_TLS_CERT`, `_KEY`, `_CA`, `_NAME` | the files of certificates, and their name if it is not `burn-dist`: see [`Tls`] |
     ///
     /// # Errors
@@ -100,9 +100,9 @@ impl JobConfig {
         let host = variables.host(&place)?;
         let mut config = Self::new(place.process, place.processes, String::new())
             .local(place.local_process, place.local_processes)
-            .secret(Secret::from_variables(lookup)?)
+            .with_secret(Secret::from_variables(lookup)?)
             .launched(place.job)
-            .torchrun_listens(place.agent_listens);
+            .with_torchrun_listens(place.agent_listens);
         config = match (told, place.port) {
             (Some(port), _) if place.agent_listens => config.at(&host, beside(port)),
             (Some(port), _) | (None, Port::Known(port)) => config.at(&host, port),
@@ -113,19 +113,19 @@ impl JobConfig {
             }
             (None, Port::Follows(number)) => config.at_port_of(&host, number),
         };
-        config = config.visible_gpus(VisibleGpus {
+        config = config.with_visible_gpus(VisibleGpus {
             list: lookup(VISIBLE).map(|list| list.to_string_lossy().into_owned()),
             by_slurm: place.by_slurm,
             on_node: place.gpus_on_node,
         });
         if let Some(tls) = Tls::from_variables(lookup)? {
-            config = config.tls(tls);
+            config = config.with_tls(tls);
         }
         if let Some(file) = lookup(ADDRESS_FILE) {
-            config = config.address_file(file);
+            config = config.with_address_file(file);
         }
         if let Some(file) = lookup(ERROR_FILE) {
-            config = config.error_file(file);
+            config = config.with_error_file(file);
         }
         variables.settings(config).map(Some)
     }
@@ -200,13 +200,13 @@ impl Variables<'_> {
     /// Takes the settings that a user makes, whatever the launcher.
     fn settings(&self, mut config: JobConfig) -> Result<JobConfig> {
         if let Some(name) = self.job_name()? {
-            config = config.name(name)?;
+            config = config.with_name(name)?;
         }
         if let Some(timeout) = self.seconds(JOIN_TIMEOUT)? {
-            config = config.join_timeout(timeout);
+            config = config.with_join_timeout(timeout);
         }
         if let Some(heartbeat) = self.seconds(HEARTBEAT)? {
-            config = config.heartbeat(heartbeat);
+            config = config.with_heartbeat(heartbeat);
         }
         if let Some(interface) = self.text(INTERFACE)? {
             let interface = interface.trim();
@@ -214,7 +214,7 @@ impl Variables<'_> {
                 let expected = "a network interface of this machine, by name or address";
                 return Err(wrong(INTERFACE, interface.to_owned(), expected.to_owned()));
             }
-            config = config.interface(interface);
+            config = config.with_interface(interface);
         }
         Ok(config)
     }

@@ -75,7 +75,7 @@ pub(crate) struct Joined {
 pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
     let (name, port) = config.check()?;
     let started = Instant::now();
-    let deadline = started + config.get_join_timeout();
+    let deadline = started + config.join_timeout();
     if !(1..=MOST_RANKS).contains(&local_ranks) || config.processes() > MOST {
         let message = format!(
             "{local_ranks} ranks in one of {} processes; a process brings from 1 to {MOST_RANKS} ranks, \
@@ -148,7 +148,7 @@ impl JobConfig {
             return Ok(());
         }
         let started = Instant::now();
-        let deadline = started + self.get_join_timeout().min(FAREWELL);
+        let deadline = started + self.join_timeout().min(FAREWELL);
         let host = match self.process() {
             0 => Some(Host::start(self, (name, port), started, deadline)?),
             _ => None,
@@ -161,8 +161,8 @@ impl JobConfig {
         register::arrive(&mut store, self.process()).map_err(fault)?;
         let failure = register::give_up(&mut store, self.process(), &reason.to_string());
         if let Some(host) = &host {
-            let (processes, options) = (self.processes(), self.get_options());
-            register::found(&mut store, processes, self.get_heartbeat(), options).map_err(fault)?;
+            let (processes, options) = (self.processes(), self.options());
+            register::found(&mut store, processes, self.heartbeat(), options).map_err(fault)?;
             host.last_words(&mut store, processes, failure);
         }
         Ok(())
@@ -241,7 +241,7 @@ fn attempt(
     deadline: Instant,
 ) -> Result<StoreClient, (String, Attempt)> {
     let named = |attempt| (config.master().to_owned(), attempt);
-    let addresses = match config.get_address_file() {
+    let addresses = match config.address_file() {
         Some(file) if port == 0 => host::read_address(file).map(|address| vec![address]),
         _ => address::resolve(name, port),
     };
@@ -252,13 +252,13 @@ fn attempt(
     for address in addresses {
         let failed = |attempt| (address.to_string(), attempt);
         // This process would listen on the network, too: better said before it waits.
-        address::check_open(address.ip(), config.get_secret())
+        address::check_open(address.ip(), config.secret())
             .map_err(|failure| failed(Attempt::Fatal(failure)))?;
         let until = deadline.min(Instant::now() + ATTEMPT);
         match StoreClient::connect(
             address,
-            config.get_secret(),
-            config.get_tls(),
+            config.secret(),
+            config.tls(),
             &config.job_name(),
             until,
         ) {
@@ -308,14 +308,14 @@ struct Listening {
 /// address that it uses towards process 0.
 fn listen(config: &JobConfig, host: Option<&Host>, store: &StoreClient) -> Result<Listening> {
     let towards = host.map_or_else(|| store.local_address().ip(), Host::reached_at);
-    let ip = match config.get_interface() {
+    let ip = match config.interface() {
         Some(interface) => address::of_interface(interface, towards)
             .map_err(|failure| config.fault(interface.to_owned(), failure))?,
         None => towards,
     };
     let address = SocketAddr::new(ip, 0);
     let fault = |failure| config.fault(address.to_string(), failure);
-    let socket = address::listen(address, config.get_secret()).map_err(fault)?;
+    let socket = address::listen(address, config.secret()).map_err(fault)?;
     let mut address = socket
         .local_addr()
         .map_err(|error| fault(system("an address", &error)))?;

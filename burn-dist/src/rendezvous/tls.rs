@@ -37,7 +37,7 @@ const NAME: &str = "BURN_DIST_TLS_NAME";
 /// processes of a job send one another is encrypted with TLS 1.3.
 ///
 /// Every process has to have one. Each verifies that the other's certificate was signed by the CA, is
-/// valid, and is for the job's [name](Self::name); after that the job's secret is proved inside the
+/// valid, and is for the job's [name](Self::with_name); after that the job's secret is proved inside the
 /// encrypted connection, as it is without TLS.
 ///
 /// It needs the feature `tls`; without it, making one is an error.
@@ -48,8 +48,8 @@ const NAME: &str = "BURN_DIST_TLS_NAME";
 /// use burn_dist::{JobConfig, Secret, Tls};
 ///
 /// let job = JobConfig::new(1, 2, "10.0.0.1:29500")
-///     .secret(Secret::from_file("job.secret")?)
-///     .tls(Tls::from_files("node1.pem", "node1.key", "ca.pem")?);
+///     .with_secret(Secret::from_file("job.secret")?)
+///     .with_tls(Tls::from_files("node1.pem", "node1.key", "ca.pem")?);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Tls {
     /// # Errors
     ///
     /// [`Error::Rendezvous`] if it can't be such a name.
-    pub fn name(self, name: &str) -> Result<Self> {
+    pub fn with_name(self, name: &str) -> Result<Self> {
         self.0.named(name).map(Self).map_err(fault)
     }
 
@@ -91,7 +91,7 @@ impl Tls {
     /// # Errors
     ///
     /// [`Error::Rendezvous`] if only some are set, and as [`from_files`](Self::from_files) and
-    /// [`name`](Self::name).
+    /// [`name`](Self::with_name).
     pub fn from_env() -> Result<Option<Self>> {
         Self::from_variables(&|name| std::env::var_os(name))
     }
@@ -118,7 +118,7 @@ impl Tls {
         let [certificate, key, ca] = FILES;
         let tls = Self::from_files(file(certificate)?, file(key)?, file(ca)?)?;
         match lookup(NAME) {
-            Some(name) => tls.name(&name.to_string_lossy()).map(Some),
+            Some(name) => tls.with_name(&name.to_string_lossy()).map(Some),
             None => Ok(Some(tls)),
         }
     }

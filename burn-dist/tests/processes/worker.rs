@@ -82,16 +82,16 @@ impl Place {
 
     fn job(&self) -> JobConfig {
         let mut job = JobConfig::new(self.process, self.processes, &self.master)
-            .secret(Secret::new(SECRET))
-            .heartbeat(self.heartbeat)
-            .join_timeout(self.join_timeout);
+            .with_secret(Secret::new(SECRET))
+            .with_heartbeat(self.heartbeat)
+            .with_join_timeout(self.join_timeout);
         if self.tls {
             let file = |name| format!("{CERTIFICATES}/{name}");
             let tls = Tls::from_files(file("member.pem"), file("member.key"), file("ca.pem"));
-            job = job.tls(tls.unwrap());
+            job = job.with_tls(tls.unwrap());
         }
         if self.master.ends_with(":0") {
-            job.address_file(&self.address_file)
+            job.with_address_file(&self.address_file)
         } else {
             job
         }

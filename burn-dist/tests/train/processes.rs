@@ -37,9 +37,9 @@ fn worker_process() {
     let (role, process, folder) = (word(), word(), PathBuf::from(word()));
     let process: usize = process.parse().unwrap();
     let job = JobConfig::new(process, RANKS.len(), "127.0.0.1:0")
-        .secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
-        .heartbeat(Duration::from_secs(30))
-        .address_file(folder.join("address"));
+        .with_secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
+        .with_heartbeat(Duration::from_secs(30))
+        .with_address_file(folder.join("address"));
     let launcher = Launcher::new(vec![Device::flex().autodiff(); RANKS[process]])
         .threads_per_replica(1)
         .timeout(Duration::from_mins(1))

@@ -89,7 +89,7 @@ fn every_launcher_is_understood() {
         assert_eq!((config.process(), config.processes()), (process, processes));
         assert_eq!(config.local_process(), local);
         assert_eq!(config.master(), master);
-        assert!(config.get_secret().is_empty());
+        assert!(config.secret().is_empty());
     }
     assert_eq!(config(TORCH).local_processes(), Some(4));
     assert_eq!(config(MPI).local_processes(), Some(2));
@@ -302,7 +302,7 @@ fn every_step_of_a_slurm_job_has_a_name_and_a_port_of_its_own() {
     assert_eq!(named.job_name(), "Slurm 4200017.0/mnist");
     assert!(!seen.contains(named.master()));
     // By the builder it comes to the same.
-    let built = config(SLURM).name("mnist").unwrap();
+    let built = config(SLURM).with_name("mnist").unwrap();
     assert_eq!(built.master(), named.master());
     let fixed = with(SLURM, &[("MASTER_PORT", "77"), ("BURN_DIST_JOB", "mnist")]);
     assert_eq!(config(&fixed).master(), "gpu07:77");
@@ -328,7 +328,7 @@ fn the_name_of_a_job_comes_from_its_launcher_and_from_the_user() {
     for wrong in ["", " ", "a\nb", &"x".repeat(257)] {
         let (variable, ..) = fault(&with(TORCH, &[("BURN_DIST_JOB", wrong)]));
         assert_eq!(variable, "BURN_DIST_JOB");
-        assert!(config(TORCH).name(wrong).is_err());
+        assert!(config(TORCH).with_name(wrong).is_err());
     }
 }
 
@@ -341,10 +341,10 @@ fn times_are_told_in_seconds_and_arguments_go_before_them() {
             ("BURN_DIST_HEARTBEAT", "0.5"),
         ],
     ));
-    assert_eq!(job.get_join_timeout(), Duration::from_secs(90));
-    assert_eq!(job.get_heartbeat(), Duration::from_millis(500));
-    let longer = job.heartbeat(Duration::from_secs(7));
-    assert_eq!(longer.get_heartbeat(), Duration::from_secs(7));
+    assert_eq!(job.join_timeout(), Duration::from_secs(90));
+    assert_eq!(job.heartbeat(), Duration::from_millis(500));
+    let longer = job.with_heartbeat(Duration::from_secs(7));
+    assert_eq!(longer.heartbeat(), Duration::from_secs(7));
     for name in [
         "BURN_DIST_JOIN_TIMEOUT",
         "BURN_DIST_HEARTBEAT",
@@ -367,15 +367,15 @@ fn times_are_told_in_seconds_and_arguments_go_before_them() {
 #[test]
 fn a_process_that_stands_still_for_eight_seconds_is_not_given_up() {
     // The last sign of life may have come a third of the heartbeat before, and be read a round late.
-    let heartbeat = JobConfig::new(0, 2, "a:1").get_heartbeat();
+    let heartbeat = JobConfig::new(0, 2, "a:1").heartbeat();
     assert!(Duration::from_secs(8) + heartbeat / 3 + Duration::from_millis(500) < heartbeat);
 }
 
 #[test]
 fn the_interface_may_be_told() {
-    assert_eq!(config(SLURM).get_interface(), None);
+    assert_eq!(config(SLURM).interface(), None);
     let variables = with(SLURM, &[("BURN_DIST_INTERFACE", "ib0\n")]);
-    assert_eq!(config(&variables).get_interface(), Some("ib0"));
+    assert_eq!(config(&variables).interface(), Some("ib0"));
     let (name, ..) = fault(&with(TORCH, &[("BURN_DIST_INTERFACE", "")]));
     assert_eq!(name, "BURN_DIST_INTERFACE");
 }
@@ -453,11 +453,8 @@ fn the_secret_and_the_address_file_come_along() {
         ],
     );
     let config = config(&variables);
-    assert!(config.get_secret().is_safe());
-    assert_eq!(
-        config.get_address_file().unwrap().to_str(),
-        Some("/tmp/where")
-    );
+    assert!(config.secret().is_safe());
+    assert_eq!(config.address_file().unwrap().to_str(), Some("/tmp/where"));
     assert!(read(&with(TORCH, &[("BURN_DIST_SECRET", "")])).is_err());
 }
 

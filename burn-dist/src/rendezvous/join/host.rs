@@ -40,7 +40,7 @@ impl Host {
             address::resolve(name, port)
                 .map_err(|failure| (config.master().to_owned(), Attempt::Again(failure)))
         })?;
-        let secret = config.get_secret();
+        let secret = config.secret();
         let listener = match config.take_listener() {
             Some(listener) => listener,
             None => listen(config, &master, port)?,
@@ -52,7 +52,7 @@ impl Host {
         address::check_open(address.ip(), secret).map_err(fault)?;
         warn_of_loopback(config, name, address);
         tracing::info!(%address, "the job's store listens");
-        let tls = config.get_tls().cloned();
+        let tls = config.tls().cloned();
         let name = config.job_name();
         let server = StoreServer::start(listener, secret.clone(), tls, &name, Limits::default())
             .map_err(|error| fault(system("the job's store", &error)))?;
@@ -66,7 +66,7 @@ impl Host {
             file: None,
             reached_at,
         };
-        if let Some(file) = config.get_address_file() {
+        if let Some(file) = config.address_file() {
             write_address(file, SocketAddr::new(reached_at, address.port())).map_err(fault)?;
             host.file = Some(file.to_owned());
         }
@@ -84,8 +84,8 @@ impl Host {
         }
         let client = StoreClient::connect(
             address,
-            config.get_secret(),
-            config.get_tls(),
+            config.secret(),
+            config.tls(),
             &config.job_name(),
             deadline,
         );
@@ -140,17 +140,17 @@ impl Drop for Host {
 
 /// Listens where the configuration says.
 fn listen(config: &JobConfig, master: &[SocketAddr], port: u16) -> Result<TcpListener> {
-    let interface = match config.get_interface() {
+    let interface = match config.interface() {
         Some(interface) => {
             let found = address::of_interface(interface, master[0].ip());
             Some(found.map_err(|failure| config.fault(interface.to_owned(), failure))?)
         }
         None => None,
     };
-    let listening = address::listen_as_master(master, interface, port, config.get_secret());
+    let listening = address::listen_as_master(master, interface, port, config.secret());
     listening.map_err(|(address, failure)| {
         let failure = match failure {
-            JoinFailure::Listen(error) if config.get_torchrun_listens() => {
+            JoinFailure::Listen(error) if config.torchrun_listens() => {
                 JoinFailure::Listen(format!(
                     "{error}; torchrun's rendezvous may have put RANK 0 on another machine than its own \
                      store: give torchrun TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or --master-addr and \

@@ -64,8 +64,8 @@ impl Entry {
                 address,
                 system_id: std::process::id(),
             },
-            heartbeat: config.get_heartbeat(),
-            options: config.get_options().clone(),
+            heartbeat: config.heartbeat(),
+            options: config.options().clone(),
         }
     }
 

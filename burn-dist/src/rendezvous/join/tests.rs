@@ -26,7 +26,7 @@ fn master() -> (TcpListener, String) {
 }
 
 fn process(process: usize, processes: usize, master: &str) -> JobConfig {
-    JobConfig::new(process, processes, master).join_timeout(PATIENCE)
+    JobConfig::new(process, processes, master).with_join_timeout(PATIENCE)
 }
 
 fn failure(result: Result<Joined>) -> JoinFailure {
@@ -96,7 +96,7 @@ fn eight_processes_join_in_any_order() {
             let threads: Vec<_> = order
                 .iter()
                 .map(|&number| {
-                    let config = process(number, 8, "127.0.0.1:0").address_file(&file);
+                    let config = process(number, 8, "127.0.0.1:0").with_address_file(&file);
                     (number, spawn(scope, config))
                 })
                 .collect();
@@ -133,7 +133,7 @@ fn a_job_works_over_ipv6() {
     let master = listener.local_addr().unwrap().to_string();
     thread::scope(|scope| {
         let other = spawn(scope, process(1, 2, &master));
-        let first = join(&process(0, 2, &master).listener(listener), 1).unwrap();
+        let first = join(&process(0, 2, &master).with_listener(listener), 1).unwrap();
         check(&[first, other.join().unwrap().unwrap()]);
     });
 }
@@ -143,8 +143,8 @@ fn a_job_works_over_ipv6() {
 fn an_interface_may_be_named_by_all() {
     let master = format!("127.0.0.1:{}", quiet_port());
     thread::scope(|scope| {
-        let other = spawn(scope, process(1, 2, &master).interface("lo"));
-        let first = join(&process(0, 2, &master).interface("lo"), 1).unwrap();
+        let other = spawn(scope, process(1, 2, &master).with_interface("lo"));
+        let first = join(&process(0, 2, &master).with_interface("lo"), 1).unwrap();
         check(&[first, other.join().unwrap().unwrap()]);
     });
     for number in [0, 1] {
@@ -154,7 +154,7 @@ fn an_interface_may_be_named_by_all() {
             let limits = crate::rendezvous::store::Limits::default();
             StoreServer::start(listener, Secret::default(), None, "", limits).unwrap()
         });
-        let unknown = process(number, 2, &address).interface("none0");
+        let unknown = process(number, 2, &address).with_interface("none0");
         let error = join(&unknown, 1).unwrap_err().to_string();
         assert!(error.contains("none0: this is no address"), "{error}");
         assert!(error.contains("lo (127.0.0.1"), "{error}");

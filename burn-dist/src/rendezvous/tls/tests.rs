@@ -139,11 +139,13 @@ mod with_feature {
             assert!(error.contains(words), "{error}");
             assert!(error.contains(&format!("{name}.pem")), "{error}");
         }
-        let misnamed = Tls::of_tests("misnamed", "ca").name("another-job").unwrap();
+        let misnamed = Tls::of_tests("misnamed", "ca")
+            .with_name("another-job")
+            .unwrap();
         assert_eq!(check(&misnamed), Ok(()));
-        assert!(misnamed.name("two words").is_err());
+        assert!(misnamed.with_name("two words").is_err());
         // It is a part of what a job's configuration is checked for.
-        let job = JobConfig::new(0, 1, "127.0.0.1:0").tls(Tls::of_tests("expired", "ca"));
+        let job = JobConfig::new(0, 1, "127.0.0.1:0").with_tls(Tls::of_tests("expired", "ca"));
         assert!(job.check().unwrap_err().to_string().contains("has expired"));
     }
 
@@ -166,7 +168,7 @@ mod with_feature {
         });
         let job = job.unwrap().unwrap();
         assert!(job.check().is_ok());
-        let job = job.tls(Tls::of_tests("expired", "ca"));
+        let job = job.with_tls(Tls::of_tests("expired", "ca"));
         assert!(job.check().is_err());
     }
 

@@ -26,7 +26,7 @@ fn options_that_differ_are_refused_on_all_processes_with_their_values() {
         let options = [("--seed", "42"), ("--lr", lr)];
         process(number, 3, &master).with_options(options)
     };
-    let first = with(0, "0.03").listener(listener);
+    let first = with(0, "0.03").with_listener(listener);
     let failures = failures(vec![first, with(1, "0.3"), with(2, "0.03")]);
     for failure in &failures {
         let JoinFailure::Options(differing) = failure else {
@@ -52,7 +52,7 @@ fn equal_options_join() {
     thread::scope(|scope| {
         let with = |number| process(number, 2, &master).with_options([("--lr", "0.03")]);
         let other = spawn(scope, with(1));
-        let first = join(&with(0).listener(listener), 1).unwrap();
+        let first = join(&with(0).with_listener(listener), 1).unwrap();
         check(&[first, other.join().unwrap().unwrap()]);
     });
 }
@@ -66,15 +66,15 @@ fn jobs_of_other_names_never_join_with_one_secret_and_port() {
     ] {
         let (listener, master) = master();
         let with = |number: usize, name: Option<&str>| {
-            let config = process(number, 2, &master).secret(Secret::new(b"one secret"));
+            let config = process(number, 2, &master).with_secret(Secret::new(b"one secret"));
             match name {
-                Some(name) => config.name(name).unwrap(),
+                Some(name) => config.with_name(name).unwrap(),
                 None => config,
             }
         };
         thread::scope(|scope| {
-            let host = with(0, names[0]).listener(listener);
-            let host = spawn(scope, host.join_timeout(Duration::from_secs(1)));
+            let host = with(0, names[0]).with_listener(listener);
+            let host = spawn(scope, host.with_join_timeout(Duration::from_secs(1)));
             let other = failure(join(&with(1, names[1]), 1)).to_string();
             for name in names {
                 let name = name.map_or("a job without a name".to_owned(), |name| {
@@ -104,7 +104,7 @@ fn a_process_that_ends_before_all_have_joined_is_told_to_all() {
     };
     let start = Instant::now();
     thread::scope(|scope| {
-        let first = spawn(scope, process(0, 3, &master).listener(listener));
+        let first = spawn(scope, process(0, 3, &master).with_listener(listener));
         let second = spawn(scope, process(1, 3, &master));
         until_entered(&master, 1);
         dies(2);
@@ -123,8 +123,8 @@ fn a_process_that_ends_before_all_have_joined_is_told_to_all() {
 #[test]
 fn a_process_that_cannot_listen_tells_all_why() {
     let (listener, master) = master();
-    let first = process(0, 3, &master).listener(listener);
-    let fails = process(1, 3, &master).interface("none0");
+    let first = process(0, 3, &master).with_listener(listener);
+    let fails = process(1, 3, &master).with_interface("none0");
     let failures = failures(vec![first, fails, process(2, 3, &master)]);
     for number in [0, 2] {
         let JoinFailure::Gone {
@@ -148,7 +148,7 @@ fn a_process_that_leaves_in_good_order_is_not_gone() {
     let (listener, master) = master();
     thread::scope(|scope| {
         let other = spawn(scope, process(1, 2, &master));
-        let mut first = join(&process(0, 2, &master).listener(listener), 1).unwrap();
+        let mut first = join(&process(0, 2, &master).with_listener(listener), 1).unwrap();
         let other = other.join().unwrap().unwrap();
         other.store.leave().unwrap();
         assert_eq!(first.store.gone(Instant::now()), Ok(None));

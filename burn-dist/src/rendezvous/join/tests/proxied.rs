@@ -20,7 +20,7 @@ fn join_through(seed: u64) -> Result<bool, String> {
     let proxies = weathers.map(|weather| Proxy::new(store, weather));
     let started = Instant::now();
     let joined: Vec<_> = thread::scope(|scope| {
-        let first = process(0, 3, &master).listener(listener);
+        let first = process(0, 3, &master).with_listener(listener);
         let others = [1, 2].map(|number| {
             let master = proxies[number - 1].address.to_string();
             process(number, 3, &master)
@@ -29,7 +29,9 @@ fn join_through(seed: u64) -> Result<bool, String> {
         let joining = [first, second, third].map(|config| {
             spawn(
                 scope,
-                config.join_timeout(PATIENCE).secret(Secret::new(b"x")),
+                config
+                    .with_join_timeout(PATIENCE)
+                    .with_secret(Secret::new(b"x")),
             )
         });
         joining.map(|thread| thread.join().unwrap()).into()

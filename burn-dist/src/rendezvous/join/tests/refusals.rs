@@ -11,10 +11,10 @@ use crate::control;
 fn those_who_do_not_come_are_named_on_all_who_do() {
     let (listener, master) = master();
     thread::scope(|scope| {
-        let first = spawn(scope, process(0, 4, &master).listener(listener));
+        let first = spawn(scope, process(0, 4, &master).with_listener(listener));
         until_entered(&master, 0);
         let patience = Duration::from_secs(1);
-        let third = process(2, 4, &master).join_timeout(patience);
+        let third = process(2, 4, &master).with_join_timeout(patience);
         let third = failure(join(&third, 1));
         let text = third.to_string();
         assert!(
@@ -30,7 +30,7 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
     for ranks in [0, MOST_RANKS + 1, usize::MAX] {
         let (listener, master) = master();
         thread::scope(|scope| {
-            let first = spawn(scope, process(0, 2, &master).listener(listener));
+            let first = spawn(scope, process(0, 2, &master).with_listener(listener));
             until_entered(&master, 0);
             let address: SocketAddr = master.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
@@ -55,10 +55,10 @@ fn all_processes_have_the_heartbeat_of_process_0() {
     let (listener, master) = master();
     let heartbeat = Duration::from_secs(7);
     thread::scope(|scope| {
-        let other = process(1, 2, &master).heartbeat(Duration::from_secs(1));
+        let other = process(1, 2, &master).with_heartbeat(Duration::from_secs(1));
         let other = spawn(scope, other);
-        let first = process(0, 2, &master).listener(listener);
-        let first = join(&first.heartbeat(heartbeat), 1).unwrap();
+        let first = process(0, 2, &master).with_listener(listener);
+        let first = join(&first.with_heartbeat(heartbeat), 1).unwrap();
         assert_eq!(first.heartbeat, heartbeat);
         assert_eq!(other.join().unwrap().unwrap().heartbeat, heartbeat);
     });
@@ -68,7 +68,7 @@ fn all_processes_have_the_heartbeat_of_process_0() {
 fn a_number_given_twice_is_told_to_all() {
     let (listener, master) = master();
     thread::scope(|scope| {
-        let first = spawn(scope, process(0, 3, &master).listener(listener));
+        let first = spawn(scope, process(0, 3, &master).with_listener(listener));
         let one = spawn(scope, process(1, 3, &master));
         let other = spawn(scope, process(1, 3, &master));
         let failures = [first, one, other].map(|thread| failure(thread.join().unwrap()));
@@ -92,7 +92,7 @@ fn another_world_size_is_told_to_both() {
     let (listener, master) = master();
     thread::scope(|scope| {
         let other = spawn(scope, process(1, 3, &master));
-        let first = failure(join(&process(0, 2, &master).listener(listener), 1));
+        let first = failure(join(&process(0, 2, &master).with_listener(listener), 1));
         let expected = JoinFailure::WorldSize {
             process: 1,
             told: 3,
@@ -107,12 +107,12 @@ fn another_world_size_is_told_to_both() {
 fn a_process_with_another_secret_stays_out_and_is_hinted_at() {
     let (listener, master) = master();
     thread::scope(|scope| {
-        let other = process(1, 2, &master).secret(Secret::new(b"another"));
+        let other = process(1, 2, &master).with_secret(Secret::new(b"another"));
         let other = spawn(scope, other);
         let first = process(0, 2, &master)
-            .listener(listener)
-            .secret(Secret::new(b"the job's own"))
-            .join_timeout(Duration::from_secs(1));
+            .with_listener(listener)
+            .with_secret(Secret::new(b"the job's own"))
+            .with_join_timeout(Duration::from_secs(1));
         let first = failure(join(&first, 1)).to_string();
         assert!(first.contains("process 1 of 2 did not come"), "{first}");
         assert!(first.contains("1 connection was turned away"), "{first}");
@@ -155,7 +155,7 @@ fn another_program_on_the_port_is_named_by_what_it_says() {
 #[test]
 fn a_process_0_that_never_comes_is_an_error_at_the_deadline() {
     let master = format!("127.0.0.1:{}", quiet_port());
-    let config = process(1, 2, &master).join_timeout(Duration::from_millis(100));
+    let config = process(1, 2, &master).with_join_timeout(Duration::from_millis(100));
     let error = join(&config, 1).unwrap_err().to_string();
     assert!(error.contains(&master), "{error}");
     assert!(
@@ -164,8 +164,8 @@ fn a_process_0_that_never_comes_is_an_error_at_the_deadline() {
     );
     // Nor does one that never writes its address.
     let config = process(1, 2, "127.0.0.1:0")
-        .address_file("/no/such/file")
-        .join_timeout(Duration::from_millis(20));
+        .with_address_file("/no/such/file")
+        .with_join_timeout(Duration::from_millis(20));
     let error = join(&config, 1).unwrap_err().to_string();
     assert!(error.contains("/no/such/file"), "{error}");
 }
@@ -180,7 +180,7 @@ fn a_second_process_0_finds_the_port_taken() {
     );
     // With a file for its address, it finds the file.
     let file = tempfile::NamedTempFile::new().unwrap();
-    let config = process(0, 2, "127.0.0.1:0").address_file(file.path());
+    let config = process(0, 2, "127.0.0.1:0").with_address_file(file.path());
     let error = failure(join(&config, 1));
     assert!(matches!(error, JoinFailure::Configuration(_)), "{error}");
     assert!(
@@ -197,8 +197,8 @@ fn an_open_address_needs_a_secret_on_either_side() {
         assert_eq!(error, JoinFailure::NoSecret { short: false });
     }
     let foreign = process(0, 2, "192.0.2.1:0")
-        .address_file("/no/such/file")
-        .secret(Secret::new(b"0123456789abcdef"));
+        .with_address_file("/no/such/file")
+        .with_secret(Secret::new(b"0123456789abcdef"));
     let error = failure(join(&foreign, 1));
     assert!(matches!(error, JoinFailure::Listen(_)), "{error}");
 }
@@ -232,9 +232,9 @@ fn what_cannot_be_right_is_said_before_anyone_is_asked() {
     ] {
         refused(process(0, 1, master), 1, "expected host:port");
     }
-    let hasty = process(0, 1, "a:1").join_timeout(Duration::ZERO);
+    let hasty = process(0, 1, "a:1").with_join_timeout(Duration::ZERO);
     refused(hasty, 1, "join timeout");
-    let eternal = process(0, 1, "a:1").heartbeat(Duration::MAX);
+    let eternal = process(0, 1, "a:1").with_heartbeat(Duration::MAX);
     refused(eternal, 1, "heartbeat");
 }
 
@@ -244,7 +244,7 @@ fn a_name_without_an_address_is_an_error_of_its_own() {
     let name = format!("{}:1", "x".repeat(300));
     for number in [0, 1] {
         let patience = Duration::from_millis(20);
-        let config = process(number, 2, &name).join_timeout(patience);
+        let config = process(number, 2, &name).with_join_timeout(patience);
         let start = Instant::now();
         let error = failure(join(&config, 1));
         assert!(matches!(error, JoinFailure::Unresolved(_)), "{error}");

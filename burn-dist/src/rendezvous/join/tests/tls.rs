@@ -13,11 +13,11 @@ fn processes_with_certificates_find_one_another() {
         let (listener, master) = master();
         let joined = thread::scope(|scope| {
             let start = |number| {
-                let config = process(number, count, &master).tls(member());
+                let config = process(number, count, &master).with_tls(member());
                 spawn(
                     scope,
                     match number {
-                        0 => config.listener(listener.try_clone().unwrap()),
+                        0 => config.with_listener(listener.try_clone().unwrap()),
                         _ => config,
                     },
                 )
@@ -34,12 +34,12 @@ fn processes_with_certificates_find_one_another() {
 fn disagree(first: Option<Tls>, second: Option<Tls>) -> [JoinFailure; 2] {
     let (listener, master) = master();
     let with = |config: JobConfig, tls| match tls {
-        Some(tls) => config.tls(tls),
+        Some(tls) => config.with_tls(tls),
         None => config,
     };
     thread::scope(|scope| {
-        let config = with(process(0, 2, &master).listener(listener), first);
-        let host = spawn(scope, config.join_timeout(Duration::from_secs(2)));
+        let config = with(process(0, 2, &master).with_listener(listener), first);
+        let host = spawn(scope, config.with_join_timeout(Duration::from_secs(2)));
         let start = Instant::now();
         let told = failure(join(&with(process(1, 2, &master), second), 1));
         // It has 20 s to join, and needs none of them to see that it can't.

@@ -47,7 +47,7 @@ fn a_certificate_that_is_not_the_jobs_is_named_on_both_sides() {
     // Another name, for the whole job.
     let renamed = || {
         let misnamed = Tls::of_tests("misnamed", "ca");
-        Some(misnamed.name("another-job").unwrap())
+        Some(misnamed.with_name("another-job").unwrap())
     };
     assert!(open(renamed(), renamed()).iter().all(Result::is_ok));
 }
