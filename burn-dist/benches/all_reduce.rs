@@ -37,7 +37,7 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     options.ranked.run(|here, job| {
-        let launcher = Launcher::new(vec![Device::flex(); here]).job(job);
+        let launcher = Launcher::new(vec![Device::flex(); here]).with_job(job);
         launcher.run(|worker| measure(&options, &worker))?;
         Ok(())
     })

@@ -43,7 +43,9 @@ fn main() -> Result<()> {
     let options = Options::parse();
     options.ranked.run(|here, job| {
         let devices = vec![Device::flex().autodiff(); here];
-        let launcher = Launcher::new(devices).job(job).threads_per_replica(1);
+        let launcher = Launcher::new(devices)
+            .with_job(job)
+            .with_threads_per_replica(1);
         launcher.run(|worker| measure(&options, &worker))?;
         Ok(())
     })

@@ -71,7 +71,7 @@ fn main() -> Result<()> {
         Kind::Cuda => Backend::Cuda,
     };
     let devices = Devices::select(backend, 1, false)?.devices;
-    let launcher = Launcher::new(devices).threads_per_replica(1);
+    let launcher = Launcher::new(devices).with_threads_per_replica(1);
     launcher.run(|worker| {
         let (device, group) = (worker.device(), worker.group());
         let images = Tensor::<4>::ones([64, 1, 28, 28], device);

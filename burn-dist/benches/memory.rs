@@ -35,7 +35,9 @@ fn main() -> Result<()> {
     ranked.run(|here, job| {
         let turn = Barrier::new(here);
         let devices = vec![Device::flex().autodiff(); here];
-        let launcher = Launcher::new(devices).job(job).threads_per_replica(1);
+        let launcher = Launcher::new(devices)
+            .with_job(job)
+            .with_threads_per_replica(1);
         launcher.run(|worker| {
             let first = worker.rank() % here == 0;
             let peaks = peaks::measure(&worker, &config, &turn, here, first)?;

@@ -52,7 +52,7 @@ fn now() -> Result<Duration> {
 /// One process of a round. The first one tells the slowest times.
 fn take_part(job: JobConfig, began: Duration) -> Result<()> {
     let called = Instant::now();
-    let launcher = Launcher::new(vec![Device::flex()]).job(job);
+    let launcher = Launcher::new(vec![Device::flex()]).with_job(job);
     launcher.run(|worker: Worker| -> Result<()> {
         worker.group().barrier()?;
         let mut times = [

@@ -114,7 +114,7 @@
 //! # use burn::tensor::Device;
 //! use burn_dist::{JobConfig, ReduceOp, launch::Launcher};
 //!
-//! let launcher = Launcher::new(vec![Device::flex().autodiff(); 2]).job(JobConfig::from_env()?);
+//! let launcher = Launcher::new(vec![Device::flex().autodiff(); 2]).with_job(JobConfig::from_env()?);
 //! launcher.run(|worker| {
 //!     let mut losses = [worker.rank() as f32];
 //!     worker.group().all_reduce(&mut losses, ReduceOp::Mean)
@@ -136,7 +136,7 @@
 //!
 //! When ranks have waited for another in vain, or a process has fallen silent, the last operations of all
 //! ranks are compared, and an event of the crate `tracing` says who is behind, in which operation; what
-//! each rank did last is in files ([`Launcher::records`](launch::Launcher::records)).
+//! each rank did last is in files ([`Launcher::with_records`](launch::Launcher::with_records)).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Tests inside the crate share what those outside it use, which names the crate.

@@ -66,7 +66,7 @@ impl Net {
 
 fn run<R: Send>(ranks: usize, f: impl Fn(&Worker) -> Result<R> + Sync) -> Result<Vec<R>> {
     Launcher::new(vec![Device::flex().autodiff(); ranks])
-        .timeout(Duration::from_mins(1))
+        .with_timeout(Duration::from_mins(1))
         .run(|worker| f(&worker))
 }
 
@@ -115,11 +115,13 @@ fn train(worker: &Worker, config: &CheckpointConfig, stop: u64) -> Result<Outcom
             model = optimizer.step(scheduler.step(), model, gradients);
             step += 1;
             if step % EVERY == 0 {
-                let snapshot = checkpoints.snapshot(step).model("net", &model);
-                let snapshot = snapshot.optimizer("adam", &optimizer);
-                let snapshot = snapshot.scheduler("rate", scheduler.to_record());
-                let snapshot = snapshot.sampler(loader.state()).shared("seed", &5_u64);
-                let saved = checkpoints.save(snapshot.own("losses", &losses))?;
+                let snapshot = checkpoints.snapshot(step).with_model("net", &model);
+                let snapshot = snapshot.with_optimizer("adam", &optimizer);
+                let snapshot = snapshot.with_scheduler("rate", scheduler.to_record());
+                let snapshot = snapshot
+                    .with_sampler(loader.state())
+                    .with_shared("seed", &5_u64);
+                let saved = checkpoints.save(snapshot.with_own("losses", &losses))?;
                 assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
             }
             if step == stop {
@@ -179,8 +181,8 @@ fn save(folder: &Path) {
         let loss = model.loss(Tensor::ones([4, 1], worker.device()));
         let gradients = ddp.synchronize(loss.backward(), &model)?;
         model = optimizer.step(0.1, model, gradients);
-        let snapshot = checkpoints.snapshot(1).model("net", &model);
-        checkpoints.save(snapshot.optimizer("adam", &optimizer))
+        let snapshot = checkpoints.snapshot(1).with_model("net", &model);
+        checkpoints.save(snapshot.with_optimizer("adam", &optimizer))
     })
     .unwrap();
 }
@@ -256,20 +258,20 @@ fn what_can_not_be_saved_fails_on_all_ranks_and_they_go_on() {
             (["../a", "b"], "a"),
             (["a", "b"], "taken"),
         ] {
-            let mut snapshot = checkpoints.snapshot(1).own("taken", &1);
+            let mut snapshot = checkpoints.snapshot(1).with_own("taken", &1);
             for name in names {
-                snapshot = snapshot.model(name, &model);
+                snapshot = snapshot.with_model(name, &model);
             }
             // On rank 1 alone.
             if worker.rank() == 1 {
-                snapshot = snapshot.own(value, &2);
+                snapshot = snapshot.with_own(value, &2);
             }
             match checkpoints.save(snapshot)? {
                 Saved::Failed(error) => failed.push(error.to_string()),
                 Saved::Written(path) => panic!("{} was written", path.display()),
             }
         }
-        let good = checkpoints.snapshot(2).model("a", &model);
+        let good = checkpoints.snapshot(2).with_model("a", &model);
         let Saved::Written(path) = checkpoints.save(good)? else {
             panic!("the last one is good");
         };
@@ -300,11 +302,11 @@ fn nested(levels: u32) -> Json {
 fn what_could_not_be_read_again_is_not_saved() {
     let folder = tempfile::tempdir().unwrap();
     let failed = with(folder.path(), 2, false, |worker, mut checkpoints, _| {
-        let shared = checkpoints.snapshot(1).shared("deep", &nested(62));
+        let shared = checkpoints.snapshot(1).with_shared("deep", &nested(62));
         let mut own = checkpoints.snapshot(1);
         // On rank 1 alone.
         if worker.rank() == 1 {
-            own = own.own("deep", &nested(62));
+            own = own.with_own("deep", &nested(62));
         }
         let mut failed = Vec::new();
         for snapshot in [shared, own] {
@@ -313,8 +315,8 @@ fn what_could_not_be_read_again_is_not_saved() {
                 Saved::Written(path) => panic!("{} was written", path.display()),
             }
         }
-        let good = checkpoints.snapshot(1).shared("deep", &nested(61));
-        let saved = checkpoints.save(good.own("deep", &nested(61)))?;
+        let good = checkpoints.snapshot(1).with_shared("deep", &nested(61));
+        let saved = checkpoints.save(good.with_own("deep", &nested(61)))?;
         assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
         Ok(failed)
     });

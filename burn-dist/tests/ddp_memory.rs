@@ -21,8 +21,8 @@ const REPLICAS: usize = 2;
 
 fn launcher(replicas: usize) -> Launcher {
     Launcher::new(vec![Device::flex().autodiff(); replicas])
-        .threads_per_replica(1)
-        .timeout(Duration::from_mins(1))
+        .with_threads_per_replica(1)
+        .with_timeout(Duration::from_mins(1))
 }
 
 fn as_threads(config: &DdpConfig) -> Peaks {
@@ -39,7 +39,7 @@ fn over_tcp(config: &DdpConfig) -> Peaks {
     let master = listener.local_addr().unwrap().to_string();
     let run = |process: usize, job: JobConfig| {
         let peaks = launcher(1)
-            .job(job)
+            .with_job(job)
             .run(|worker| peaks::measure(&worker, config, &turn, REPLICAS, process == 0));
         peaks.unwrap()[0]
     };

@@ -43,7 +43,7 @@ fn backends() -> Vec<Backend> {
 
 fn launcher(backend: Backend, replicas: usize) -> Launcher {
     let devices = Devices::select(backend, replicas, true).unwrap();
-    Launcher::new(devices.devices).timeout(Duration::from_mins(2))
+    Launcher::new(devices.devices).with_timeout(Duration::from_mins(2))
 }
 
 /// Ways to train that lead to the same parameters.
@@ -376,7 +376,7 @@ fn worker_process() {
     let job = JobConfig::new(process.parse().unwrap(), 2, "127.0.0.1:0")
         .with_secret(Secret::new(b"0123456789abcdef0123456789abcdef"))
         .with_address_file(folder.join("address"));
-    let trained = run(launcher(backend, replicas).job(job), How::OnDevice);
+    let trained = run(launcher(backend, replicas).with_job(job), How::OnDevice);
     println!("\n{MARK}{}", serde_json::to_string(&trained).unwrap());
 }
 

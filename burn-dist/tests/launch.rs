@@ -37,7 +37,7 @@ fn every_rank_runs_once_on_its_device_and_its_own_pool() {
         ))
     };
     let results = Launcher::new(devices(4))
-        .threads_per_replica(1)
+        .with_threads_per_replica(1)
         .run(run)
         .unwrap();
     assert_eq!(runs.into_inner(), 4);
@@ -52,7 +52,7 @@ fn replicas_share_the_cores() {
     let cores = std::thread::available_parallelism().unwrap().get();
     let threads = launch(devices(2), |_| Ok::<_, Error>(rayon::current_num_threads())).unwrap();
     assert_eq!(threads, [(cores / 2).max(1); 2]);
-    let threads = Launcher::new(devices(2)).threads_per_replica(3);
+    let threads = Launcher::new(devices(2)).with_threads_per_replica(3);
     let threads = threads
         .run(|_| Ok::<_, Error>(rayon::current_num_threads()))
         .unwrap();
@@ -274,7 +274,7 @@ fn bad_settings_are_errors() {
     let error = launch(Vec::new(), nothing).unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     let error = Launcher::new(devices(1))
-        .threads_per_replica(0)
+        .with_threads_per_replica(0)
         .run(nothing)
         .unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
@@ -282,7 +282,7 @@ fn bad_settings_are_errors() {
 
 #[test]
 fn the_launchers_timeout_is_the_groups() {
-    let launcher = Launcher::new(devices(2)).timeout(Duration::from_secs(7));
+    let launcher = Launcher::new(devices(2)).with_timeout(Duration::from_secs(7));
     let timeouts = launcher
         .run(|worker| Ok::<_, Error>(worker.group().timeout()))
         .unwrap();
@@ -293,8 +293,8 @@ fn the_launchers_timeout_is_the_groups() {
 fn wait_in_vain(records: &std::path::Path) -> Error {
     let given_up = std::sync::Barrier::new(2);
     Launcher::new(devices(2))
-        .timeout(Duration::from_millis(100))
-        .records(records)
+        .with_timeout(Duration::from_millis(100))
+        .with_records(records)
         .run(|worker| {
             let group = worker.group();
             group.barrier()?;
@@ -354,14 +354,14 @@ fn masks(launcher: Launcher, seed: Option<u64>) -> Vec<Vec<f32>> {
 #[test]
 fn ranks_draw_apart_and_as_in_the_last_run_without_a_call() {
     // Three threads compute for each rank, and one pool does not know the other's streams.
-    let launcher = || Launcher::new(vec![Device::flex().autodiff(); 3]).threads_per_replica(3);
+    let launcher = || Launcher::new(vec![Device::flex().autodiff(); 3]).with_threads_per_replica(3);
     let first = masks(launcher(), None);
     assert_ne!(first[0], first[1]);
     assert_ne!(first[0], first[2]);
     assert_ne!(first[1], first[2]);
     assert_eq!(masks(launcher(), None), first);
-    assert_eq!(masks(launcher().seed(0), None), first);
-    let other = masks(launcher().seed(7), None);
+    assert_eq!(masks(launcher().with_seed(0), None), first);
+    let other = masks(launcher().with_seed(7), None);
     assert_ne!(other[0], first[0]);
     // A worker's own call is what it was before.
     assert_eq!(masks(launcher(), Some(7)), other);
@@ -371,13 +371,13 @@ fn ranks_draw_apart_and_as_in_the_last_run_without_a_call() {
 fn a_job_of_one_process_opens_no_port_and_needs_no_secret() {
     // An address of no machine: whoever listened there, or asked for a secret, would fail.
     let job = JobConfig::new(0, 1, "192.0.2.1:29500");
-    let sizes = Launcher::new(devices(2)).job(job).run(|worker| {
+    let sizes = Launcher::new(devices(2)).with_job(job).run(|worker| {
         assert_eq!(worker.address(), None);
         Ok::<_, Error>(worker.world_size())
     });
     assert_eq!(sizes.unwrap(), [2, 2]);
     // What can't be right is still told.
-    let wrong = Launcher::new(devices(1)).job(JobConfig::new(1, 1, "192.0.2.1:29500"));
+    let wrong = Launcher::new(devices(1)).with_job(JobConfig::new(1, 1, "192.0.2.1:29500"));
     let error = wrong.run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
     assert!(error.contains("no process 1 in a job of 1"), "{error}");
 }
@@ -385,7 +385,7 @@ fn a_job_of_one_process_opens_no_port_and_needs_no_secret() {
 #[test]
 fn a_time_that_no_clock_can_hold_is_an_error_and_no_panic() {
     let forever = JobConfig::new(0, 2, "127.0.0.1:0").with_join_timeout(Duration::MAX);
-    let run = Launcher::new(devices(1)).job(forever);
+    let run = Launcher::new(devices(1)).with_job(forever);
     let error = run.run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
     assert!(error.contains("join timeout"), "{error}");
 }

@@ -79,8 +79,8 @@ fn grown_little(before: (i64, i64)) {
 #[test]
 fn what_was_dropped_leaves_no_thread_and_no_memory_behind() {
     Launcher::new(vec![Device::flex().autodiff(); 2])
-        .threads_per_replica(1)
-        .timeout(Duration::from_mins(1))
+        .with_threads_per_replica(1)
+        .with_timeout(Duration::from_mins(1))
         .run(|worker| {
             sweep(&worker, 1000, monitor)?;
             sweep(&worker, 200, model)

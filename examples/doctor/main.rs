@@ -77,7 +77,7 @@ fn run(options: &Options) -> Result<Option<Severity>, Failure> {
     let preflight = preflight(options, note);
 
     let timeout = options.job.collective_timeout.unwrap_or(timeout);
-    let launcher = Launcher::new(devices).timeout(timeout).job(job);
+    let launcher = Launcher::new(devices).with_timeout(timeout).with_job(job);
     let reports = launcher.run(|worker| examine(&worker, options, &preflight))?;
     // All ranks have the same one.
     let report = reports.first().ok_or("no replica was started")?;
@@ -97,9 +97,9 @@ fn preflight(options: &Options, note: Option<String>) -> Preflight {
     if let Some(size) = options.bucket_cap_mb {
         plan = plan.with_bucket_cap_mb(size);
     }
-    let preflight = Preflight::new().plan(plan);
+    let preflight = Preflight::new().with_plan(plan);
     match note {
-        Some(message) => preflight.known(Finding {
+        Some(message) => preflight.with_known(Finding {
             severity: Severity::Note,
             topic: Topic::Devices,
             message,

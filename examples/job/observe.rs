@@ -56,10 +56,10 @@ impl Observation {
         }
         let mut outputs = Outputs::new();
         if let Some(folder) = &options.log_dir {
-            outputs = outputs.log_dir(folder)?;
+            outputs = outputs.with_log_dir(folder)?;
         }
         if let Some(address) = &options.metrics {
-            outputs = outputs.metrics(address)?;
+            outputs = outputs.with_metrics(address)?;
         }
         self.outputs = outputs;
         Ok(())

@@ -82,9 +82,9 @@ pub(crate) fn launcher(
     job: Option<JobConfig>,
     options: &JobOptions,
 ) -> Launcher {
-    let launcher = Launcher::new(devices).job(job);
+    let launcher = Launcher::new(devices).with_job(job);
     match options.collective_timeout {
-        Some(timeout) => launcher.timeout(timeout),
+        Some(timeout) => launcher.with_timeout(timeout),
         None => launcher,
     }
 }

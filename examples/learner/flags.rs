@@ -212,7 +212,7 @@ impl Job {
         if let Some(address) = observation.outputs.metrics_address() {
             println!("metrics at http://{address}/metrics");
         }
-        Ok(strategy.outputs(std::mem::take(&mut observation.outputs)))
+        Ok(strategy.with_outputs(std::mem::take(&mut observation.outputs)))
     }
 
     /// Completes the trace.

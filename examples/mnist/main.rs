@@ -101,7 +101,7 @@ fn run(
 
     let mut launcher = place::launcher(devices, job, &options.job);
     if let Some(folder) = &options.records {
-        launcher = launcher.records(folder);
+        launcher = launcher.with_records(folder);
     }
     let outputs = &observation.outputs;
     let train = |worker| training::train(&worker, options, &digits, outputs, interrupt);

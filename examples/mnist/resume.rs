@@ -175,12 +175,12 @@ impl Keeper {
         if let Some(checkpoints) = &mut self.checkpoints {
             let snapshot = checkpoints
                 .snapshot(step)
-                .model("model", model)
-                .optimizer("optimizer", optimizer)
-                .sampler(loader.state())
-                .shared("flags", &self.flags)
-                .shared("figures", figures)
-                .own("counts", &counts);
+                .with_model("model", model)
+                .with_optimizer("optimizer", optimizer)
+                .with_sampler(loader.state())
+                .with_shared("flags", &self.flags)
+                .with_shared("figures", figures)
+                .with_own("counts", &counts);
             checkpoints.save(snapshot)?;
         }
         Ok(())

@@ -88,7 +88,9 @@ pub(crate) fn train(
 
     let total = loader.num_batches() as u64 * u64::from(options.epochs);
     let progress = Progress::new(worker.rank() == 0, total, step);
-    let mut monitor = StepMonitor::new(group)?.outputs(outputs).first_step(step);
+    let mut monitor = StepMonitor::new(group)?
+        .with_outputs(outputs)
+        .with_first_step(step);
     let mut interrupted = None;
     let (start, before) = (Instant::now(), figures.seconds);
     for epoch in figures.epochs.len()..options.epochs as usize {

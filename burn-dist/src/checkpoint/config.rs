@@ -31,7 +31,7 @@ use std::time::Duration;
 /// #     }
 /// # }
 /// fn train(worker: &Worker, config: &CheckpointConfig) -> burn_dist::Result<u64> {
-///     random::seed(42, worker.rank()); // or `Launcher::seed`
+///     random::seed(42, worker.rank()); // or `Launcher::with_seed`
 /// #   let points = InMemDataset::new((0..64).map(|i| i as f32 / 64.0).collect());
 /// #   let loader = ShardedLoaderBuilder::new(Points)
 /// #       .batch_size(4).shuffle(42).set_device(worker.device().clone())
@@ -59,9 +59,9 @@ use std::time::Duration;
 ///             step += 1;
 ///             if step % 10 == 0 {
 ///                 let snapshot = checkpoints.snapshot(step)
-///                     .model("model", &model)
-///                     .optimizer("optimizer", &optimizer)
-///                     .sampler(loader.state());
+///                     .with_model("model", &model)
+///                     .with_optimizer("optimizer", &optimizer)
+///                     .with_sampler(loader.state());
 ///                 checkpoints.save(snapshot)?; // a full disk is no reason to end
 ///             }
 ///         }

@@ -54,28 +54,28 @@ impl Snapshot {
     /// Adds a model: its parameters and buffers, to the bit, under a name of letters, digits, `_` and `-`.
     ///
     /// Running statistics are rank 0's, as after [`Ddp::attach`](crate::ddp::Ddp::attach).
-    pub fn model<M: Module>(self, name: &str, model: &M) -> Self {
+    pub fn with_model<M: Module>(self, name: &str, model: &M) -> Self {
         self.record(name, || model.valid().into_record().into_bytes())
     }
 
     /// Adds an optimizer's state.
-    pub fn optimizer(self, name: &str, optimizer: &ModuleOptimizer) -> Self {
+    pub fn with_optimizer(self, name: &str, optimizer: &ModuleOptimizer) -> Self {
         self.record(name, || optimizer.into_bytes())
     }
 
     /// Adds a learning rate scheduler: what its `to_record` gives.
-    pub fn scheduler(self, name: &str, scheduler: LrSchedulerRecord) -> Self {
+    pub fn with_scheduler(self, name: &str, scheduler: LrSchedulerRecord) -> Self {
         self.record(name, || scheduler.into_bytes())
     }
 
     /// Adds where the data stand: what [`ShardedLoader::state`](crate::data::ShardedLoader::state) gives.
-    pub fn sampler(mut self, state: SamplerState) -> Self {
+    pub fn with_sampler(mut self, state: SamplerState) -> Self {
         self.shared.sampler = Some(state);
         self
     }
 
     /// Adds a value that is equal on all ranks, nested up to 61 levels deep.
-    pub fn shared<T: Serialize>(mut self, name: &str, value: &T) -> Self {
+    pub fn with_shared<T: Serialize>(mut self, name: &str, value: &T) -> Self {
         if self.collects {
             let put = state::put(&mut self.shared.values, name, value);
             self.note(put);
@@ -85,7 +85,7 @@ impl Snapshot {
 
     /// Adds a value that is each rank's own, nested up to 61 levels deep. Those of all ranks together may
     /// take 256 MiB.
-    pub fn own<T: Serialize>(mut self, name: &str, value: &T) -> Self {
+    pub fn with_own<T: Serialize>(mut self, name: &str, value: &T) -> Self {
         let put = state::put(&mut self.own.values, name, value);
         self.note(put);
         self

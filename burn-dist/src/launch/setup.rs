@@ -108,7 +108,7 @@ impl Launcher {
         match self.threads {
             Some(0) => Err(Error::InvalidArgument {
                 rank: 0,
-                call: "Launcher::threads_per_replica",
+                call: "Launcher::with_threads_per_replica",
                 message: "a replica needs at least one thread".to_owned(),
             }),
             Some(threads) => Ok(threads),

@@ -89,7 +89,7 @@ fn stuck(release: mpsc::Receiver<()>) -> impl Fn(super::Worker) -> Result<(), Er
 #[test]
 fn a_run_with_a_stuck_rank_returns_its_failure_and_leaves_the_rank_behind() {
     let (release, stays) = mpsc::channel();
-    let launcher = Launcher::new(devices(2)).timeout(SHORT);
+    let launcher = Launcher::new(devices(2)).with_timeout(SHORT);
     let error = launcher.run_detached(stuck(stays)).unwrap_err();
     assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
     // Its end of the channel is there: it was stuck until now.
@@ -105,9 +105,9 @@ fn a_run_that_waits_for_a_stuck_rank_says_why() {
     );
     let tell = told.clone();
     let error = Launcher::new(devices(2))
-        .timeout(SHORT)
-        .grace(SHORT)
-        .on_stuck(move |error| {
+        .with_timeout(SHORT)
+        .with_grace(SHORT)
+        .with_on_stuck(move |error| {
             *tell.lock().unwrap() = error.to_string();
             drop(release.lock().unwrap().take());
         })
@@ -125,8 +125,12 @@ fn a_stuck_rank_is_left_behind_where_another_process_has_failed() {
     let stuck = Arc::new(stuck(stays));
     let run = |job: crate::JobConfig| {
         let stuck = Arc::clone(&stuck);
-        let launcher = Launcher::new(devices(1)).timeout(SHORT * 10).grace(SHORT);
-        launcher.job(job).run_detached(move |worker| stuck(worker))
+        let launcher = Launcher::new(devices(1))
+            .with_timeout(SHORT * 10)
+            .with_grace(SHORT);
+        launcher
+            .with_job(job)
+            .run_detached(move |worker| stuck(worker))
     };
     let first = crate::JobConfig::new(0, 2, master.clone()).with_listener(listener);
     let second = crate::JobConfig::new(1, 2, master);

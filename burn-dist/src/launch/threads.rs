@@ -159,7 +159,7 @@ impl Launcher {
     /// `BURN_DIST_TIMEOUT` says, or 5 minutes. Where processes have different ones, the shortest ends a wait
     /// for all.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
@@ -167,7 +167,7 @@ impl Launcher {
     /// How long ranks may run on after the run has failed, before they count as stuck; by default 30 seconds,
     /// or the timeout if that is shorter.
     #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
+    pub fn with_grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
     }
@@ -179,13 +179,13 @@ impl Launcher {
     /// # use burn::tensor::Device;
     /// # use burn_dist::launch::Launcher;
     /// # let devices = vec![Device::flex(); 2];
-    /// let launcher = Launcher::new(devices).on_stuck(|error| {
+    /// let launcher = Launcher::new(devices).with_on_stuck(|error| {
     ///     eprintln!("{error}");
     ///     std::process::exit(1);
     /// });
     /// ```
     #[must_use]
-    pub fn on_stuck(mut self, hook: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+    pub fn with_on_stuck(mut self, hook: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_stuck = Some(OnStuck(Arc::new(hook)));
         self
     }
@@ -193,7 +193,7 @@ impl Launcher {
     /// How many threads each replica on the CPU backend computes with. By default, the machine's cores
     /// are shared evenly, with at least one for each.
     #[must_use]
-    pub fn threads_per_replica(mut self, threads: usize) -> Self {
+    pub fn with_threads_per_replica(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
@@ -202,7 +202,7 @@ impl Launcher {
     /// [`random::Dropout`](crate::random::Dropout) draws; 0 by default. Each rank has a stream of its own, the
     /// same in every run. All processes of a job give the same.
     #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
+    pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
@@ -213,7 +213,7 @@ impl Launcher {
     /// folder among the system's temporary files, with a name that no other job has; an event of the
     /// crate `tracing` tells it.
     #[must_use]
-    pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
+    pub fn with_records(mut self, folder: impl Into<PathBuf>) -> Self {
         self.records = Some(folder.into());
         self
     }
@@ -227,14 +227,14 @@ impl Launcher {
     /// use burn_dist::{JobConfig, launch::Launcher};
     ///
     /// let devices = vec![Device::flex().autodiff(); 2];
-    /// Launcher::new(devices).job(JobConfig::from_env()?).run(|worker| {
+    /// Launcher::new(devices).with_job(JobConfig::from_env()?).run(|worker| {
     ///     println!("rank {} of {}", worker.rank(), worker.world_size());
     ///     worker.group().barrier()
     /// })?;
     /// # Ok::<(), burn_dist::Error>(())
     /// ```
     #[must_use]
-    pub fn job(mut self, job: impl Into<Option<JobConfig>>) -> Self {
+    pub fn with_job(mut self, job: impl Into<Option<JobConfig>>) -> Self {
         self.job = job.into();
         self
     }
@@ -252,7 +252,7 @@ impl Launcher {
     ///
     /// The closure may borrow, so all threads have ended when this returns. Once the run has failed, ranks that
     /// do not end are waited for, and named in the log (`error`) with the failure: the program can exit in
-    /// [`Self::on_stuck`], or use [`Self::run_detached`].
+    /// [`Self::with_on_stuck`], or use [`Self::run_detached`].
     ///
     /// # Errors
     /// The first failure: [`Error::Worker`] for a rank that panicked or returned an error of its own, which is
@@ -287,7 +287,7 @@ impl Launcher {
         run.outcome(results)
     }
 
-    /// As [`Self::run`], for a closure that owns what it uses: ranks that are stuck [a while](Self::grace) after
+    /// As [`Self::run`], for a closure that owns what it uses: ranks that are stuck [a while](Self::with_grace) after
     /// the run has failed are left behind, which is in the log (`error`), and the failure is returned. Their
     /// threads end with the process.
     ///

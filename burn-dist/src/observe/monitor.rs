@@ -97,7 +97,7 @@ impl StepMonitor {
     /// Writes what rank 0 learns to these outputs; the other ranks have nothing to write.
     #[cfg(feature = "observe")]
     #[must_use]
-    pub fn outputs(mut self, outputs: &Outputs) -> Self {
+    pub fn with_outputs(mut self, outputs: &Outputs) -> Self {
         if self.group.rank() == 0 {
             self.sinks = outputs.take();
         }
@@ -112,7 +112,7 @@ impl StepMonitor {
     /// Numbers the steps from this one on, as a run that goes on from a checkpoint does. TensorBoard forgets what an
     /// earlier run wrote to the same folder of this step and later ones.
     #[must_use]
-    pub fn first_step(mut self, number: u64) -> Self {
+    pub fn with_first_step(mut self, number: u64) -> Self {
         self.next = number;
         #[cfg(feature = "observe")]
         {

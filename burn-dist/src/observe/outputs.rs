@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// use burn::tensor::Device;
 /// use burn_dist::{launch::launch, observe::{Outputs, StepMonitor}};
 ///
-/// let outputs = Outputs::new().log_dir("runs/first")?.metrics("9090")?;
+/// let outputs = Outputs::new().with_log_dir("runs/first")?.with_metrics("9090")?;
 /// launch(vec![Device::flex().autodiff(); 2], |worker| {
-///     let monitor = StepMonitor::new(worker.group())?.outputs(&outputs);
+///     let monitor = StepMonitor::new(worker.group())?.with_outputs(&outputs);
 ///     // ...
 ///     monitor.finish()
 /// })?;
@@ -46,7 +46,7 @@ impl Outputs {
     ///
     /// # Errors
     /// [`Error::Observe`](crate::Error::Observe) if a file can't be made there, or not within ten seconds.
-    pub fn log_dir(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+    pub fn with_log_dir(mut self, folder: impl AsRef<Path>) -> Result<Self> {
         self.events = Mutex::new(Some(EventFile::create(folder.as_ref())?));
         Ok(self)
     }
@@ -57,7 +57,7 @@ impl Outputs {
     ///
     /// # Errors
     /// [`Error::Observe`](crate::Error::Observe) if that is no address, or it can't be listened on.
-    pub fn metrics(mut self, address: &str) -> Result<Self> {
+    pub fn with_metrics(mut self, address: &str) -> Result<Self> {
         self.endpoint = Some(Endpoint::start(address)?);
         Ok(self)
     }

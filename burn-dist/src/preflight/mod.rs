@@ -88,14 +88,14 @@ impl Preflight {
 
     /// The configuration that the job will train with.
     #[must_use]
-    pub fn plan(mut self, plan: DdpConfig) -> Self {
+    pub fn with_plan(mut self, plan: DdpConfig) -> Self {
         self.plan = plan;
         self
     }
 
     /// Something that this process has found before, to be reported with the rest.
     #[must_use]
-    pub fn known(mut self, finding: Finding) -> Self {
+    pub fn with_known(mut self, finding: Finding) -> Self {
         self.known.push(finding);
         self
     }

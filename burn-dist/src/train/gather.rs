@@ -84,7 +84,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Returns the mean over all that the ranks' losses counted, of means over each rank's: samples, unless
-    /// [`LOSS_OVER`](super::GatherOutput::LOSS_OVER) or [`weigh_by`](super::Distributed::weigh_by) says otherwise. A
+    /// [`LOSS_OVER`](super::GatherOutput::LOSS_OVER) or [`weigh_by`](super::Distributed::with_loss_count) says otherwise. A
     /// tensor with a value for each sample (a loss that is not reduced) is put together instead, as by
     /// [`samples`](Self::samples).
     ///
@@ -204,7 +204,7 @@ impl<'a> Gather<'a> {
         if bytes > LARGE_BYTES {
             WORD.call_once(|| {
                 tracing::warn!(
-                    "metrics have rank 0 gather {} MiB of outputs in a pass; `Distributed::train_metrics_every` has \
+                    "metrics have rank 0 gather {} MiB of outputs in a pass; `Distributed::with_train_metrics_every` has \
                      them gathered less often in training",
                     bytes >> 20
                 );
@@ -283,7 +283,7 @@ fn of_nothing(ranks: &[usize]) {
     WORD.call_once(|| {
         tracing::warn!(
             "the loss of ranks {ranks:?} is not a number and that of others is: if it is a mean over tokens or classes, \
-             of which they had none, say so by `Distributed::weigh_by`"
+             of which they had none, say so by `Distributed::with_loss_count`"
         );
     });
 }

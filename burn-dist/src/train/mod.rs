@@ -26,7 +26,7 @@
 //! |---|---|
 //! | a batch of [`DataLoaderBuilder`] | its samples, shared among the ranks: the batch size is that of a step |
 //! | a batch of another loader | one on each rank, from the rank's own slice of the data set, as in Burn's own strategies |
-//! | gradients of a batch's mean loss | the mean over all samples of the step: ranks weigh by their samples. For a loss that is a mean over anything else (tokens that are not padding, weights of classes), say by what: [`Distributed::weigh_by`], or [`GatherOutput::LOSS_OVER`]. (A loss that is a sum is averaged as well: divide it by what it sums.) burn-train's `SequenceOutput` is refused without. A rank whose loss counted nothing contributes nothing, even if its loss is NaN |
+//! | gradients of a batch's mean loss | the mean over all samples of the step: ranks weigh by their samples. For a loss that is a mean over anything else (tokens that are not padding, weights of classes), say by what: [`Distributed::with_loss_count`], or [`GatherOutput::LOSS_OVER`]. (A loss that is a sum is averaged as well: divide it by what it sums.) burn-train's `SequenceOutput` is refused without. A rank whose loss counted nothing contributes nothing, even if its loss is NaN |
 //! | metrics | what rank 0 computes from the outputs of all ranks, put together by [`GatherOutput`] before any metric sees them: every metric, with a state or without, has one device's value, to rounding |
 //! | gradient accumulation | sums on each rank, averaged over the ranks once, with the last pass |
 //! | schedulers | every rank has its own, stepped at the same steps |
@@ -36,7 +36,7 @@
 //! | checkpoints | written by rank 0; `checkpoint(n)` reads on every process, so all must see the folder |
 //! | `Interrupter` | whichever process it was pulled in: all ranks stop at the same step, with its reason |
 //! | outputs with a length of their own (`SequenceOutput`) | where the ranks' lengths differ, metrics see one output for each run of ranks with one length, all with the loss of the whole batch: several values a pass |
-//! | large outputs | rank 0 holds what one device would have; [`Distributed::train_metrics_every`] has them gathered less often in training |
+//! | large outputs | rank 0 holds what one device would have; [`Distributed::with_train_metrics_every`] has them gathered less often in training |
 //! | random numbers | [`random`](crate::random): each rank has a stream of its own for each epoch |
 //! | resuming | `checkpoint(n)` goes on with the order of samples and the random numbers of epoch n + 1, as if nothing had ended (burn-train's own strategies begin with the order of epoch 1 again) |
 //! | settings | compared when training begins: epochs, accumulation, and of the loaders the number of samples, batch size and seed must be the same on all ranks |

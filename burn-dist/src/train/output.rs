@@ -45,7 +45,7 @@ pub trait GatherOutput: ItemLazy {
     /// Who knows what the loss is a mean over: ranks weigh by it, in their gradients and in [`Gather::mean`].
     ///
     /// With [`LossOver::Samples`], which is the default, a loss that is a mean over anything else (tokens that are
-    /// not padding, weights of classes) needs [`Distributed::weigh_by`](super::Distributed::weigh_by).
+    /// not padding, weights of classes) needs [`Distributed::with_loss_count`](super::Distributed::with_loss_count).
     const LOSS_OVER: LossOver = LossOver::Samples;
 
     /// Returns what this output's loss is a mean over, as its number of tokens: asked where
@@ -79,7 +79,7 @@ pub trait GatherOutput: ItemLazy {
 pub enum LossOver {
     /// Nobody has to say: it is a mean over samples.
     Samples,
-    /// The batch, by [`Distributed::weigh_by`](super::Distributed::weigh_by); a training without is refused.
+    /// The batch, by [`Distributed::with_loss_count`](super::Distributed::with_loss_count); a training without is refused.
     Batch,
     /// The output, by [`GatherOutput::loss_count`]. It knows only after backward, so gradients are averaged after
     /// the pass and not during it; a batch that can be counted is faster.

@@ -86,7 +86,7 @@ impl<M: LearnerModel> Run<M> {
         #[cfg(feature = "observe")]
         if let Some(outputs) = &self.outputs {
             let passed = self.first_epoch.saturating_sub(1);
-            return monitor.outputs(outputs).after_epochs(passed);
+            return monitor.with_outputs(outputs).after_epochs(passed);
         }
         monitor
     }

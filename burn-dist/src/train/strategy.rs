@@ -31,7 +31,7 @@ use std::time::Duration;
 /// let strategy = Distributed::new(vec![Device::flex().autodiff(); 2]);
 /// // Or in every process of a job:
 /// let devices = vec![Device::flex().autodiff(); 2];
-/// let strategy = Distributed::from(Launcher::new(devices).job(JobConfig::from_env()?));
+/// let strategy = Distributed::from(Launcher::new(devices).with_job(JobConfig::from_env()?));
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 ///
@@ -87,14 +87,14 @@ impl Distributed {
 
     /// How gradients travel.
     #[must_use]
-    pub fn ddp(mut self, config: DdpConfig) -> Self {
+    pub fn with_ddp(mut self, config: DdpConfig) -> Self {
         self.ddp = config;
         self
     }
 
     /// The seed of each rank's [`random`](crate::random) stream, 0 unless set.
     #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
+    pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
@@ -114,12 +114,12 @@ impl Distributed {
     ///     not_padding: usize,
     /// }
     /// let strategy = Distributed::new(vec![Device::flex().autodiff(); 2])
-    ///     .weigh_by(|batch: &Text| batch.not_padding as f64);
+    ///     .with_loss_count(|batch: &Text| batch.not_padding as f64);
     /// ```
     ///
     /// A count that is negative or not finite ends the training with an error.
     #[must_use]
-    pub fn weigh_by<B: 'static>(
+    pub fn with_loss_count<B: 'static>(
         mut self,
         count: impl Fn(&B) -> f64 + Send + Sync + 'static,
     ) -> Self {
@@ -131,7 +131,7 @@ impl Distributed {
     /// place of after each: for outputs that take long to gather. Metrics of training, and progress, then know of
     /// those passes alone; those of validation are not changed. 0 is 1.
     #[must_use]
-    pub fn train_metrics_every(mut self, passes: usize) -> Self {
+    pub fn with_train_metrics_every(mut self, passes: usize) -> Self {
         self.metrics_every = passes.max(1);
         self
     }
@@ -140,7 +140,7 @@ impl Distributed {
     /// or an endpoint for Prometheus. (For metrics, see [`TensorBoardLogger`](super::TensorBoardLogger).)
     #[cfg(feature = "observe")]
     #[must_use]
-    pub fn outputs(mut self, outputs: Outputs) -> Self {
+    pub fn with_outputs(mut self, outputs: Outputs) -> Self {
         self.outputs = Some(Arc::new(outputs));
         self
     }

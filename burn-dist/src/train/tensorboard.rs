@@ -17,7 +17,7 @@ use std::path::PathBuf;
 ///
 /// A training that resumes goes on with the step after the checkpoint's epoch, which it finds in the folder's
 /// earlier files: give it the folder of the run before. Where there are none, a warning says so, and steps
-/// begin at 0 or where [`first_step`](Self::first_step) says. What an earlier run wrote of steps that come now is
+/// begin at 0 or where [`first_step`](Self::with_first_step) says. What an earlier run wrote of steps that come now is
 /// no longer shown.
 ///
 /// The file is made with the first value, so that only the process that has metrics makes one: beside that of
@@ -103,7 +103,7 @@ impl TensorBoardLogger {
 
     /// Begins with this step, in place of the one that the folder's files tell.
     #[must_use]
-    pub fn first_step(mut self, step: u64) -> Self {
+    pub fn with_first_step(mut self, step: u64) -> Self {
         self.first_step = Some(step);
         self.steps.passes = step;
         self.steps.epoch_began = step;

@@ -62,7 +62,7 @@ impl Counters {
         let inputs = [TypeId::of::<TrainInput<M>>(), TypeId::of::<ValidInput<M>>()];
         if let Some(counter) = self.0.iter().find(|counter| !inputs.contains(&counter.of)) {
             return Err(format!(
-                "`Distributed::weigh_by` counts batches of type {}, but the model trains on {} and validates on \
+                "`Distributed::with_loss_count` counts batches of type {}, but the model trains on {} and validates on \
                  {}; give it a closure on those",
                 counter.name,
                 type_name::<TrainInput<M>>(),
@@ -80,14 +80,14 @@ impl Counters {
         let (batch, output) = (type_name::<I>(), type_name::<O>());
         if !self.0.is_empty() && O::LOSS_OVER == LossOver::Samples {
             return Err(format!(
-                "`Distributed::weigh_by` counts no batches of {split}, which are of type {batch}; call it for \
+                "`Distributed::with_loss_count` counts no batches of {split}, which are of type {batch}; call it for \
                  this type too"
             ));
         }
         if O::LOSS_OVER == LossOver::Batch {
             return Err(format!(
                 "the loss in an output of {split} of type {output} may be a mean over tokens, of which ranks can \
-                 have unequal numbers; say how many a batch's loss counts: `Distributed::weigh_by(|batch: &{batch}| \
+                 have unequal numbers; say how many a batch's loss counts: `Distributed::with_loss_count(|batch: &{batch}| \
                  ..)`"
             ));
         }
@@ -102,7 +102,11 @@ impl Counters {
         let count = self
             .of::<I>()
             .and_then(|counter| (counter.count)(&drawn.batch));
-        checked(count.unwrap_or(drawn.samples as f64), "weigh_by", rank)
+        checked(
+            count.unwrap_or(drawn.samples as f64),
+            "with_loss_count",
+            rank,
+        )
     }
 
     /// Returns whether only the output of a pass on such batches says what its loss counted.

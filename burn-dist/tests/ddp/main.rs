@@ -38,7 +38,7 @@ fn run<R: Send>(
     f: impl Fn(&Worker) -> Result<R, Failure> + Sync,
 ) -> burn_dist::Result<Vec<R>> {
     Launcher::new(vec![Device::flex().autodiff(); ranks])
-        .timeout(Duration::from_mins(1))
+        .with_timeout(Duration::from_mins(1))
         .run(|worker| f(&worker))
 }
 

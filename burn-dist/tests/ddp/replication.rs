@@ -234,7 +234,7 @@ fn a_quantised_model_starts_as_that_of_rank_0_trains_and_is_saved() {
         }
         ddp.verify_replicas(&model)?;
         let (mut checkpoints, _) = config.init(worker.group())?;
-        let saved = checkpoints.save(checkpoints.snapshot(3).model("net", &model))?;
+        let saved = checkpoints.save(checkpoints.snapshot(3).with_model("net", &model))?;
         assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
         let trained = parameters_sha256(&model)?;
         Ok([before, attached, trained])

@@ -23,7 +23,7 @@ fn run(outputs: &Outputs) {
     std::thread::scope(|scope| {
         for group in groups {
             scope.spawn(move || {
-                let mut monitor = StepMonitor::new(&group).unwrap().outputs(outputs);
+                let mut monitor = StepMonitor::new(&group).unwrap().with_outputs(outputs);
                 for step in 0..STEPS {
                     let samples = 8 * (group.rank() + 1);
                     monitor.step(samples, stats(step + 1)).unwrap();
@@ -83,7 +83,7 @@ fn a_monitor_that_goes_on_says_with_which_step() {
     let folder = tempfile::tempdir().unwrap();
     let outputs = Outputs::new().log_dir(folder.path()).unwrap();
     let monitor = StepMonitor::new(&ProcessGroup::single()).unwrap();
-    let mut monitor = monitor.outputs(&outputs).first_step(5);
+    let mut monitor = monitor.with_outputs(&outputs).with_first_step(5);
     monitor.step(1, stats(1)).unwrap();
     monitor.finish().unwrap();
     let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap();

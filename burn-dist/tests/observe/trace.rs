@@ -211,7 +211,7 @@ fn communication_is_seen_inside_backward_on_a_track_of_its_own() {
     tracing::subscriber::set_global_default(layers).unwrap();
     trace.start(&path, 0).unwrap();
     Launcher::new(vec![Device::flex().autodiff(); RANKS])
-        .timeout(DEADLINE)
+        .with_timeout(DEADLINE)
         .run(|worker| train(&worker))
         .unwrap();
     trace.finish().unwrap();

@@ -79,7 +79,7 @@ fn assert_as_threads(machines: &TwoMachines) -> Duration {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let devices = vec![Device::flex().autodiff(); 2];
-    let threads = Launcher::new(devices).threads_per_replica(1);
+    let threads = Launcher::new(devices).with_threads_per_replica(1);
     assert_eq!(
         telling("trained "),
         threads.run(|worker| train(&worker)).unwrap()

@@ -159,10 +159,10 @@ fn worker_process() {
     };
     let device = Device::flex().autodiff();
     let outcome = Launcher::new(vec![device; place.ranks])
-        .threads_per_replica(1)
-        .timeout(Duration::from_mins(1))
-        .job(place.job())
-        .records(place.records())
+        .with_threads_per_replica(1)
+        .with_timeout(Duration::from_mins(1))
+        .with_job(place.job())
+        .with_records(place.records())
         .run(body);
     match outcome {
         Ok(_) => tell("done"),

@@ -30,8 +30,8 @@ fn on_threads(program: &Program) -> Outcome {
     let nothing = || Err("it did not end".to_owned());
     let ranks = Mutex::new((0..program.ranks).map(|_| nothing()).collect::<Vec<_>>());
     let job = Launcher::new(vec![Device::flex().autodiff(); program.ranks])
-        .timeout(Duration::from_secs(30))
-        .threads_per_replica(1)
+        .with_timeout(Duration::from_secs(30))
+        .with_threads_per_replica(1)
         .run(|worker| {
             let outcome = replica::run(program, worker.group(), worker.device());
             let noted = outcome.clone().map_err(|error| error.to_string());

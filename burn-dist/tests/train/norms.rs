@@ -60,7 +60,7 @@ fn the_layer_is_batch_norm_over_the_batches_of_all_ranks_forward_and_backward() 
     let expected_state = numbers(&reference.valid());
 
     let results = Launcher::new(vec![device; 3])
-        .timeout(Duration::from_mins(1))
+        .with_timeout(Duration::from_mins(1))
         .run(|worker| {
             let (rank, device) = (worker.rank(), worker.device());
             let norm = SyncBatchNorm::new(BatchNormConfig::new(3).init(device));
@@ -169,7 +169,7 @@ fn a_layer_that_fails_ends_what_is_synchronised_later() {
     let devices = vec![Device::flex().autodiff(); 2];
     let later = std::sync::Mutex::new(Vec::new());
     let outcome = Launcher::new(devices)
-        .timeout(Duration::from_mins(1))
+        .with_timeout(Duration::from_mins(1))
         .run(|worker| {
             let ddp = DdpConfig::new().init(worker.group())?;
             let norm = SyncBatchNorm::new(BatchNormConfig::new(3).init(worker.device()));

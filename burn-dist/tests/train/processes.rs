@@ -41,9 +41,9 @@ fn worker_process() {
         .with_heartbeat(Duration::from_secs(30))
         .with_address_file(folder.join("address"));
     let launcher = Launcher::new(vec![Device::flex().autodiff(); RANKS[process]])
-        .threads_per_replica(1)
-        .timeout(Duration::from_mins(1))
-        .job(job);
+        .with_threads_per_replica(1)
+        .with_timeout(Duration::from_mins(1))
+        .with_job(job);
     let (recorder, interrupter) = (Recorder::default(), Interrupter::new());
     if role == "interrupted" && process == 1 {
         interrupter.stop(Some("process 1 has had enough"));

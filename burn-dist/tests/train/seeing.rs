@@ -43,7 +43,7 @@ fn a_slow_rank_is_named_and_every_step_and_metric_written() {
     let logs = folder.path().join("logs");
     let outputs = Outputs::new().log_dir(&logs).unwrap().metrics("0").unwrap();
     let address = outputs.metrics_address().unwrap();
-    let strategy = ranks(3).outputs(outputs);
+    let strategy = ranks(3).with_outputs(outputs);
     let loaders = (slow(1), loader(6, 3, None, 0));
     let recorder = Recorder::default();
     let training = training(folder.path(), loaders, strategy.clone(), &recorder);
@@ -159,7 +159,7 @@ fn a_resumed_training_goes_on_with_the_next_step_and_shows_none_twice() {
         let train = |resume: Option<usize>| {
             let strategy = ranks(2);
             let strategy = match outputs {
-                Some(name) => strategy.outputs(Outputs::new().log_dir(path(name)).unwrap()),
+                Some(name) => strategy.with_outputs(Outputs::new().log_dir(path(name)).unwrap()),
                 None => strategy,
             };
             let loaders = (loader(25, 4, Some(1), 0), loader(6, 3, None, 0));
@@ -201,7 +201,7 @@ fn a_first_step_that_is_given_counts() {
     let loaders = (loader(9, 3, None, 0), loader(6, 3, None, 0));
     let training = training(folder.path(), loaders, ranks(1), &Recorder::default());
     let logs = folder.path().join("logs");
-    let logger = TensorBoardLogger::new(&logs).first_step(100);
+    let logger = TensorBoardLogger::new(&logs).with_first_step(100);
     run(training.with_metric_logger(logger), net(Norm::No));
     let shown = shown(&logs);
     assert_eq!(shown["train/Loss"], (100..109).collect::<Vec<_>>());

@@ -151,7 +151,7 @@ fn launch(
 
 /// Ranks that weigh by tokens.
 fn by_tokens(world_size: usize) -> Distributed {
-    ranks(world_size).weigh_by(|batch: &Text| batch.tokens as f64)
+    ranks(world_size).with_loss_count(|batch: &Text| batch.tokens as f64)
 }
 
 #[test]
@@ -198,10 +198,10 @@ fn a_loss_over_tokens_that_nobody_counts_is_refused_before_training() {
     for (strategy, said) in [
         (
             ranks(2),
-            "`Distributed::weigh_by(|batch: &train::tokens::Text| ..)`",
+            "`Distributed::with_loss_count(|batch: &train::tokens::Text| ..)`",
         ),
         (
-            ranks(2).weigh_by(|batch: &crate::net::Batch| batch.targets.dims()[0] as f64),
+            ranks(2).with_loss_count(|batch: &crate::net::Batch| batch.targets.dims()[0] as f64),
             "counts batches of type train::net::Batch, but the model trains on train::tokens::Text",
         ),
     ] {
@@ -217,12 +217,12 @@ fn a_loss_over_tokens_that_nobody_counts_is_refused_before_training() {
 #[test]
 fn a_count_that_no_mean_has_ends_the_training() {
     for count in [f64::NAN, -1.0, f64::INFINITY] {
-        let strategy = ranks(2).weigh_by(move |_: &Text| count);
+        let strategy = ranks(2).with_loss_count(move |_: &Text| count);
         let loaders = (ours(8, false), ours(8, false));
         let error = launch(loaders, strategy, &Recorder::default(), 1).error;
         let error = error.unwrap().to_string();
         assert!(
-            error.contains(&format!("weigh_by: the loss counted {count}")),
+            error.contains(&format!("with_loss_count: the loss counted {count}")),
             "{error}"
         );
     }
@@ -264,7 +264,7 @@ fn metrics_of_some_passes_leave_the_training_as_it_is() {
     let train = |every: usize| {
         let recorder = Recorder::default();
         let loaders = (ours(40, false), ours(8, false));
-        let strategy = by_tokens(2).train_metrics_every(every);
+        let strategy = by_tokens(2).with_train_metrics_every(every);
         let result = launch(loaders, strategy, &recorder, 1);
         assert!(result.error.is_none(), "{:?}", result.error);
         let values = recorder.values();

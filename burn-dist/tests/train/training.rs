@@ -49,7 +49,7 @@ pub(crate) fn one_device() -> TrainingStrategy<Net> {
 /// So many replicas, with a deadline that a correct run never meets.
 pub(crate) fn ranks(ranks: usize) -> Distributed {
     let devices = vec![Device::flex().autodiff(); ranks];
-    Distributed::from(Launcher::new(devices).timeout(Duration::from_mins(1)))
+    Distributed::from(Launcher::new(devices).with_timeout(Duration::from_mins(1)))
 }
 
 /// A training of three epochs with all metrics, which log to the recorder.

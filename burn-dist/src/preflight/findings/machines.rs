@@ -35,7 +35,7 @@ fn cores(measured: &Measurements, findings: &mut Findings) {
             let message = format!(
                 "on {host}, {replicas} replicas compute with {all} threads on {cores} core(s): the launcher \
                  did not tell each process how many others its machine has; give each replica {} thread(s) \
-                 with Launcher::threads_per_replica",
+                 with Launcher::with_threads_per_replica",
                 cores / replicas
             );
             findings.add(Severity::Warning, Topic::Cores, message);
