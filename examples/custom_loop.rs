@@ -6,7 +6,7 @@ use burn::nn::LinearConfig;
 use burn::nn::loss::{MseLoss, Reduction};
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_dist::data::ShardedLoaderBuilder;
+use burn_dist::data::ShardedLoaderConfig;
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Worker, launch};
 
@@ -35,12 +35,10 @@ impl Batcher<(f32, f32), (Tensor<2>, Tensor<2>)> for Columns {
 
 /// What each replica runs, on a thread of its own.
 fn train(worker: &Worker) -> Result<f32, Box<dyn std::error::Error + Send + Sync>> {
-    let loader = ShardedLoaderBuilder::new(Columns)
-        .batch_size(32)
-        .shuffle(42)
-        .set_device(worker.device().clone())
-        .group(worker.group())
-        .build(points())?;
+    let loader = ShardedLoaderConfig::new()
+        .with_batch_size(Some(32))
+        .with_seed(Some(42))
+        .init(worker.group(), worker.device(), Columns, points())?;
     let ddp = DdpConfig::new().init(worker.group())?;
     let mut model = ddp.attach(LinearConfig::new(1, 1).init(worker.device()))?;
     let mut optimizer = SgdConfig::new().init();

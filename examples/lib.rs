@@ -1,7 +1,7 @@
 //! Complete programs that train with burn-dist, to copy from:
 //!
 //! - `custom_loop`: the smallest hand-written loop;
-//! - `learner`: a CNN on digits with burn-train, and `learner/plain.rs`, from which it differs in five lines;
+//! - `learner`: a CNN on digits with burn-train, and `learner/plain.rs`, from which it differs in seven lines;
 //! - `mnist`: a CNN on digits, what `cargo xtask train-mnist` runs;
 //! - `doctor`: what a job will meet, measured before it starts, what `cargo xtask doctor` runs.
 //!

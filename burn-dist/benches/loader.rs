@@ -18,7 +18,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
 use burn::data::dataset::transform::PartialDataset;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_dist::data::ShardedLoaderBuilder;
+use burn_dist::data::ShardedLoaderConfig;
 use clap::Parser;
 use report::{Measurement, median};
 
@@ -116,13 +116,16 @@ type Loaders = Vec<Arc<dyn DataLoader<Batch>>>;
 /// One loader for each rank.
 fn ours(options: &Options, items: &[Item], workers: usize) -> Result<Loaders> {
     let of_rank = |rank| -> Result<Arc<dyn DataLoader<Batch>>> {
-        let loader = ShardedLoaderBuilder::new(Images)
-            .shard(rank, options.ranks)
-            .batch_size(options.batch)
-            .shuffle(SEED)
-            .num_workers(workers)
-            .set_device(Device::flex())
-            .build(InMemDataset::new(items.to_vec()))?;
+        let loader = ShardedLoaderConfig::new()
+            .with_batch_size(Some(options.batch))
+            .with_seed(Some(SEED))
+            .with_num_workers(workers)
+            .init_shard(
+                (rank, options.ranks),
+                &Device::flex(),
+                Images,
+                InMemDataset::new(items.to_vec()),
+            )?;
         Ok(loader)
     };
     (0..options.ranks).map(of_rank).collect()

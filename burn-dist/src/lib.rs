@@ -66,8 +66,8 @@
 //! CUDA GPUs of one process can add gradients up among themselves, where
 //! [`ReduceOn::Device`](ddp::ReduceOn::Device) is asked for.
 //!
-//! **2. With each rank's own share of the data.** [`ShardedLoaderBuilder`](data::ShardedLoaderBuilder) is used
-//! as Burn's own builder of loaders, and given the ranks' group. All ranks see equally many batches. Where the
+//! **2. With each rank's own share of the data.** [`ShardedLoaderConfig`](data::ShardedLoaderConfig) makes
+//! each rank's loader. All ranks see equally many batches. Where the
 //! last ones don't come out even, ranks have different numbers of samples, or one that does not count:
 //! [`Ddp::weight`](ddp::Ddp::weight) makes the mean over ranks the mean over samples.
 //!
@@ -75,7 +75,7 @@
 //! # use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
 //! # use burn::tensor::{Device, Tensor};
 //! # use burn::{nn::{Linear, LinearConfig}, optim::SgdConfig};
-//! # use burn_dist::{data::ShardedLoaderBuilder, ddp::DdpConfig, launch::launch};
+//! # use burn_dist::{data::ShardedLoaderConfig, ddp::DdpConfig, launch::launch};
 //! struct Column;
 //!
 //! impl Batcher<f32, Tensor<2>> for Column {
@@ -85,12 +85,11 @@
 //! }
 //!
 //! launch(vec![Device::flex().autodiff(); 2], |worker| {
-//!     let loader = ShardedLoaderBuilder::new(Column)
-//!         .batch_size(4)
-//!         .shuffle(42)
-//!         .set_device(worker.device().clone())
-//!         .group(worker.group())
-//!         .build(InMemDataset::new((0..29).map(|i| i as f32).collect()))?;
+//!     let points = InMemDataset::new((0..29).map(|i| i as f32).collect());
+//!     let loader = ShardedLoaderConfig::new()
+//!         .with_batch_size(Some(4)) // of each rank
+//!         .with_seed(Some(42))
+//!         .init(worker.group(), worker.device(), Column, points)?;
 //!     let ddp = DdpConfig::new().init(worker.group())?;
 //!     let mut model: Linear = ddp.attach(LinearConfig::new(1, 1).init(worker.device()))?;
 //!     let mut optimizer = SgdConfig::new().init();

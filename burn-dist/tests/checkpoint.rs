@@ -13,7 +13,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dist::checkpoint::{CheckpointConfig, Checkpoints, Restored, Saved};
-use burn_dist::data::ShardedLoaderBuilder;
+use burn_dist::data::ShardedLoaderConfig;
 use burn_dist::ddp::{DdpConfig, parameters_sha256};
 use burn_dist::launch::{Launcher, Worker};
 use burn_dist::random::{self, Dropout, DropoutConfig};
@@ -80,15 +80,16 @@ struct Outcome {
 /// Trains up to `stop` steps, from the last checkpoint if there is one.
 fn train(worker: &Worker, config: &CheckpointConfig, stop: u64) -> Result<Outcome> {
     random::seed(5, worker.rank());
-    let loader = ShardedLoaderBuilder::new(Points)
-        .batch_size(4)
-        .shuffle(5)
-        .num_workers(1)
-        .set_device(worker.device().clone())
-        .shard(worker.rank(), worker.world_size())
-        .build(InMemDataset::new(
-            (0..POINTS).map(|i| i as f32 / 9.0).collect(),
-        ))?;
+    let loader = ShardedLoaderConfig::new()
+        .with_batch_size(Some(4))
+        .with_seed(Some(5))
+        .with_num_workers(1)
+        .init_shard(
+            (worker.rank(), worker.world_size()),
+            worker.device(),
+            Points,
+            InMemDataset::new((0..POINTS).map(|i| i as f32 / 9.0).collect()),
+        )?;
     let mut model = Net::new(worker.device());
     let mut optimizer = AdamConfig::new().init();
     let scheduler = CosineAnnealingLrSchedulerConfig::new(0.1, STEPS as usize);

@@ -52,7 +52,8 @@ impl Run {
         } = self;
         (0..world_size)
             .map(|rank| {
-                DistributedSamplerConfig::new(len, rank, world_size, batch_size)
+                DistributedSamplerConfig::new(len, rank, world_size)
+                    .with_batch_size(Some(batch_size))
                     .with_seed(seed)
                     .with_remainder(remainder)
                     .init()
@@ -242,7 +243,7 @@ proptest! {
 fn ranks_share_a_data_set_of_any_length_without_holding_its_order() {
     for len in [1 << 60, 100_000_000] {
         let batches = (0..4).map(|rank| {
-            let config = DistributedSamplerConfig::new(len, rank, 4, 8);
+            let config = DistributedSamplerConfig::new(len, rank, 4).with_batch_size(Some(8));
             let sampler = config.with_seed(Some(7)).init().unwrap();
             let state = SamplerState {
                 dataset_len: len as u64,
@@ -262,7 +263,8 @@ fn ranks_share_a_data_set_of_any_length_without_holding_its_order() {
 
 #[test]
 fn a_state_survives_being_written_down() {
-    let sampler = DistributedSamplerConfig::new(100, 0, 2, 8)
+    let sampler = DistributedSamplerConfig::new(100, 0, 2)
+        .with_batch_size(Some(8))
         .with_seed(Some(7))
         .init()
         .unwrap();

@@ -1,6 +1,6 @@
 //! A CNN learns handwritten digits, with burn-train on all devices.
 //!
-//! It is `learner/plain.rs`, a program for one device, with five lines changed.
+//! It is `learner/plain.rs`, a program for one device, with seven lines changed.
 
 mod figures;
 mod flags;
@@ -21,11 +21,11 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let digits = options.digits()?;
     let steps = digits.train_len().div_ceil(options.batch_size()) * options.epochs();
     let train = DataLoaderBuilder::new(MnistBatcher)
-        .batch_size(options.batch_size())
+        .global_batch_size(options.batch_size())
         .shuffle(options.seed)
         .build(digits.train);
     let test = DataLoaderBuilder::new(MnistBatcher)
-        .batch_size(options.batch_size())
+        .global_batch_size(options.batch_size())
         .build(digits.test);
     let learner = Learner::new(
         net::Digits::new(options.seed, &Device::flex().autodiff()),

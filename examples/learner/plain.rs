@@ -1,6 +1,6 @@
 //! A burn-train program as there are many: a CNN learns handwritten digits on one device.
 //!
-//! `learner/main.rs` is this program on all devices, with five lines changed.
+//! `learner/main.rs` is this program on all devices, with seven lines changed.
 
 mod figures;
 mod flags;

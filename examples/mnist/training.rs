@@ -10,7 +10,7 @@ use burn::optim::momentum::MomentumConfig;
 use burn::tensor::{Int, Tensor};
 use burn_dist::ProcessGroup;
 use burn_dist::ReduceOp;
-use burn_dist::data::{ShardedLoader, ShardedLoaderBuilder};
+use burn_dist::data::{ShardedLoader, ShardedLoaderConfig};
 use burn_dist::ddp::{Ddp, DdpConfig};
 use burn_dist::launch::{Interrupt, Worker};
 use burn_dist::observe::{self, Outputs, StepMonitor};
@@ -204,16 +204,12 @@ fn loader(
     digits: &MnistDataset,
     shuffle: Option<u64>,
 ) -> Result<Arc<ShardedLoader<MnistBatch>>, Failure> {
-    let builder = ShardedLoaderBuilder::new(MnistBatcher)
-        .batch_size(options.batch_size as usize)
-        .num_workers(1)
-        .set_device(worker.device().clone())
-        .group(worker.group());
-    let builder = match shuffle {
-        Some(seed) => builder.shuffle(seed),
-        None => builder,
-    };
-    Ok(builder.build(digits.clone())?)
+    let config = ShardedLoaderConfig::new()
+        .with_batch_size(Some(options.batch_size as usize))
+        .with_num_workers(1)
+        .with_seed(shuffle);
+    let (group, device) = (worker.group(), worker.device());
+    Ok(config.init(group, device, MnistBatcher, digits.clone())?)
 }
 
 /// The share of held-out digits that the model names rightly, over all ranks.

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// ```
 /// # use burn::{data::dataset::InMemDataset, nn::{Linear, LinearConfig}, optim::SgdConfig};
 /// # use burn::{data::dataloader::batcher::Batcher, tensor::{Device, Tensor}};
-/// # use burn_dist::{data::ShardedLoaderBuilder, ddp::DdpConfig, random};
+/// # use burn_dist::{data::ShardedLoaderConfig, ddp::DdpConfig, random};
 /// use burn_dist::checkpoint::CheckpointConfig;
 /// use burn_dist::launch::{Worker, launch};
 ///
@@ -33,9 +33,8 @@ use std::time::Duration;
 /// fn train(worker: &Worker, config: &CheckpointConfig) -> burn_dist::Result<u64> {
 ///     random::seed(42, worker.rank()); // or `Launcher::with_seed`
 /// #   let points = InMemDataset::new((0..64).map(|i| i as f32 / 64.0).collect());
-/// #   let loader = ShardedLoaderBuilder::new(Points)
-/// #       .batch_size(4).shuffle(42).set_device(worker.device().clone())
-/// #       .group(worker.group()).build(points)?;
+/// #   let loader = ShardedLoaderConfig::new().with_batch_size(Some(4)).with_seed(Some(42));
+/// #   let loader = loader.init(worker.group(), worker.device(), Points, points)?;
 ///     let mut model: Linear = LinearConfig::new(1, 1).init(worker.device());
 ///     let mut optimizer = SgdConfig::new().init();
 ///     let mut step = 0;

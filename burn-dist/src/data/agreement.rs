@@ -1,7 +1,5 @@
-//! The comparison of the ranks' loaders when a pass begins: what decides about samples must be the same on
-//! all ranks, or samples would come twice or never.
-//!
-//! Callers: `loader`.
+//! The comparison of the ranks' loaders when a pass begins. Where settings differ, samples would come twice or
+//! never.
 
 use super::plan::{Remainder, SamplerState};
 use super::sampler::{describe, invalid};
@@ -10,7 +8,7 @@ use crate::group::ProcessGroup;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// What decides which samples the ranks get in a pass. (The number of workers does not.)
+/// Settings that choose the samples of a pass. (The number of workers does not.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Beginning {
     pub(super) state: SamplerState,
@@ -35,7 +33,7 @@ impl Beginning {
         }
     }
 
-    /// What is compared, by name.
+    /// Returns the compared values with their names.
     fn values(&self) -> [(&'static str, String); 6] {
         let SamplerState {
             dataset_len,

@@ -1,12 +1,9 @@
-//! The rank-sharded counterpart of Burn's data loader and its builder.
+//! The rank-sharded counterpart of Burn's data loader, and its configuration.
 //!
 //! A loader is a value without threads: the workers belong to the iterator of one epoch (see
-//! `prefetch`). Loaders on other devices made by `to_device` share the position of the one they came
-//! from, because `burn-train` moves every loader it is given, and the user's handle must still say
-//! where training stands; slices have a position of their own, and are not compared over ranks, for
-//! those of `burn-train` differ.
-//!
-//! Callers: users, and `burn-train` through Burn's trait.
+//! `prefetch`). A loader made by `to_device` shares the position of its source: burn-train moves every loader
+//! to a device, and the user's loader still tells the position of the training. Slices have a position of their
+//! own. Ranks don't compare slices, because the slices of burn-train differ.
 
 use super::agreement::Beginning;
 use super::batches::{BurnBatches, ShardedBatches, Stream};
@@ -16,6 +13,7 @@ use super::prefetch::{Job, Prefetch, Source, Window};
 use super::sampler::{DistributedSampler, DistributedSamplerConfig, invalid};
 use crate::error::Result;
 use crate::group::ProcessGroup;
+use burn::config::Config;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::data::dataset::Dataset;
@@ -24,13 +22,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Builds a [`ShardedLoader`]; mirrors Burn's
-/// [`DataLoaderBuilder`](burn::data::dataloader::DataLoaderBuilder).
+/// Configuration of a [`ShardedLoader`].
 ///
 /// ```
 /// use burn::data::{dataloader::batcher::Batcher, dataset::InMemDataset};
 /// use burn::tensor::Device;
-/// use burn_dist::data::ShardedLoaderBuilder;
+/// use burn_dist::data::ShardedLoaderConfig;
+/// use burn_dist::launch::launch;
 ///
 /// struct Sum;
 /// impl Batcher<u32, u32> for Sum {
@@ -39,200 +37,131 @@ use std::time::Duration;
 ///     }
 /// }
 ///
-/// # fn main() -> burn_dist::Result<()> {
-/// let loader = ShardedLoaderBuilder::new(Sum)
-///     .shard(1, 4) // rank 1 of 4; in a worker, `.group(worker.group())`
-///     .batch_size(8)
-///     .shuffle(42)
-///     .num_workers(2)
-///     .build(InMemDataset::new((0..100).collect()))?;
-/// for epoch in 0..3 {
-///     for batch in loader.batches() {
-///         let batch = batch?;
-///         println!("{epoch}/{}: {} of {} samples", batch.step, batch.real, batch.total_real);
+/// launch(vec![Device::flex(); 4], |worker| {
+///     let loader = ShardedLoaderConfig::new()
+///         .with_batch_size(Some(8))
+///         .with_seed(Some(42))
+///         .with_num_workers(2)
+///         .init(worker.group(), worker.device(), Sum, InMemDataset::new((0..100).collect()))?;
+///     for epoch in 0..3 {
+///         for batch in loader.batches() {
+///             let batch = batch?;
+///             println!("{epoch}/{}: {} of {} samples", batch.step, batch.real, batch.total_real);
+///         }
 ///     }
-/// }
-/// # Ok(())
-/// # }
+///     Ok::<_, burn_dist::Error>(())
+/// })?;
+/// # Ok::<(), burn_dist::Error>(())
 /// ```
-pub struct ShardedLoaderBuilder<I, O> {
-    batcher: Arc<dyn Batcher<I, O>>,
-    shard: Option<(usize, usize)>,
-    group: Option<ProcessGroup>,
-    batch_size: BatchSize,
-    seed: Option<u64>,
-    remainder: Remainder,
-    device: Option<Device>,
-    prefetch: Prefetch,
+#[derive(Config, Debug)]
+pub struct ShardedLoaderConfig {
+    /// Samples of a rank in a step. Exactly one [batch size](super#batch-sizes) is given.
+    pub batch_size: Option<usize>,
+    /// Samples of a step over all ranks, a multiple of their number.
+    pub global_batch_size: Option<usize>,
+    /// The seed of the shuffle, the same on every rank; each epoch has an order of its own. Without one, samples
+    /// keep their order.
+    pub seed: Option<u64>,
+    /// Threads that load ahead for each pass; 0 loads on the thread that iterates. They never change the batches
+    /// or their order.
+    #[config(default = 0)]
+    pub num_workers: usize,
+    /// Finished batches that each worker may hold ready.
+    #[config(default = 2)]
+    pub prefetch: usize,
+    /// The longest wait for a batch of a worker, and at the end of a pass for batches under way. Without workers
+    /// there is no limit.
+    #[config(default = "Duration::from_mins(5)")]
+    pub timeout: Duration,
+    /// The treatment of samples that don't fill a global batch.
+    #[config(default = "Remainder::Uneven")]
+    pub remainder: Remainder,
 }
 
-impl<I: 'static, O: Send + 'static> ShardedLoaderBuilder<I, O> {
-    /// A builder with batch size 1, no shuffle, no worker threads and [`Remainder::Uneven`].
-    pub fn new<B: Batcher<I, O> + 'static>(batcher: B) -> Self {
-        Self {
-            batcher: Arc::new(batcher),
-            shard: None,
-            group: None,
-            batch_size: BatchSize::OfRank(1),
-            seed: None,
-            remainder: Remainder::default(),
-            device: None,
-            prefetch: Prefetch::default(),
-        }
-    }
-
-    /// Takes this rank's share among the ranks of `group`: in a worker, `worker.group()`.
+impl ShardedLoaderConfig {
+    /// Makes the loader of this rank's share of `dataset`, with batches on `device`. Give every rank the same
+    /// data set, the whole of it.
     ///
-    /// Whenever a pass begins, the ranks compare the length of their data sets, seed, epoch, place in it,
-    /// batch size and remainder. If these differ, the first batch is an error on every rank. Therefore every
-    /// rank must begin the same passes, also one that only looks at a batch, and wait for no other rank's in
-    /// between; a loader that is iterated on another thread than the rank's needs a
-    /// [`duplicate`](ProcessGroup::duplicate) of the group.
-    #[must_use]
-    pub fn group(mut self, group: &ProcessGroup) -> Self {
-        self.group = Some(group.within("ShardedLoader::batches"));
-        self.shard = Some((group.rank(), group.world_size()));
-        self
-    }
-
-    /// Takes the share of `rank` among `world_size` ranks, which nobody compares with those of the others:
-    /// where ranks have another seed or begin other passes, samples come twice or never. Give a
-    /// [`group`](Self::group) where there is one.
-    ///
-    /// Neither has a default: a loader that was not told its rank would feed the whole dataset to every
-    /// replica.
-    #[must_use]
-    pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
-        self.group = None;
-        self.shard = Some((rank, world_size));
-        self
-    }
-
-    /// The samples of a batch on each rank; a step of all ranks takes `world_size` times as many.
-    #[must_use]
-    pub fn batch_size(mut self, batch_size: usize) -> Self {
-        self.batch_size = BatchSize::OfRank(batch_size);
-        self
-    }
-
-    /// The samples of a step over all ranks, a multiple of their number, in place of
-    /// [`batch_size`](Self::batch_size): a run keeps its steps when the number of ranks changes.
-    #[must_use]
-    pub fn global_batch_size(mut self, batch_size: usize) -> Self {
-        self.batch_size = BatchSize::OfStep(batch_size);
-        self
-    }
-
-    /// Shuffles each epoch anew. The seed must be the same on every rank.
-    #[must_use]
-    pub fn shuffle(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Loads on `num_workers` threads of each iterator; 0 loads on the thread that iterates. The
-    /// batches and their order are the same either way.
-    #[must_use]
-    pub fn num_workers(mut self, num_workers: usize) -> Self {
-        self.prefetch.workers = num_workers;
-        self
-    }
-
-    /// How many finished batches each worker may hold ready, 2 unless set.
-    #[must_use]
-    pub fn prefetch(mut self, batches: usize) -> Self {
-        self.prefetch.depth = batches;
-        self
-    }
-
-    /// How long to wait for a batch from a worker before it is an error, 5 minutes unless set. Ending
-    /// an iterator waits as long for batches under way. Without workers there is no limit.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.prefetch.timeout = timeout;
-        self
-    }
-
-    /// What happens to samples that don't fill a global batch.
-    #[must_use]
-    pub fn remainder(mut self, remainder: Remainder) -> Self {
-        self.remainder = remainder;
-        self
-    }
-
-    /// Leaves out the samples that don't fill a global batch: [`Remainder::DropLast`].
-    #[must_use]
-    pub fn drop_last(self) -> Self {
-        self.remainder(Remainder::DropLast)
-    }
-
-    /// The device that batches are made on; Burn's default device unless set.
-    #[must_use]
-    pub fn set_device(mut self, device: Device) -> Self {
-        self.device = Some(device);
-        self
-    }
-
-    /// Builds the loader. Give every rank the same dataset, the whole of it.
+    /// Whenever a pass begins, the ranks of `group` compare the length of their data sets, seed, epoch, position,
+    /// batch size and remainder. If these differ, the first batch is an error on every rank. Therefore every rank
+    /// must begin the same passes, also one that only looks at a batch, and must not wait for another rank in
+    /// between. A loader that is iterated on another thread than the rank's needs a group of its own.
     ///
     /// # Errors
-    /// [`Error::Data`](crate::Error::Data) if no shard was given, if the rank, world size or batch size can't be (see
-    /// [`DistributedSamplerConfig::init`]), or if the numbers of workers and of prefetched batches are
-    /// out of range.
-    pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Result<Arc<ShardedLoader<O>>> {
-        let Some((rank, world_size)) = self.shard else {
-            return Err(invalid(
-                "the loader was not told its share; call `group(worker.group())`, or \
-                 `shard(rank, world_size)`, with `shard(0, 1)` for a single rank",
-            ));
+    /// [`Error::Data`](crate::Error::Data) if a [batch size](super#batch-sizes), or the number of workers or of
+    /// prefetched batches, is wrong.
+    pub fn init<I: 'static, O: Send + 'static>(
+        &self,
+        group: &ProcessGroup,
+        device: &Device,
+        batcher: impl Batcher<I, O> + 'static,
+        dataset: impl Dataset<I> + 'static,
+    ) -> Result<Arc<ShardedLoader<O>>> {
+        let share = (group.rank(), group.world_size());
+        let mut loader = self.loader(share, device, batcher, dataset)?;
+        loader.group = Some(group.within("ShardedLoader::batches"));
+        Ok(Arc::new(loader))
+    }
+
+    /// Makes the loader of the share of `rank` among `world_size` ranks, without a group: nothing compares it with
+    /// the loaders of other ranks, and where these differ, samples come twice or never.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init); also if the rank is not below the world size.
+    pub fn init_shard<I: 'static, O: Send + 'static>(
+        &self,
+        (rank, world_size): (usize, usize),
+        device: &Device,
+        batcher: impl Batcher<I, O> + 'static,
+        dataset: impl Dataset<I> + 'static,
+    ) -> Result<Arc<ShardedLoader<O>>> {
+        let loader = self.loader((rank, world_size), device, batcher, dataset)?;
+        Ok(Arc::new(loader))
+    }
+
+    fn loader<I: 'static, O: Send + 'static>(
+        &self,
+        (rank, world_size): (usize, usize),
+        device: &Device,
+        batcher: impl Batcher<I, O> + 'static,
+        dataset: impl Dataset<I> + 'static,
+    ) -> Result<ShardedLoader<O>> {
+        let prefetch = Prefetch {
+            workers: self.num_workers,
+            depth: self.prefetch,
+            timeout: self.timeout,
         };
-        self.prefetch.check()?;
-        let batch_size = self.batch_size.of_rank(world_size)?;
-        let sampler = DistributedSamplerConfig::new(dataset.len(), rank, world_size, batch_size)
-            .with_seed(self.seed)
-            .with_remainder(self.remainder)
-            .init()?;
+        prefetch.check()?;
+        let sampler = DistributedSamplerConfig {
+            dataset_len: dataset.len(),
+            rank,
+            world_size,
+            batch_size: self.batch_size,
+            global_batch_size: self.global_batch_size,
+            seed: self.seed,
+            remainder: self.remainder,
+        }
+        .init()?;
         if sampler.num_batches() == 0 && !dataset.is_empty() {
             tracing::warn!(
                 samples = dataset.len(),
                 world_size,
-                batch_size,
-                "the dataset is smaller than one step of all ranks, and drop_last leaves nothing"
+                batch_size = sampler.batch_size(),
+                "the data set is smaller than one step of all ranks, and Remainder::DropLast leaves nothing"
             );
         }
-        Ok(Arc::new(ShardedLoader {
+        Ok(ShardedLoader {
             source: Arc::new(Items {
                 dataset: Arc::new(dataset),
-                batcher: self.batcher,
+                batcher: Arc::new(batcher),
             }),
             sampler,
-            group: self.group,
-            device: self.device.unwrap_or_default(),
-            prefetch: self.prefetch,
+            group: None,
+            device: device.clone(),
+            prefetch,
             window: None,
             position: Arc::default(),
-        }))
-    }
-}
-
-/// The samples of a batch, as a builder was told.
-#[derive(Clone, Copy, Debug)]
-enum BatchSize {
-    OfRank(usize),
-    OfStep(usize),
-}
-
-impl BatchSize {
-    fn of_rank(self, world_size: usize) -> Result<usize> {
-        match self {
-            Self::OfRank(size) => Ok(size),
-            // A world of no ranks is refused by the sampler.
-            Self::OfStep(size) if size % world_size.max(1) == 0 => Ok(size / world_size.max(1)),
-            Self::OfStep(size) => Err(invalid(format!(
-                "the global batch size {size} is not a multiple of {world_size} ranks; give a multiple, or \
-                 the `batch_size` of each rank"
-            ))),
-        }
+        })
     }
 }
 
@@ -260,15 +189,15 @@ impl<I, O> Source<O> for Items<I, O> {
     }
 }
 
-/// One rank's loader: on every rank the same number of batches, together the dataset. Made by
-/// [`ShardedLoaderBuilder`].
+/// Loader of one rank's share of a data set, made by [`ShardedLoaderConfig`]. Every rank has the same number of
+/// batches.
 ///
-/// Each [`batches`](Self::batches) or `iter` is a pass over the next epoch, with a shuffle of its own.
+/// Each call of [`batches`](Self::batches) or `iter` is a pass over the next epoch, with an order of its own.
 /// Ranks stay together as long as they begin the same passes.
 ///
 /// It implements Burn's [`DataLoader`], so that `burn-train` takes it as well. There, `num_items` and
-/// progress count this rank's items, padding included; `to_device` continues at this loader's
-/// position, and shares it; `slice` picks from this rank's items in each epoch's order.
+/// progress count this rank's items, padding included; `to_device` shares this loader's position; `slice` picks
+/// from this rank's items in each epoch's order.
 pub struct ShardedLoader<O> {
     source: Arc<dyn Source<O>>,
     sampler: DistributedSampler,
@@ -284,13 +213,13 @@ pub struct ShardedLoader<O> {
 impl<O: Send + 'static> ShardedLoader<O> {
     /// Begins a pass over the next epoch, or over what is left of a resumed one. Workers start now.
     ///
-    /// With a [`group`](ShardedLoaderBuilder::group), every rank calls it, and they wait for one another.
-    /// What differs between them is the error of the first batch.
+    /// A loader with a group waits for all ranks of the group, and the first batch is an error if their loaders
+    /// differ.
     pub fn batches(&self) -> ShardedBatches<O> {
         ShardedBatches::new(self.stream())
     }
 
-    /// The batches of a whole epoch, the same on every rank.
+    /// Returns the number of batches of a whole epoch, the same on every rank.
     pub fn num_batches(&self) -> usize {
         self.window().len().div_ceil(self.sampler.batch_size())
     }
@@ -300,8 +229,8 @@ impl<O: Send + 'static> ShardedLoader<O> {
         self.position.set(Place { epoch, consumed: 0 });
     }
 
-    /// Where training stands, counting the batches that the latest pass has handed out (not those
-    /// loaded ahead). After the last batch of an epoch it is the start of the next one.
+    /// Returns the position of the training: the latest pass's batches that were handed out, without those loaded
+    /// ahead. After the last batch of an epoch it is the start of the next one.
     pub fn state(&self) -> SamplerState {
         let Place { epoch, consumed } = self.position.place();
         self.sampler.state(epoch, consumed)
@@ -321,7 +250,7 @@ impl<O: Send + 'static> ShardedLoader<O> {
         Ok(())
     }
 
-    /// What decides which samples this rank gets.
+    /// Returns the sampler that chooses this rank's samples.
     pub fn sampler(&self) -> &DistributedSampler {
         &self.sampler
     }

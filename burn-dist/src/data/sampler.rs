@@ -1,9 +1,8 @@
 //! The sampler: checks one rank's place in the world and plans its epochs.
 //!
-//! A sampler is a plain value. What it promises about batches is kept, and explained, in `plan`.
-//!
-//! Callers: the loader; users with a loop or a data source of their own.
+//! A sampler is a plain value. `plan` keeps its promises about batches, and explains them.
 
+use super::batch_size::BatchSize;
 use super::plan::{EpochPlan, Remainder, SamplerState, Share};
 use crate::error::{Error, Result};
 use burn::config::Config;
@@ -17,11 +16,13 @@ pub struct DistributedSamplerConfig {
     pub rank: usize,
     /// The number of ranks that share the dataset.
     pub world_size: usize,
-    /// The number of samples of a batch on each rank.
-    pub batch_size: usize,
+    /// Samples of a rank in a step. Exactly one [batch size](super#batch-sizes) is given.
+    pub batch_size: Option<usize>,
+    /// Samples of a step over all ranks, a multiple of their number.
+    pub global_batch_size: Option<usize>,
     /// The seed of the shuffle, the same on every rank. Without one, samples keep their order.
     pub seed: Option<u64>,
-    /// What happens to samples that don't fill a global batch.
+    /// The treatment of samples that don't fill a global batch.
     #[config(default = "Remainder::Uneven")]
     pub remainder: Remainder,
 }
@@ -32,14 +33,15 @@ impl DistributedSamplerConfig {
     /// An empty dataset is allowed: it has no batches.
     ///
     /// # Errors
-    /// [`Error::Data`] if the world or the batch is empty, the rank is not below the world size, or
-    /// the global batch exceeds `usize`.
+    /// [`Error::Data`] if the world is empty, the rank is not below the world size, or the
+    /// [batch sizes](super#batch-sizes) are wrong.
     pub fn init(&self) -> Result<DistributedSampler> {
         let &Self {
             dataset_len,
             rank,
             world_size,
             batch_size,
+            global_batch_size,
             seed,
             remainder,
         } = self;
@@ -53,16 +55,9 @@ impl DistributedSamplerConfig {
                 "rank {rank} is not below the world size {world_size}; ranks count from 0"
             )));
         }
-        if batch_size == 0 {
-            return Err(invalid(
-                "the batch size is 0; give the number of samples that each rank takes in one step",
-            ));
-        }
-        let global_batch = world_size.checked_mul(batch_size).ok_or_else(|| {
-            invalid(format!(
-                "{world_size} ranks with batch size {batch_size} exceed a usize"
-            ))
-        })?;
+        let size = BatchSize::of(batch_size, global_batch_size)?;
+        let batch_size = size.of_rank(world_size)?;
+        let global_batch = size.of_step(world_size)?;
         let share = Share {
             dataset_len,
             rank,
@@ -76,7 +71,7 @@ impl DistributedSamplerConfig {
     }
 }
 
-/// What the data module was asked for and can't do.
+/// Returns the error of a request that this module can't serve.
 pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::Data {
         message: message.into(),
@@ -95,7 +90,10 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
 /// use burn_dist::data::DistributedSamplerConfig;
 ///
 /// # fn main() -> burn_dist::Result<()> {
-/// let sampler = DistributedSamplerConfig::new(10, 1, 2, 4).init()?; // rank 1 of 2, batch 4
+/// // Rank 1 of 2, 4 samples each.
+/// let sampler = DistributedSamplerConfig::new(10, 1, 2)
+///     .with_batch_size(Some(4))
+///     .init()?;
 /// let batches: Vec<_> = sampler.epoch(0)?.iter().map(|batch| batch.indices).collect();
 /// assert_eq!(batches, [vec![4, 5, 6, 7], vec![9]]);
 /// # Ok(())
@@ -147,7 +145,7 @@ impl DistributedSampler {
         self.share.world_size
     }
 
-    /// The number of samples of a batch on each rank.
+    /// Returns the samples of a rank in a step.
     pub fn batch_size(&self) -> usize {
         self.share.batch_size
     }
@@ -210,17 +208,28 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_the_reason() {
-        let config = DistributedSamplerConfig::new;
-        assert!(message(&config(10, 0, 0, 1)).contains("world size is 0"));
-        assert!(message(&config(10, 4, 4, 1)).contains("rank 4 is not below the world size 4"));
-        assert!(message(&config(10, 0, 1, 0)).contains("batch size is 0"));
-        assert!(message(&config(10, 0, usize::MAX, 2)).contains("exceed a usize"));
+        let config = |rank, world_size| {
+            DistributedSamplerConfig::new(10, rank, world_size).with_batch_size(Some(2))
+        };
+        assert!(message(&config(0, 0)).contains("world size is 0"));
+        assert!(message(&config(4, 4)).contains("rank 4 is not below the world size 4"));
+        assert!(message(&config(0, usize::MAX)).contains("exceed a usize"));
+        assert!(message(&DistributedSamplerConfig::new(10, 0, 1)).contains("got neither"));
+        let global = |size| {
+            config(0, 3)
+                .with_batch_size(None)
+                .with_global_batch_size(Some(size))
+        };
+        assert!(message(&global(10)).contains("a multiple of the 3 ranks"));
+        assert_eq!(global(12).init().unwrap().batch_size(), 4);
     }
 
     #[test]
     fn an_empty_dataset_has_no_batches() {
         for remainder in [Remainder::Uneven, Remainder::Pad, Remainder::DropLast] {
-            let config = DistributedSamplerConfig::new(0, 2, 3, 4).with_remainder(remainder);
+            let config = DistributedSamplerConfig::new(0, 2, 3)
+                .with_batch_size(Some(4))
+                .with_remainder(remainder);
             let sampler = config.with_seed(Some(1)).init().unwrap();
             assert_eq!((sampler.num_batches(), sampler.num_items()), (0, 0));
             assert_eq!(sampler.epoch(0).unwrap().batch(0), None);
@@ -229,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_state_of_other_data_is_refused() {
-        let sampler = DistributedSamplerConfig::new(10, 0, 2, 2)
+        let sampler = DistributedSamplerConfig::new(10, 0, 2)
+            .with_batch_size(Some(2))
             .with_seed(Some(1))
             .init()
             .unwrap();
@@ -269,7 +279,10 @@ mod tests {
 
     #[test]
     fn the_state_after_the_last_batch_is_the_next_epoch() {
-        let sampler = DistributedSamplerConfig::new(10, 0, 2, 2).init().unwrap();
+        let sampler = DistributedSamplerConfig::new(10, 0, 2)
+            .with_batch_size(Some(2))
+            .init()
+            .unwrap();
         let state = sampler.epoch(3).unwrap().state(3);
         assert_eq!((state.epoch, state.consumed), (4, 0));
     }

@@ -8,7 +8,7 @@
 //! batches. A rank whose part is empty gets one sample of the batch, which its progress does not count.
 
 use super::place::{self, Place};
-use crate::data::{Items, Job, Loaded, Picks, Prefetch, Workers};
+use crate::data::{BatchSize, Items, Job, Loaded, Picks, Prefetch, Workers};
 use crate::error::Result;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -19,18 +19,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Builds a data loader for burn-train: as Burn's
-/// [`DataLoaderBuilder`](burn::data::dataloader::DataLoaderBuilder), whose place it takes, with its order of
-/// samples. Under [`Distributed`](super::Distributed) each rank loads its part of every batch, so that the
-/// batch size stays that of a step, whatever the number of ranks; without, it loads all.
+/// Builder of a data loader for burn-train, in the place of Burn's
+/// [`DataLoaderBuilder`](burn::data::dataloader::DataLoaderBuilder): with its methods and its order of samples.
+/// Under [`Distributed`](super::Distributed) each rank loads its part of every batch; without, one rank loads all.
 ///
-/// With workers, Burn's own loader gives batches in the order in which they are ready; this one
-/// keeps them in order.
+/// Exactly one [batch size](crate::data#batch-sizes) is given. With
+/// [`global_batch_size`](Self::global_batch_size), a training has the steps of one device, whatever the number of
+/// ranks.
+///
+/// With workers, Burn's own loader gives batches in the order in which they are ready; this one keeps them in order.
 pub struct DataLoaderBuilder<I, O> {
     batcher: Arc<dyn Batcher<I, O>>,
-    batch_size: usize,
-    seed: Option<u64>,
-    prefetch: Prefetch,
+    shape: Shape,
     device: Option<Device>,
 }
 
@@ -39,54 +39,59 @@ where
     I: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    /// A builder with batch size 1, no shuffle and no worker threads.
+    /// Makes a builder without shuffle and worker threads.
     pub fn new<B: Batcher<I, O> + 'static>(batcher: B) -> Self {
         Self {
             batcher: Arc::new(batcher),
-            batch_size: 1,
-            seed: None,
-            prefetch: Prefetch::default(),
+            shape: Shape::default(),
             device: None,
         }
     }
 
-    /// The samples of a step, over all ranks; at least 1.
+    /// Sets the samples of a rank in a step.
     #[must_use]
     pub fn batch_size(mut self, batch_size: usize) -> Self {
-        self.batch_size = batch_size.max(1);
+        self.shape.batch_size = Some(batch_size);
+        self
+    }
+
+    /// Sets the samples of a step over all ranks, which share them as evenly as they can.
+    #[must_use]
+    pub fn global_batch_size(mut self, global_batch_size: usize) -> Self {
+        self.shape.global_batch_size = Some(global_batch_size);
         self
     }
 
     /// Shuffles each epoch anew.
     #[must_use]
     pub fn shuffle(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
+        self.shape.seed = Some(seed);
         self
     }
 
-    /// Loads on so many threads of each rank, at most 1024; 0 loads on the thread that trains.
+    /// Loads on so many threads of each rank, at most 1024; 0 loads on the thread that trains (default).
     #[must_use]
     pub fn num_workers(mut self, num_workers: usize) -> Self {
-        self.prefetch.workers = num_workers;
+        self.shape.prefetch.workers = num_workers;
         self
     }
 
-    /// How many finished batches each worker may hold ready, from 1 to 1024; 2 unless set.
+    /// Sets the number of finished batches that each worker may hold ready, from 1 to 1024 (default: 2).
     #[must_use]
     pub fn prefetch(mut self, batches: usize) -> Self {
-        self.prefetch.depth = batches;
+        self.shape.prefetch.depth = batches;
         self
     }
 
-    /// How long to wait for a batch from a worker before it is an error, 5 minutes unless set. Ending a pass
-    /// waits as long for batches under way. Without workers there is no limit.
+    /// Sets the longest wait for a batch of a worker, and at the end of a pass for batches under way (default: 5
+    /// minutes). Without workers there is no limit.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.prefetch.timeout = timeout;
+        self.shape.prefetch.timeout = timeout;
         self
     }
 
-    /// The device of batches where no strategy chooses one; Burn's default device unless set.
+    /// Sets the device of batches where no strategy chooses one (default: Burn's default device).
     #[must_use]
     pub fn set_device(mut self, device: Device) -> Self {
         self.device = Some(device);
@@ -95,52 +100,63 @@ where
 
     /// Builds the loader. Give every process the same data set, the whole of it.
     ///
-    /// As Burn's builder, this one reports no error. If the number of workers or of batches ready is out of
-    /// range, the first batch of a pass is an error that says so.
+    /// As Burn's builder, this one reports no error. If a batch size, or the number of workers or of batches ready,
+    /// is wrong, the first batch of a pass is an error that says so.
     pub fn build<D: Dataset<I> + 'static>(self, dataset: D) -> Arc<dyn DataLoader<O>> {
-        let shape = Shape {
-            batch_size: self.batch_size,
-            seed: self.seed,
-            prefetch: self.prefetch,
+        let place = Place {
+            rank: 0,
+            world_size: 1,
+            passed: 0,
         };
         Arc::new(Loader {
-            batches: shape.batches(dataset.len()),
+            batches: self.shape.batches(dataset.len(), place),
             dataset: Arc::new(dataset),
             batcher: self.batcher,
-            shape,
+            shape: self.shape,
             device: self.device.unwrap_or_default(),
-            place: Place {
-                rank: 0,
-                world_size: 1,
-                passed: 0,
-            },
+            place,
         })
     }
 }
 
-/// What decides about batches, and how they are loaded.
-#[derive(Clone, Copy)]
+/// The settings of a loader.
+#[derive(Clone, Copy, Default)]
 struct Shape {
-    batch_size: usize,
+    batch_size: Option<usize>,
+    global_batch_size: Option<usize>,
     seed: Option<u64>,
     prefetch: Prefetch,
 }
 
+/// The settings that all ranks must have alike.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch_size {}", self.batch_size)?;
+        for (name, size) in [
+            ("batch_size", self.batch_size),
+            ("global_batch_size", self.global_batch_size),
+        ] {
+            if let Some(size) = size {
+                write!(f, "{name} {size}, ")?;
+            }
+        }
         match self.seed {
-            Some(seed) => write!(f, ", shuffle {seed}"),
-            None => f.write_str(", no shuffle"),
+            Some(seed) => write!(f, "shuffle {seed}"),
+            None => f.write_str("no shuffle"),
         }
     }
 }
 
 impl Shape {
-    /// Burn's loader of the indices of so many samples, from the start of its order.
-    fn batches(self, samples: usize) -> Arc<dyn DataLoader<Vec<usize>>> {
+    /// Returns the samples of a step over all ranks.
+    fn step(self, place: Place) -> Result<usize> {
+        BatchSize::of(self.batch_size, self.global_batch_size)?.of_step(place.world_size)
+    }
+
+    /// Returns Burn's loader of the indices of so many samples, from the start of its order. An error of the batch
+    /// size is reported by [`Loader::parts`].
+    fn batches(self, samples: usize, place: Place) -> Arc<dyn DataLoader<Vec<usize>>> {
         let builder = burn::data::dataloader::DataLoaderBuilder::new(Indices);
-        let builder = builder.batch_size(self.batch_size);
+        let builder = builder.batch_size(self.step(place).unwrap_or(1));
         let builder = match self.seed {
             Some(seed) => builder.shuffle(seed),
             None => builder,
@@ -173,6 +189,7 @@ where
     O: Send + 'static,
 {
     fn parts(&self) -> Result<Vec<Part>, DatasetError> {
+        self.shape.step(self.place).map_err(DatasetError::new)?;
         let batches = self.batches.iter();
         batches
             .map(|batch| batch.map(|batch| Part::of(&batch, self.place)))
@@ -229,7 +246,8 @@ where
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<O>> {
         let place = place::take(|| self.shape.to_string()).unwrap_or(self.place);
         // From the start, on every rank; and moved as well, for that advances Burn's order.
-        let batches = self.shape.batches(self.dataset.len()).to_device(device);
+        let batches = self.shape.batches(self.dataset.len(), place);
+        let batches = batches.to_device(device);
         if self.shape.seed.is_some() {
             // Each pass begun is an order further.
             (0..place.passed).for_each(|_| drop(batches.iter()));
@@ -250,7 +268,7 @@ where
         let start = start.min(end);
         let dataset = PartialDataset::new(Arc::clone(&self.dataset), start, end);
         Arc::new(Self {
-            batches: self.shape.batches(dataset.len()),
+            batches: self.shape.batches(dataset.len(), self.place),
             dataset: Arc::new(dataset),
             batcher: Arc::clone(&self.batcher),
             shape: self.shape,

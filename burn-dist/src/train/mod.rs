@@ -12,7 +12,7 @@
 //! #         + InferenceStep<Input = Tensor<2>, Output = RegressionOutput>,
 //! #     B: Batcher<f32, Tensor<2>> + Clone + 'static,
 //! # {
-//! let loader = DataLoaderBuilder::new(batcher).batch_size(64).shuffle(42).build(items);
+//! let loader = DataLoaderBuilder::new(batcher).global_batch_size(64).shuffle(42).build(items);
 //! let result = SupervisedTraining::new("runs/a", loader.clone(), loader)
 //!     .num_epochs(3)
 //!     .with_training_strategy(Distributed::new(vec![Device::flex().autodiff(); 2]).into())
@@ -24,7 +24,7 @@
 //!
 //! | on one device | on all ranks |
 //! |---|---|
-//! | a batch of [`DataLoaderBuilder`] | its samples, shared among the ranks: the batch size is that of a step |
+//! | a batch of [`DataLoaderBuilder`] | with `global_batch_size`, its samples shared among the ranks; with `batch_size`, one of that size on each rank (see [batch sizes](crate::data#batch-sizes)) |
 //! | a batch of another loader | one on each rank, from the rank's own slice of the data set, as in Burn's own strategies |
 //! | gradients of a batch's mean loss | the mean over all samples of the step: ranks weigh by their samples. For a loss that is a mean over anything else (tokens that are not padding, weights of classes), say by what: [`Distributed::with_loss_count`], or [`GatherOutput::LOSS_OVER`]. (A loss that is a sum is averaged as well: divide it by what it sums.) burn-train's `SequenceOutput` is refused without. A rank whose loss counted nothing contributes nothing, even if its loss is NaN |
 //! | metrics | what rank 0 computes from the outputs of all ranks, put together by [`GatherOutput`] before any metric sees them: every metric, with a state or without, has one device's value, to rounding |

@@ -10,7 +10,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
 use burn::tensor::Device;
-use burn_dist::data::{Remainder, ShardedBatch, ShardedLoader, ShardedLoaderBuilder};
+use burn_dist::data::{Remainder, ShardedBatch, ShardedLoader, ShardedLoaderConfig};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,8 +31,8 @@ fn numbers(len: usize) -> InMemDataset<usize> {
     InMemDataset::new((0..len).collect())
 }
 
-fn builder() -> ShardedLoaderBuilder<usize, Batch> {
-    ShardedLoaderBuilder::new(Keep).shard(0, 1)
+fn config(batch_size: usize) -> ShardedLoaderConfig {
+    ShardedLoaderConfig::new().with_batch_size(Some(batch_size))
 }
 
 /// The next epoch of a loader: for each batch its items and how many count.
@@ -59,14 +59,7 @@ proptest! {
     ) {
         let remainder = [Remainder::Uneven, Remainder::Pad, Remainder::DropLast][remainder];
         for rank in 0..world_size {
-            let loader = builder()
-                .shard(rank, world_size)
-                .batch_size(batch_size)
-                .shuffle(5)
-                .remainder(remainder)
-                .num_workers(workers)
-                .prefetch(depth)
-                .build(numbers(len))
+            let loader = config(batch_size).with_seed(Some(5)).with_remainder(remainder).with_num_workers(workers).with_prefetch(depth).init_shard((rank, world_size), &Device::default(), Keep, numbers(len))
                 .unwrap();
             for epoch in 0..2 {
                 let plan = loader.sampler().epoch(epoch).unwrap();
@@ -93,8 +86,8 @@ proptest! {
             .batch_size(world_size * batch_size)
             .build(numbers(len));
         let loader = |rank| {
-            let builder = builder().shard(rank, world_size).batch_size(batch_size);
-            builder.build(numbers(len)).unwrap()
+            let share = (rank, world_size);
+            config(batch_size).init_shard(share, &Device::default(), Keep, numbers(len)).unwrap()
         };
         let ranks: Vec<_> = (0..world_size).map(|rank| next_epoch(&loader(rank))).collect();
         let expected = items(&*whole);
@@ -113,8 +106,9 @@ proptest! {
     ) {
         let loaders = |world_size, batch_size| -> Vec<_> {
             let build = |rank| {
-                let builder = builder().shard(rank, world_size).batch_size(batch_size).shuffle(3);
-                builder.num_workers(rank % 2).build(numbers(len)).unwrap()
+                let config = config(batch_size).with_seed(Some(3)).with_num_workers(rank % 2);
+                let share = (rank, world_size);
+                config.init_shard(share, &Device::default(), Keep, numbers(len)).unwrap()
             };
             (0..world_size).map(build).collect()
         };
@@ -143,11 +137,10 @@ proptest! {
 
 #[test]
 fn each_pass_is_the_next_epoch_unless_one_is_set() {
-    let loader = builder()
-        .batch_size(4)
-        .shuffle(1)
-        .num_workers(1)
-        .build(numbers(30))
+    let loader = config(4)
+        .with_seed(Some(1))
+        .with_num_workers(1)
+        .init_shard((0, 1), &Device::default(), Keep, numbers(30))
         .unwrap();
     let epoch = |number| {
         let plan = loader.sampler().epoch(number).unwrap();
@@ -174,11 +167,10 @@ fn the_state_counts_what_was_taken_not_what_was_loaded_ahead() {
     let dataset = Counted {
         loads: Arc::clone(&loads),
     };
-    let loader = builder()
-        .batch_size(2)
-        .num_workers(2)
-        .prefetch(3)
-        .build(dataset)
+    let loader = config(2)
+        .with_num_workers(2)
+        .with_prefetch(3)
+        .init_shard((0, 1), &Device::default(), Keep, dataset)
         .unwrap();
     let mut batches = loader.batches();
     batches.next().unwrap().unwrap();
@@ -213,7 +205,9 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn the_latest_pass_alone_moves_the_position() {
-    let loader = builder().batch_size(2).build(numbers(10)).unwrap();
+    let loader = config(2)
+        .init_shard((0, 1), &Device::default(), Keep, numbers(10))
+        .unwrap();
     let mut old = loader.batches();
     let mut new = loader.batches();
     new.next().unwrap().unwrap();
@@ -224,12 +218,9 @@ fn the_latest_pass_alone_moves_the_position() {
 #[test]
 fn burn_sees_this_ranks_items_and_their_progress() {
     // 10 samples over 3 ranks with batch 2: a full step and one of two items a rank, two of them padding.
-    let builder = builder()
-        .shard(2, 3)
-        .remainder(Remainder::Pad)
-        .batch_size(2)
-        .num_workers(1);
-    let loader: Arc<dyn DataLoader<Batch>> = builder.build(numbers(10)).unwrap();
+    let config = config(2).with_remainder(Remainder::Pad).with_num_workers(1);
+    let loader = config.init_shard((2, 3), &Device::default(), Keep, numbers(10));
+    let loader: Arc<dyn DataLoader<Batch>> = loader.unwrap();
     assert_eq!(loader.num_items(), 4);
     let mut batches = loader.iter();
     let mut progress = vec![batches.progress().items_processed];
@@ -244,16 +235,12 @@ fn burn_sees_this_ranks_items_and_their_progress() {
 
 #[test]
 fn a_resumed_epoch_counts_what_was_done_before_as_progress() {
-    let loader = builder()
-        .shard(0, 2)
-        .batch_size(5)
-        .build(numbers(40))
+    let loader = config(5)
+        .init_shard((0, 2), &Device::default(), Keep, numbers(40))
         .unwrap();
     assert_eq!(loader.batches().take(3).map(Result::unwrap).count(), 3);
-    let other = builder()
-        .shard(0, 4)
-        .batch_size(1)
-        .build(numbers(40))
+    let other = config(1)
+        .init_shard((0, 4), &Device::default(), Keep, numbers(40))
         .unwrap();
     other.resume(&loader.state()).unwrap();
     let mut batches = other.iter();
@@ -271,10 +258,9 @@ fn a_moved_loader_makes_batches_on_its_device_and_shares_the_position() {
     let plain = Device::default();
     let moved_to = plain.clone().autodiff();
     assert!(moved_to.is_autodiff() && !plain.is_autodiff());
-    let loader = builder()
-        .batch_size(4)
-        .shuffle(2)
-        .build(numbers(10))
+    let loader = config(4)
+        .with_seed(Some(2))
+        .init_shard((0, 1), &Device::default(), Keep, numbers(10))
         .unwrap();
     assert_eq!(next_epoch(&loader).len(), 3);
     let moved = loader.to_device(&moved_to);
@@ -292,12 +278,10 @@ fn a_moved_loader_makes_batches_on_its_device_and_shares_the_position() {
 
 #[test]
 fn slices_split_this_ranks_items_in_every_epoch() {
-    let loader = builder()
-        .shard(1, 2)
-        .remainder(Remainder::Pad)
-        .batch_size(4)
-        .shuffle(2)
-        .build(numbers(45))
+    let loader = config(4)
+        .with_remainder(Remainder::Pad)
+        .with_seed(Some(2))
+        .init_shard((1, 2), &Device::default(), Keep, numbers(45))
         .unwrap();
     assert_eq!(loader.num_items(), 23);
     let (left, right) = (loader.slice(0, 10), loader.slice(10, 999));
@@ -316,15 +300,13 @@ fn slices_split_this_ranks_items_in_every_epoch() {
 
 #[test]
 fn an_empty_epoch_still_passes() {
-    let empty = builder()
-        .batch_size(4)
-        .num_workers(2)
-        .build(numbers(0))
+    let empty = config(4)
+        .with_num_workers(2)
+        .init_shard((0, 1), &Device::default(), Keep, numbers(0))
         .unwrap();
-    let small = builder()
-        .batch_size(4)
-        .drop_last()
-        .build(numbers(3))
+    let small = config(4)
+        .with_remainder(Remainder::DropLast)
+        .init_shard((0, 1), &Device::default(), Keep, numbers(3))
         .unwrap();
     for loader in [empty, small] {
         assert!(next_epoch(&loader).is_empty());
@@ -336,23 +318,33 @@ fn an_empty_epoch_still_passes() {
 
 #[test]
 fn what_cannot_work_is_refused_with_the_reason() {
-    let refused = |builder: ShardedLoaderBuilder<usize, Batch>| {
-        builder.build(numbers(5)).err().unwrap().to_string()
+    let refused = |config: ShardedLoaderConfig, share| {
+        let loader = config.init_shard(share, &Device::default(), Keep, numbers(5));
+        loader.err().unwrap().to_string()
     };
-    assert!(refused(ShardedLoaderBuilder::new(Keep)).contains("shard(rank, world_size)"));
-    assert!(refused(builder().shard(3, 3)).contains("rank 3"));
-    let uneven = refused(builder().shard(0, 3).global_batch_size(10));
-    assert!(uneven.contains("global batch size 10 is not a multiple of 3 ranks"));
-    let even = builder()
-        .shard(0, 3)
-        .global_batch_size(12)
-        .build(numbers(30));
+    assert!(refused(config(1), (3, 3)).contains("rank 3"));
+    let unsized_config = ShardedLoaderConfig::new();
+    assert!(refused(unsized_config.clone(), (0, 1)).contains("got neither"));
+    let both = config(4).with_global_batch_size(Some(12));
+    assert!(refused(both, (0, 3)).contains("got 4 and 12"));
+    let global = |size| unsized_config.clone().with_global_batch_size(Some(size));
+    let uneven = refused(global(10), (0, 3));
+    assert!(
+        uneven.contains("a multiple of the 3 ranks, got 10"),
+        "{uneven}"
+    );
+    let even = global(12).init_shard((0, 3), &Device::default(), Keep, numbers(30));
     assert_eq!(even.unwrap().sampler().batch_size(), 4);
-    assert!(refused(builder().batch_size(0)).contains("batch size"));
-    assert!(refused(builder().prefetch(0)).contains("prefetch is 0"));
-    assert!(refused(builder().num_workers(2_000)).contains("at most 1024"));
-    let loader = builder().shuffle(1).build(numbers(5)).unwrap();
-    let other = builder().shuffle(1).build(numbers(6)).unwrap();
+    assert!(refused(config(0), (0, 1)).contains("batch_size: expected at least 1"));
+    assert!(refused(config(1).with_prefetch(0), (0, 1)).contains("prefetch is 0"));
+    assert!(refused(config(1).with_num_workers(2_000), (0, 1)).contains("at most 1024"));
+    let loader = |len| {
+        let config = config(1).with_seed(Some(1));
+        config
+            .init_shard((0, 1), &Device::default(), Keep, numbers(len))
+            .unwrap()
+    };
+    let (loader, other) = (loader(5), loader(6));
     let message = loader.resume(&other.state()).unwrap_err().to_string();
     assert!(message.contains("dataset of 6 samples"), "{message}");
 }

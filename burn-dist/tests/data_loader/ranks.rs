@@ -1,14 +1,13 @@
 //! What the ranks' loaders tell one another when a pass begins.
 
-use super::{Keep, numbers};
+use super::{Keep, config, numbers};
 use burn::tensor::Device;
 use burn_dist::ProcessGroup;
-use burn_dist::data::{Remainder, ShardedLoader, ShardedLoaderBuilder};
+use burn_dist::data::{Remainder, ShardedLoader, ShardedLoaderConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
 type Loader = Arc<ShardedLoader<(Vec<usize>, Device)>>;
-type Builder = ShardedLoaderBuilder<usize, (Vec<usize>, Device)>;
 
 /// Runs `f` on three ranks with a deadline that nobody comes to.
 fn on_ranks<R: Send>(f: impl Fn(&ProcessGroup) -> R + Sync) -> Vec<R> {
@@ -23,17 +22,19 @@ fn on_ranks<R: Send>(f: impl Fn(&ProcessGroup) -> R + Sync) -> Vec<R> {
     })
 }
 
-fn builder(group: &ProcessGroup) -> Builder {
-    ShardedLoaderBuilder::new(Keep)
-        .batch_size(4)
-        .shuffle(1)
-        .group(group)
+fn shuffled() -> ShardedLoaderConfig {
+    config(4).with_seed(Some(1))
+}
+
+fn loader(config: &ShardedLoaderConfig, group: &ProcessGroup, samples: usize) -> Loader {
+    let device = Device::default();
+    config.init(group, &device, Keep, numbers(samples)).unwrap()
 }
 
 /// The error that the first batch of the first pass is, on each rank.
-fn refused(build: impl Fn(usize, Builder) -> Loader + Sync) -> String {
+fn refused(build: impl Fn(&ProcessGroup) -> Loader + Sync) -> String {
     let errors = on_ranks(|group| {
-        let loader = build(group.rank(), builder(group));
+        let loader = build(group);
         let mut batches = loader.batches();
         let error = batches.next().unwrap().unwrap_err().to_string();
         assert!(batches.next().is_none());
@@ -45,33 +46,39 @@ fn refused(build: impl Fn(usize, Builder) -> Loader + Sync) -> String {
 
 #[test]
 fn what_decides_about_samples_and_differs_is_an_error_on_all_ranks() {
-    let of = |samples: usize, builder: Builder| builder.build(numbers(samples)).unwrap();
-    let error = refused(|rank, builder| of(50 + rank / 2, builder));
+    let error = refused(|group| loader(&shuffled(), group, 50 + group.rank() / 2));
     assert!(
         error.contains("data set: 50 samples on ranks 0 and 1, 51 samples on rank 2;"),
         "{error}"
     );
-    let error = refused(|rank, builder| of(50, builder.shuffle([7, 8, 7][rank])));
+    let error = refused(|group| {
+        let seed = [7, 8, 7][group.rank()];
+        loader(&shuffled().with_seed(Some(seed)), group, 50)
+    });
     assert!(
         error.contains("order: seed 7 on ranks 0 and 2, seed 8 on rank 1;"),
         "{error}"
     );
-    let error = refused(|rank, builder| of(50, builder.batch_size(4 + rank)));
+    let error = refused(|group| loader(&config(4 + group.rank()).with_seed(Some(1)), group, 50));
     assert!(
         error.contains("batch size: 4 on rank 0, 5 on rank 1, 6 on rank 2;"),
         "{error}"
     );
-    let error = refused(|rank, builder| {
+    let error = refused(|group| {
         let policies = [Remainder::Pad, Remainder::Pad, Remainder::DropLast];
-        of(50, builder.remainder(policies[rank]))
+        loader(
+            &shuffled().with_remainder(policies[group.rank()]),
+            group,
+            50,
+        )
     });
     assert!(
         error.contains("remainder: Pad on ranks 0 and 1, DropLast on rank 2;"),
         "{error}"
     );
-    let error = refused(|rank, builder| {
-        let loader = of(50, builder);
-        if rank == 1 {
+    let error = refused(|group| {
+        let loader = loader(&shuffled(), group, 50);
+        if group.rank() == 1 {
             loader.set_epoch(3);
         }
         loader
@@ -88,13 +95,13 @@ fn a_rank_that_looked_at_a_batch_before_is_found_out() {
     let outcomes = on_ranks(|group| {
         let alone = ProcessGroup::single();
         let peeked = group.rank() == 0;
-        let loader = builder(group).build(numbers(50)).unwrap();
+        let mine = loader(&shuffled(), group, 50);
         if peeked {
-            let own = builder(&alone).build(numbers(50)).unwrap();
+            let own = loader(&shuffled(), &alone, 50);
             assert!(own.batches().next().unwrap().is_ok());
-            loader.resume(&own.state()).unwrap();
+            mine.resume(&own.state()).unwrap();
         }
-        loader.batches().next().unwrap().map(|batch| batch.items)
+        mine.batches().next().unwrap().map(|batch| batch.items)
     });
     for outcome in outcomes {
         let error = outcome.unwrap_err().to_string();
@@ -108,7 +115,7 @@ fn a_rank_that_looked_at_a_batch_before_is_found_out() {
 fn workers_may_differ_and_every_pass_is_compared() {
     let epochs = on_ranks(|group| {
         let rank = group.rank();
-        let loader = builder(group).num_workers(rank).build(numbers(50)).unwrap();
+        let loader = loader(&shuffled().with_num_workers(rank), group, 50);
         let pass = || {
             let batches: Result<Vec<_>, _> = loader.batches().collect();
             let batches = batches?.into_iter();

@@ -5,13 +5,12 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
-use burn_dist::data::ShardedLoaderBuilder;
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use crate::{Counted, builder, numbers, wait_until};
+use crate::{Counted, Keep, config, numbers, wait_until};
 
 #[test]
 fn workers_load_no_further_ahead_than_they_may() {
@@ -19,7 +18,11 @@ fn workers_load_no_further_ahead_than_they_may() {
     let dataset = Counted {
         loads: Arc::clone(&loads),
     };
-    let loader = builder().num_workers(2).prefetch(3).build(dataset).unwrap();
+    let loader = config(1)
+        .with_num_workers(2)
+        .with_prefetch(3)
+        .init_shard((0, 1), &Device::default(), Keep, dataset)
+        .unwrap();
     let mut batches = loader.batches();
     for taken in 1..=94 {
         batches.next().unwrap().unwrap();
@@ -56,11 +59,9 @@ impl Dataset<usize> for Flawed {
 fn errors_and_panics_come_in_their_place_and_end_the_pass() {
     for workers in 0..4 {
         for (panics, said) in [(false, "the disk is gone"), (true, "sample 37 is too much")] {
-            let loader = builder()
-                .shard(1, 2)
-                .batch_size(5)
-                .num_workers(workers)
-                .build(Flawed { at: 37, panics })
+            let loader = config(5)
+                .with_num_workers(workers)
+                .init_shard((1, 2), &Device::default(), Keep, Flawed { at: 37, panics })
                 .unwrap();
             // Rank 1 has 5..10, 15..20, 25..30, 35..40.
             let mut batches = loader.batches();
@@ -94,10 +95,10 @@ impl Batcher<usize, usize> for Stumbles {
 #[test]
 fn a_panic_of_the_batcher_is_an_error_too() {
     for workers in 0..3 {
-        let builder = ShardedLoaderBuilder::new(Stumbles)
-            .shard(0, 1)
-            .batch_size(4);
-        let loader = builder.num_workers(workers).build(numbers(20)).unwrap();
+        let config = config(4).with_num_workers(workers);
+        let loader = config
+            .init_shard((0, 1), &Device::default(), Stumbles, numbers(20))
+            .unwrap();
         let batches: Vec<_> = loader.batches().collect();
         assert_eq!(batches.len(), 2);
         let message = batches[1].as_ref().unwrap_err().to_string();
@@ -127,7 +128,9 @@ impl Dataset<usize> for Short {
 
 #[test]
 fn a_dataset_that_returns_too_few_items_is_an_error() {
-    let loader = builder().batch_size(3).build(Short).unwrap();
+    let loader = config(3)
+        .init_shard((0, 1), &Device::default(), Keep, Short)
+        .unwrap();
     let message = loader.batches().next().unwrap().unwrap_err().to_string();
     assert!(message.contains("2 items where 3"), "{message}");
 }
@@ -175,10 +178,10 @@ fn an_iterator_dropped_early_leaves_no_thread() {
     let dataset = Slow {
         threads: Arc::clone(&threads),
     };
-    let loader = builder()
-        .num_workers(3)
-        .prefetch(50)
-        .build(dataset)
+    let loader = config(1)
+        .with_num_workers(3)
+        .with_prefetch(50)
+        .init_shard((0, 1), &Device::default(), Keep, dataset)
         .unwrap();
     for taken in [0, 1, 4] {
         let mut batches = loader.batches();
@@ -200,10 +203,10 @@ fn an_error_leaves_no_thread_either() {
     let dataset = Slow {
         threads: Arc::clone(&threads),
     };
-    let loader = ShardedLoaderBuilder::new(Stumbles)
-        .shard(0, 1)
-        .batch_size(4);
-    let loader = loader.num_workers(3).prefetch(9).build(dataset).unwrap();
+    let config = config(4).with_num_workers(3).with_prefetch(9);
+    let loader = config
+        .init_shard((0, 1), &Device::default(), Stumbles, dataset)
+        .unwrap();
     let mut batches = loader.batches();
     assert!(batches.next().unwrap().is_ok());
     assert!(batches.next().unwrap().is_err());
@@ -237,12 +240,17 @@ impl Dataset<usize> for Hangs {
 #[test]
 fn a_dataset_that_hangs_is_an_error_at_the_deadline() {
     let (release, gate) = mpsc::channel();
-    let loader = builder()
-        .num_workers(2)
-        .timeout(Duration::from_secs(1))
-        .build(Hangs {
-            gate: Mutex::new(gate),
-        })
+    let loader = config(1)
+        .with_num_workers(2)
+        .with_timeout(Duration::from_secs(1))
+        .init_shard(
+            (0, 1),
+            &Device::default(),
+            Keep,
+            Hangs {
+                gate: Mutex::new(gate),
+            },
+        )
         .unwrap();
     let batches: Vec<_> = loader.batches().collect();
     assert_eq!(batches.len(), 4);

@@ -9,7 +9,7 @@ use burn::nn::loss::{CrossEntropyLossConfig, MseLoss, Reduction};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_dist::data::{ShardedBatches, ShardedLoaderBuilder};
+use burn_dist::data::{ShardedBatches, ShardedLoaderConfig};
 use burn_dist::ddp::{Ddp, DdpConfig};
 use burn_dist::random;
 
@@ -49,12 +49,12 @@ fn mean_loss(net: &Net, x: Tensor<2>) -> Tensor<1> {
 /// Trains for an epoch or two as one process, whose batches are those of all ranks together.
 fn alone(samples: usize, global_batch: usize) -> Net {
     let device = Device::flex().autodiff();
-    let loader = ShardedLoaderBuilder::new(Columns)
-        .batch_size(global_batch)
-        .shuffle(5)
-        .set_device(device.clone())
-        .shard(0, 1);
-    let loader = loader.build(points(samples)).unwrap();
+    let loader = ShardedLoaderConfig::new()
+        .with_batch_size(Some(global_batch))
+        .with_seed(Some(5));
+    let loader = loader
+        .init_shard((0, 1), &device, Columns, points(samples))
+        .unwrap();
     let (mut net, mut optimizer) = (net(&device), SgdConfig::new().init());
     for _epoch in 0..2 {
         for batch in loader.batches() {
@@ -90,13 +90,11 @@ fn data_sets_of_odd_lengths() {
         for (ranks, batch) in [(1, 16), (2, 8), (3, 7), (4, 6)] {
             let one = alone(samples, ranks * batch);
             let replicas = run(ranks, |worker| {
-                let loader = ShardedLoaderBuilder::new(Columns)
-                    .batch_size(batch)
-                    .shuffle(5)
-                    .num_workers(worker.rank())
-                    .set_device(worker.device().clone())
-                    .group(worker.group())
-                    .build(points(samples))?;
+                let loader = ShardedLoaderConfig::new()
+                    .with_batch_size(Some(batch))
+                    .with_seed(Some(5))
+                    .with_num_workers(worker.rank())
+                    .init(worker.group(), worker.device(), Columns, points(samples))?;
                 let ddp = DdpConfig::new().init(worker.group())?;
                 let mut net = ddp.attach(net(worker.device()))?;
                 let mut optimizer = SgdConfig::new().init();

@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Tensor};
-use burn_dist::data::ShardedLoaderBuilder;
+use burn_dist::data::ShardedLoaderConfig;
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Launcher, Worker};
 use burn_dist::observe::{self, ChromeTrace};
@@ -86,12 +86,15 @@ impl Batcher<f32, Tensor<2>> for Rows {
 
 fn train(worker: &Worker) -> Result<(), burn_dist::Error> {
     let (rank, device) = (worker.rank(), worker.device());
-    let loader = ShardedLoaderBuilder::new(Rows)
-        .batch_size(2)
-        .num_workers(1)
-        .set_device(device.clone())
-        .shard(rank, worker.world_size())
-        .build(InMemDataset::new(vec![1.0_f32; 2 * RANKS * STEPS]))?;
+    let loader = ShardedLoaderConfig::new()
+        .with_batch_size(Some(2))
+        .with_num_workers(1)
+        .init_shard(
+            (rank, worker.world_size()),
+            &device,
+            Rows,
+            InMemDataset::new(vec![1.0_f32; 2 * RANKS * STEPS]),
+        )?;
     // Every parameter is a bucket of its own.
     let config = DdpConfig::new()
         .with_first_bucket_mb(1e-6)

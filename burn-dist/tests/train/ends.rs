@@ -103,7 +103,7 @@ fn a_resumed_training_draws_what_an_uninterrupted_one_draws() {
         let draws = Draws::default();
         let train = DataLoaderBuilder::new(draws.clone());
         let loaders = (
-            train.batch_size(25).build(data(25)),
+            train.global_batch_size(25).build(data(25)),
             loader(11, 10, None, 0),
         );
         let recorder = Recorder::default();
@@ -177,7 +177,9 @@ fn an_interruption_stops_all_ranks_in_the_same_step() {
         at: 22,
         interrupter: interrupter.clone(),
     };
-    let train = DataLoaderBuilder::new(pulls).batch_size(5).build(data(45));
+    let train = DataLoaderBuilder::new(pulls)
+        .global_batch_size(5)
+        .build(data(45));
     let loaders = (train, loader(11, 10, None, 0));
     let strategy = ranks(3);
     let result = training(folder.path(), loaders, strategy.clone(), &recorder)
@@ -202,7 +204,7 @@ fn an_interruption_stops_all_ranks_in_the_same_step() {
 fn failure(samples: Samples) -> String {
     let folder = tempfile::tempdir().unwrap();
     let train = DataLoaderBuilder::new(samples)
-        .batch_size(10)
+        .global_batch_size(10)
         .build(data(25));
     let loaders = (train, loader(11, 10, None, 0));
     let untrained = numbers(&net(Norm::No));

@@ -111,11 +111,17 @@ fn validation_without_samples_is_none() {
 }
 
 #[test]
-fn workers_that_cannot_be_are_the_error_of_the_first_batch() {
+fn wrong_settings_are_the_error_of_the_first_batch() {
     let builder = || DataLoaderBuilder::new(Samples::default());
     for (builder, said) in [
-        (builder().num_workers(2_000), "2000 workers are too many"),
-        (builder().prefetch(0), "prefetch is 0"),
+        (builder(), "got neither"),
+        (builder().batch_size(1).global_batch_size(2), "got 1 and 2"),
+        (builder().global_batch_size(0), "got 0"),
+        (
+            builder().batch_size(1).num_workers(2_000),
+            "2000 workers are too many",
+        ),
+        (builder().batch_size(1).prefetch(0), "prefetch is 0"),
     ] {
         let loader = builder.build(data(3));
         let mut batches = loader.iter();
@@ -143,6 +149,7 @@ fn a_batcher_that_hangs_is_an_error_at_the_deadline() {
     let (release, gate) = mpsc::channel();
     let gate = Mutex::new(gate);
     let loader = DataLoaderBuilder::new(Hangs { gate })
+        .batch_size(1)
         .num_workers(2)
         .prefetch(1)
         .timeout(Duration::from_secs(1))

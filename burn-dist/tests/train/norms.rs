@@ -201,7 +201,7 @@ fn a_training_that_fails_gives_back_the_statistics_that_it_began_with() {
     };
     // The means over ranks are taken before the validation, which fails.
     let valid = DataLoaderBuilder::new(broken)
-        .batch_size(10)
+        .global_batch_size(10)
         .build(data(11));
     let loaders = (loader(25, 10, None, 0), valid);
     let untrained = numbers(&net(Norm::Batch));

@@ -20,7 +20,7 @@ fn slow(rank: usize) -> Loader {
         slow_class: Some((rank, Duration::from_millis(30))),
         ..Samples::default()
     };
-    let builder = DataLoaderBuilder::new(samples).batch_size(3);
+    let builder = DataLoaderBuilder::new(samples).global_batch_size(3);
     builder.build(data(3 * STEPS))
 }
 

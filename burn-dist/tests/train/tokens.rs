@@ -125,7 +125,7 @@ fn burns(samples: usize) -> Arc<dyn DataLoader<Text>> {
 
 fn ours(samples: usize, short: bool) -> Arc<dyn DataLoader<Text>> {
     let builder = DataLoaderBuilder::new(Texts { short });
-    builder.batch_size(8).build(data(samples))
+    builder.global_batch_size(8).build(data(samples))
 }
 
 fn one_device<M: burn::train::LearnerModel>() -> TrainingStrategy<M> {
@@ -177,7 +177,7 @@ fn a_step_that_counts_nothing_on_any_rank_changes_nothing() {
     let nothing = || {
         let builder = DataLoaderBuilder::new(Texts { short: false });
         let items = InMemDataset::new(vec![1, 4, 5, 9]);
-        builder.batch_size(4).build(items)
+        builder.global_batch_size(4).build(items)
     };
     for accumulation in [1, 2] {
         let recorder = Recorder::default();

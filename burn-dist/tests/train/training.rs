@@ -34,7 +34,7 @@ pub(crate) fn burns_loader(samples: usize, batch: usize, shuffle: Option<u64>) -
 /// The loader that knows its rank.
 pub(crate) fn loader(samples: usize, batch: usize, shuffle: Option<u64>, workers: usize) -> Loader {
     let builder = DataLoaderBuilder::new(Samples::default());
-    let builder = builder.batch_size(batch).num_workers(workers);
+    let builder = builder.global_batch_size(batch).num_workers(workers);
     match shuffle {
         Some(seed) => builder.shuffle(seed),
         None => builder,
@@ -115,6 +115,6 @@ pub(crate) fn assert_close<M: Module>(one: &M, other: &M) {
 /// The loader of some of the samples that knows its rank.
 pub(crate) fn loader_of(samples: std::ops::Range<usize>, batch: usize) -> Loader {
     DataLoaderBuilder::new(Samples::default())
-        .batch_size(batch)
+        .global_batch_size(batch)
         .build(InMemDataset::new(samples.collect()))
 }
