@@ -10,7 +10,7 @@ use super::batches::{BurnBatches, ShardedBatches, Stream};
 use super::plan::{Remainder, SamplerState};
 use super::position::{Place, Position};
 use super::prefetch::{Job, Prefetch, Source, Window};
-use super::sampler::{DistributedSampler, DistributedSamplerConfig, invalid};
+use super::sampler::{DistributedSampler, DistributedSamplerConfig};
 use crate::error::Result;
 use crate::group::ProcessGroup;
 use burn::config::Config;

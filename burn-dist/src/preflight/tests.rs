@@ -30,7 +30,7 @@ fn all_replicas_get_the_same_report() {
         topic: Topic::Devices,
         message: "known before".to_owned(),
     };
-    let reports = preflight(3, &Preflight::new().known(known.clone())).unwrap();
+    let reports = preflight(3, &Preflight::new().with_known(known.clone())).unwrap();
     let report = &reports[0];
     assert!(reports.iter().all(|other| other == report));
     let measured = &report.measured;
@@ -84,7 +84,7 @@ fn one_replica_alone_is_measured_too() {
 #[test]
 fn bucket_sizes_that_are_none_are_refused() {
     let plan = DdpConfig::new().with_bucket_cap_mb(f64::NAN);
-    let error = preflight(2, &Preflight::new().plan(plan)).unwrap_err();
+    let error = preflight(2, &Preflight::new().with_plan(plan)).unwrap_err();
     assert!(
         error
             .to_string()

@@ -42,7 +42,11 @@ fn run(outputs: &Outputs) {
 fn prometheus_and_tensorboard_get_the_figures_of_all_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let logs = folder.path().join("new/logs");
-    let outputs = Outputs::new().log_dir(&logs).unwrap().metrics("0").unwrap();
+    let outputs = Outputs::new()
+        .with_log_dir(&logs)
+        .unwrap()
+        .with_metrics("0")
+        .unwrap();
     let address = outputs.metrics_address().unwrap();
     let before = scrape(address);
     assert!(before.contains("burn_dist_steps_total 0\n"), "{before}");
@@ -81,7 +85,7 @@ fn prometheus_and_tensorboard_get_the_figures_of_all_ranks() {
 #[test]
 fn a_monitor_that_goes_on_says_with_which_step() {
     let folder = tempfile::tempdir().unwrap();
-    let outputs = Outputs::new().log_dir(folder.path()).unwrap();
+    let outputs = Outputs::new().with_log_dir(folder.path()).unwrap();
     let monitor = StepMonitor::new(&ProcessGroup::single()).unwrap();
     let mut monitor = monitor.with_outputs(&outputs).with_first_step(5);
     monitor.step(1, stats(1)).unwrap();

@@ -41,7 +41,11 @@ fn named(folder: &Path, series: &[&str]) -> Vec<usize> {
 fn a_slow_rank_is_named_and_every_step_and_metric_written() {
     let folder = tempfile::tempdir().unwrap();
     let logs = folder.path().join("logs");
-    let outputs = Outputs::new().log_dir(&logs).unwrap().metrics("0").unwrap();
+    let outputs = Outputs::new()
+        .with_log_dir(&logs)
+        .unwrap()
+        .with_metrics("0")
+        .unwrap();
     let address = outputs.metrics_address().unwrap();
     let strategy = ranks(3).with_outputs(outputs);
     let loaders = (slow(1), loader(6, 3, None, 0));
@@ -159,7 +163,9 @@ fn a_resumed_training_goes_on_with_the_next_step_and_shows_none_twice() {
         let train = |resume: Option<usize>| {
             let strategy = ranks(2);
             let strategy = match outputs {
-                Some(name) => strategy.with_outputs(Outputs::new().log_dir(path(name)).unwrap()),
+                Some(name) => {
+                    strategy.with_outputs(Outputs::new().with_log_dir(path(name)).unwrap())
+                }
                 None => strategy,
             };
             let loaders = (loader(25, 4, Some(1), 0), loader(6, 3, None, 0));
