@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-use super::network::{Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
+use super::network::{Cancel, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 
 /// A network that can be broken on purpose.
 pub(crate) trait Breakable: Network {
@@ -217,12 +217,12 @@ impl<N: Breakable> Network for Faulty<N> {
         sends: &[Outgoing<'_>],
         receives: &mut [Incoming<'_>],
         deadline: Instant,
-        overseer: &dyn Overseer,
+        cancel: &dyn Cancel,
     ) -> Result<bool, Lost> {
         for _ in sends {
             self.strike(deadline);
         }
-        self.inner.exchange(sends, receives, deadline, overseer)
+        self.inner.exchange(sends, receives, deadline, cancel)
     }
 
     fn receive(

@@ -19,7 +19,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use super::faults::Breakable;
 use super::gone::Gone;
 use super::locks::{lock, wait_for};
-use super::network::{Cause, Incoming, LOOK_UP, Lost, Network, Outgoing, Overseer, Tag, Watcher};
+use super::network::{CANCEL_POLL, Cancel, Cause, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 use super::watchers::Watchers;
 
 /// The networks of `processes` processes, which find a frozen one after `heartbeat`.
@@ -237,14 +237,14 @@ impl Network for MemoryNetwork {
         sends: &[Outgoing<'_>],
         receives: &mut [Incoming<'_>],
         deadline: Instant,
-        overseer: &dyn Overseer,
+        cancel: &dyn Cancel,
     ) -> Result<bool, Lost> {
         for send in sends {
             self.send(send.to, send.tag, send.head, send.body, deadline)?;
         }
         // All are looked for, so that a deadline finds those missing that are.
         while receives.iter().any(|receive| receive.come.is_none()) {
-            if !overseer.go_on() {
+            if cancel.is_cancelled() {
                 return Ok(false);
             }
             let late = Instant::now() >= deadline;
@@ -258,7 +258,7 @@ impl Network for MemoryNetwork {
                 let until = if missing.is_some() {
                     now
                 } else {
-                    now + LOOK_UP
+                    now + CANCEL_POLL
                 };
                 match self.receive(from, tag, until.min(deadline)) {
                     Ok((head, body)) => {
@@ -268,7 +268,7 @@ impl Network for MemoryNetwork {
                         }
                         let mut same = receives.iter().filter(|receive| receive.from == from);
                         if same.all(|receive| receive.come.is_some()) {
-                            overseer.came(from);
+                            cancel.received_from(from);
                         }
                     }
                     Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => {

@@ -66,20 +66,20 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     fn receive(&self, from: usize, tag: Tag, deadline: Instant)
     -> Result<(Vec<u8>, Vec<u8>), Lost>;
 
-    /// Sends and receives at once: no message waits for another, but those to one process keep their
-    /// order. Bodies are read into the memory that is given for them, where it can be done without a
-    /// copy. Gives whether all is done; not so if the overseer stopped it, or a message came that was
-    /// not due.
+    /// Sends and receives at once. No message waits for another, but messages to one process keep their
+    /// order. A body is read into the memory given for it, without a copy where possible. Returns true
+    /// when all messages are sent and received; false if `cancel` stopped the exchange or an unexpected
+    /// message was received.
     ///
     /// # Errors
-    /// As [`Self::send`] and [`Self::receive`]; a deadline names the first process that was waited
-    /// for.
+    /// The same as [`Self::send`] and [`Self::receive`]. A deadline names the first process that has not
+    /// answered.
     fn exchange(
         &self,
         sends: &[Outgoing<'_>],
         receives: &mut [Incoming<'_>],
         deadline: Instant,
-        overseer: &dyn Overseer,
+        cancel: &dyn Cancel,
     ) -> Result<bool, Lost>;
 
     /// How many bytes this process has sent to the others so far, with all that goes around messages;
@@ -188,18 +188,18 @@ impl<'b> Incoming<'b> {
     }
 }
 
-/// Who looks after an exchange. It is asked often, and must not wait.
-pub(crate) trait Overseer {
-    /// Whether to go on.
-    fn go_on(&self) -> bool;
+/// Cancels an exchange and follows its progress. Its methods are called often and must not block.
+pub(crate) trait Cancel {
+    /// Returns true if the exchange must stop.
+    fn is_cancelled(&self) -> bool;
 
-    /// All that was to be received from a process has come.
-    fn came(&self, from: usize);
+    /// Reports that every message of the exchange from this process was received.
+    fn received_from(&self, process: usize);
 }
 
-/// How long anyone waits for the network before it asks again whether to go on: an exchange its
-/// overseer, a receiver of messages its group.
-pub(crate) const LOOK_UP: Duration = Duration::from_millis(10);
+/// Longest wait for the network between two checks for cancellation: of an exchange by its [`Cancel`], of a
+/// receive by its group.
+pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(10);
 
 /// Who is told what happens to the other processes. It must not wait for the network: the thread
 /// that calls it is the one that brings messages in.

@@ -23,7 +23,7 @@ use super::frame::{HEADER, Header};
 use super::inbound::Shelf;
 use super::reading::Taken;
 use crate::transport::locks::lock;
-use crate::transport::network::{Cause, Come, Incoming, LOOK_UP, Lost, Outgoing, Overseer, Tag};
+use crate::transport::network::{CANCEL_POLL, Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
 
 /// How often the sockets are tried, and the core left to others, before the thread sleeps: some tenths of
 /// a millisecond. With a tenth of it, two processes that exchange 64 KiB can fall into step asleep, each
@@ -42,7 +42,7 @@ pub(super) struct Exchange<'c, 'm, 's, 'r> {
     lanes: Vec<Lane<'c>>,
     sends: &'m [Outgoing<'s>],
     receives: &'m mut [Incoming<'r>],
-    overseer: &'m dyn Overseer,
+    cancel: &'m dyn Cancel,
 }
 
 /// One connection's part in it.
@@ -94,7 +94,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
         connection: impl Fn(usize) -> Result<&'c Connection, Lost>,
         sends: &'m [Outgoing<'s>],
         receives: &'m mut [Incoming<'r>],
-        overseer: &'m dyn Overseer,
+        cancel: &'m dyn Cancel,
     ) -> Result<Self, Lost> {
         let mut lanes: Vec<Lane<'c>> = Vec::new();
         let mut lane = |peer| -> Result<usize, Lost> {
@@ -117,11 +117,11 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
             lanes,
             sends,
             receives,
-            overseer,
+            cancel,
         })
     }
 
-    /// Runs until all is done (true), the overseer or an odd message stops it (false), a process is
+    /// Runs until all is done (true), the caller or an odd message stops it (false), a process is
     /// lost, or the deadline has passed.
     pub(super) fn run(mut self, deadline: Instant) -> Result<bool, Lost> {
         let start = Instant::now();
@@ -139,7 +139,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
                 let awaited = lane.awaited;
                 moved |= lane.read(self.receives)?;
                 if awaited > 0 && lane.awaited == 0 {
-                    self.overseer.came(lane.connection.peer());
+                    self.cancel.received_from(lane.connection.peer());
                 }
             }
             if self.lanes.iter().any(|lane| lane.odd) {
@@ -148,7 +148,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
             if self.lanes.iter().all(Lane::is_done) {
                 return Ok(true);
             }
-            if !self.overseer.go_on() {
+            if self.cancel.is_cancelled() {
                 return Ok(false);
             }
             if moved {
@@ -162,7 +162,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
             tries += 1;
             if tries > self.tries() {
                 let asleep = Instant::now();
-                self.sleep(left.min(LOOK_UP));
+                self.sleep(left.min(CANCEL_POLL));
                 self.note_sleep(asleep.elapsed());
                 tries = 0;
             } else {

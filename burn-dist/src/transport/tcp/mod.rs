@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::locks::lock;
-use super::network::{Cause, Come, Incoming, Lost, Network, Outgoing, Overseer, Tag, Watcher};
+use super::network::{Cancel, Cause, Come, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 use super::watchers::Watchers;
 use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::Rejects;
@@ -196,7 +196,7 @@ impl Network for TcpNetwork {
             head,
             body,
         };
-        self.exchange(&[send], &mut [], deadline, &Unattended)
+        self.exchange(&[send], &mut [], deadline, &NeverCancelled)
             .map(drop)
     }
 
@@ -207,7 +207,7 @@ impl Network for TcpNetwork {
         deadline: Instant,
     ) -> Result<(Vec<u8>, Vec<u8>), Lost> {
         let mut receive = [Incoming::new(from, tag, None, None)];
-        self.exchange(&[], &mut receive, deadline, &Unattended)?;
+        self.exchange(&[], &mut receive, deadline, &NeverCancelled)?;
         let [Incoming { come, .. }] = receive;
         match come {
             Some(Come::Whole { head, body }) => Ok((head, body)),
@@ -221,10 +221,10 @@ impl Network for TcpNetwork {
         sends: &[Outgoing<'_>],
         receives: &mut [Incoming<'_>],
         deadline: Instant,
-        overseer: &dyn Overseer,
+        cancel: &dyn Cancel,
     ) -> Result<bool, Lost> {
         let connection = |peer| self.connection(peer);
-        Exchange::new(connection, sends, receives, overseer)?.run(deadline)
+        Exchange::new(connection, sends, receives, cancel)?.run(deadline)
     }
 
     fn sent(&self) -> u64 {
@@ -279,15 +279,15 @@ impl Network for TcpNetwork {
     }
 }
 
-/// Nobody looks after a single message.
-struct Unattended;
+/// Cancels nothing: a single message waits for its deadline alone.
+struct NeverCancelled;
 
-impl Overseer for Unattended {
-    fn go_on(&self) -> bool {
-        true
+impl Cancel for NeverCancelled {
+    fn is_cancelled(&self) -> bool {
+        false
     }
 
-    fn came(&self, _: usize) {}
+    fn received_from(&self, _: usize) {}
 }
 
 impl Drop for TcpNetwork {

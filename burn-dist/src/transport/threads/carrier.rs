@@ -15,7 +15,7 @@ use super::shared::Floor;
 use super::sharing::Loaned;
 use crate::control;
 use crate::error::{Call, Error, Result};
-use crate::transport::network::{Cause, Come, Incoming, Lost, Outgoing, Overseer, Tag};
+use crate::transport::network::{Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
 
 /// Who gets what of a round.
 #[derive(Clone, Copy, Debug)]
@@ -309,17 +309,17 @@ pub(crate) fn wrong_length(length: usize, due: usize) -> String {
     format!("it has {length} bytes where {due} are due")
 }
 
-impl Overseer for Carrier<'_, '_> {
-    /// Not if the group has failed.
-    fn go_on(&self) -> bool {
+impl Cancel for Carrier<'_, '_> {
+    /// Returns true if the group has failed.
+    fn is_cancelled(&self) -> bool {
         if self.relay.is_due() {
             self.entry.meeting.settle(&self.entry.call);
         }
-        !self.relay.is_closed()
+        self.relay.is_closed()
     }
 
-    fn came(&self, from: usize) {
-        if let Some(place) = self.away.layout.place_of(from) {
+    fn received_from(&self, process: usize) {
+        if let Some(place) = self.away.layout.place_of(process) {
             self.relay.heard_from(place);
         }
     }

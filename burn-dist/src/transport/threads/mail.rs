@@ -16,7 +16,7 @@ use super::away::{Away, Locked};
 use super::meeting::{Meeting, State};
 use crate::control;
 use crate::error::{Call, Error, Result};
-use crate::transport::network::{Cause, LOOK_UP, Lost, Tag};
+use crate::transport::network::{CANCEL_POLL, Cause, Lost, Tag};
 
 /// A way from one rank to another; messages on one keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,7 +237,7 @@ impl Meeting {
         let number = self.lock().streams.incoming(route).taken;
         let tag = stream_tag(away, route, number);
         let process = away.layout.process_of(route.from);
-        let next = (Instant::now() + LOOK_UP).min(deadline);
+        let next = (Instant::now() + CANCEL_POLL).min(deadline);
         away.network.receive(process, tag, next)
     }
 
