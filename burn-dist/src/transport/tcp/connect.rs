@@ -90,7 +90,7 @@ fn await_others(
     deadline: Instant,
 ) -> Result<(), JoinFailure> {
     let waiting = network
-        .wait_for_greetings(deadline)
+        .wait_until_up(deadline)
         .map_err(|lost| unconnected(vec![lost.process], start, |_| lost.to_string()))?;
     if waiting.is_empty() {
         return Ok(());

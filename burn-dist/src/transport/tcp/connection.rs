@@ -1,17 +1,12 @@
-//! One connection: its state, who waits for what, and how it ends.
+//! State of one connection: its phase, the rights to read and write it, and the messages received.
 //!
-//! A connection is in one of three phases, and only goes forward: open; closing (this side says
-//! goodbye: no more messages out, those that come in are dropped); ended, with its cause, for good.
-//! Whoever sees the end first sets it and shuts the socket down, which wakes the reader and whoever
-//! writes. Only the reader's thread tells the watchers, as the last thing it does: so they are told
-//! once, and never by a thread that holds a lock of theirs.
+//! A connection is in one of three phases, and moves only forward: open; closing (this side said goodbye: it
+//! sends no more messages and drops those it receives); ended, with a cause that never changes. The thread that
+//! sees the end first sets it and shuts the socket down, which wakes the reader and the writer. Only the
+//! reader's thread tells the watchers, as its last action: they are told once, and by a thread without locks.
 //!
-//! One lock guards the state, and no I/O is done under it. Who writes holds the [`Turn`], who reads
-//! has the [`Inbound`] taken out of the state ([`Reading`]); the socket never waits, so neither does
-//! whoever has one of the two.
-//!
-//! Callers: `exchange` moves messages through it, `writing` and `reading` are the two directions,
-//! `pulse` watches over it, the network holds it.
+//! One lock guards the state, and no I/O is done under it. A writer holds the [`WriteGuard`], a reader the
+//! [`ReadGuard`] with the [`Decoder`]. The socket never blocks, so neither do they.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Shutdown;
@@ -19,17 +14,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::inbound::{Inbound, Shelf};
-use super::pulse::Waker;
-use super::writing::Posted;
+use super::decoder::Decoder;
+use super::heartbeat::Waker;
+use super::write::QueuedFrame;
 use crate::rendezvous::channel::Channel;
 use crate::transport::gone::Gone;
 use crate::transport::locks::{Signal, lock};
 use crate::transport::network::{Cause, Lost, Tag};
 
-/// For how long a connection is left to those who wait on it, after one of them has read it: the
-/// network's reader would only be woken for what they read themselves.
-pub(super) const QUIET: Duration = Duration::from_millis(10);
+/// Time without a read by an exchange after which the network's reader reads again. Before that it would only
+/// be woken by what the exchanges read themselves.
+const EXCHANGE_IDLE: Duration = Duration::from_millis(10);
 
 /// The connection with one other process.
 pub(super) struct Connection {
@@ -37,39 +32,39 @@ pub(super) struct Connection {
     address: String,
     pub(super) stream: Channel,
     pub(super) state: Mutex<State>,
-    /// A message came, somebody has stopped reading or writing, or the phase changed.
-    pub(super) arrived: Signal,
-    /// There is something for the network's reader to do.
-    stirred: Signal,
-    /// Whether the last that was waited for came only after a long sleep.
+    /// Notified when a frame was received, a read or write guard was dropped, or the phase changed.
+    pub(super) changed: Signal,
+    /// Wakes the network's reader.
+    reader_wake: Signal,
+    /// True if the last wait for the peer took a long sleep.
     pub(super) is_slow: AtomicBool,
     pub(super) heard: Moment,
     pub(super) written: Moment,
-    /// How many bytes were written.
+    /// Bytes written.
     pub(super) sent: AtomicU64,
-    /// Wakes the thread that sends what waits in `outbox`.
-    pub(super) waker: Arc<Waker>,
+    /// Wakes the thread that sends the outbox.
+    pub(super) heartbeat: Arc<Waker>,
 }
 
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// What came and was not yet asked for.
-    pub(super) mail: HashMap<Tag, VecDeque<Message>>,
-    /// The groups whose messages are dropped.
+    /// Messages received and not taken yet.
+    received: HashMap<Tag, VecDeque<Message>>,
+    /// Groups whose messages are dropped.
     gone: Gone,
-    /// What goes before the next message.
-    pub(super) outbox: VecDeque<Posted>,
-    /// Notices that came, until the watchers are told.
+    /// Frames to send before the next message.
+    pub(super) outbox: VecDeque<QueuedFrame>,
+    /// Notices received and not told to the watchers yet.
     pub(super) notices: VecDeque<Vec<u8>>,
-    writing: bool,
-    /// What was read of the next frame; none while somebody reads.
-    inbound: Option<Box<Inbound>>,
-    /// When somebody who waits for a message last read.
-    waited: Option<Instant>,
-    /// Whether anything has come. Until then the other side may still be waiting for its other
-    /// connections, and owes no heartbeats.
-    pub(super) greeted: bool,
-    /// Why a write failed, for the reader to tell: it alone knows what came before that.
+    is_writing: bool,
+    /// None while a [`ReadGuard`] has it.
+    decoder: Option<Box<Decoder>>,
+    /// Time of the last read by an exchange.
+    exchange_read: Option<Instant>,
+    /// True once anything was received. Until then the peer may wait for its other connections, and owes no
+    /// heartbeats.
+    pub(super) is_peer_up: bool,
+    /// Error of a failed write, for the reader: it alone knows what was received before.
     pub(super) write_error: Option<String>,
 }
 
@@ -86,65 +81,47 @@ pub(super) struct Message {
 }
 
 /// The right to write on a connection, until it is dropped.
-pub(super) struct Turn<'c>(&'c Connection);
+pub(super) struct WriteGuard<'c>(&'c Connection);
 
-impl Drop for Turn<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.0.state).writing = false;
-        self.0.arrived.notify_all();
+        lock(&self.0.state).is_writing = false;
+        self.0.changed.notify_all();
     }
 }
 
 /// The right to read on a connection, until it is dropped.
-pub(super) struct Reading<'c> {
+pub(super) struct ReadGuard<'c> {
     connection: &'c Connection,
-    /// There until it is dropped.
-    pub(super) inbound: Option<Box<Inbound>>,
-    /// Whether it is the network's own reader that reads.
-    by_reader: bool,
+    /// None only after the drop.
+    pub(super) decoder: Option<Box<Decoder>>,
+    is_reader: bool,
 }
 
-impl Reading<'_> {
-    /// Gives the memory back that the shelf has lent.
-    pub(super) fn clear(&mut self, shelf: &mut dyn Shelf) {
-        if let Some(inbound) = &mut self.inbound {
-            inbound.clear(shelf);
-        }
-    }
-}
-
-impl Drop for Reading<'_> {
+impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        let Some(inbound) = self.inbound.take() else {
-            return;
-        };
-        if inbound.is_shelved() {
-            // Whoever read has panicked; what came of the body is gone with its memory.
-            let cause = Cause::Malformed("its message was lost in a panic".into());
-            self.connection.end(cause);
-        }
         let mut state = lock(&self.connection.state);
-        state.inbound = Some(inbound);
-        if !self.by_reader {
-            state.waited = Some(Instant::now());
+        state.decoder = self.decoder.take();
+        if !self.is_reader {
+            state.exchange_read = Some(Instant::now());
         }
         drop(state);
-        self.connection.arrived.notify_all();
+        self.connection.changed.notify_all();
     }
 }
 
-/// What the network's reader is to do next.
-pub(super) enum Duty {
-    /// Tell the watchers of these.
-    Notices(VecDeque<Vec<u8>>),
-    /// Read, for nobody else does.
+/// Next task of the network's reader.
+pub(super) enum ReaderTask {
+    /// Tell the watchers of these notices.
+    Notify(VecDeque<Vec<u8>>),
+    /// Read, because no exchange does.
     Read,
-    /// The connection has ended.
-    End(Cause),
+    /// Stop: the connection has ended.
+    Stop(Cause),
 }
 
 impl Connection {
-    pub(super) fn new(peer: usize, stream: Channel, waker: Arc<Waker>) -> Self {
+    pub(super) fn new(peer: usize, stream: Channel, heartbeat: Arc<Waker>) -> Self {
         let address = stream
             .socket()
             .peer_addr()
@@ -155,23 +132,23 @@ impl Connection {
             stream,
             state: Mutex::new(State {
                 phase: Phase::Open,
-                mail: HashMap::new(),
+                received: HashMap::new(),
                 gone: Gone::default(),
                 outbox: VecDeque::new(),
                 notices: VecDeque::new(),
-                writing: false,
-                inbound: Some(Box::new(Inbound::new())),
-                waited: None,
-                greeted: false,
+                is_writing: false,
+                decoder: Some(Box::new(Decoder::new())),
+                exchange_read: None,
+                is_peer_up: false,
                 write_error: None,
             }),
-            arrived: Signal::default(),
+            changed: Signal::default(),
             is_slow: AtomicBool::new(false),
-            stirred: Signal::default(),
+            reader_wake: Signal::default(),
             heard: Moment::now(),
             written: Moment::now(),
             sent: AtomicU64::new(0),
-            waker,
+            heartbeat,
         }
     }
 
@@ -179,7 +156,7 @@ impl Connection {
         self.peer
     }
 
-    /// How many bytes were written.
+    /// Returns the number of bytes written.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
@@ -192,32 +169,32 @@ impl Connection {
         }
     }
 
-    /// The turn to write, if nobody has it and the connection has not ended.
-    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+    /// Returns the right to write; none if another thread has it or the connection has ended.
+    pub(super) fn try_write(&self) -> Option<WriteGuard<'_>> {
         let mut state = lock(&self.state);
-        if state.writing || matches!(state.phase, Phase::Ended(_)) {
+        if state.is_writing || matches!(state.phase, Phase::Ended(_)) {
             return None;
         }
-        state.writing = true;
-        Some(Turn(self))
+        state.is_writing = true;
+        Some(WriteGuard(self))
     }
 
-    /// The right to read, if nobody has it.
-    pub(super) fn try_reading(&self, by_reader: bool) -> Option<Reading<'_>> {
-        let inbound = lock(&self.state).inbound.take()?;
-        Some(Reading {
+    /// Returns the right to read, for the network's reader or for an exchange; none if another thread has it.
+    pub(super) fn try_read(&self, is_reader: bool) -> Option<ReadGuard<'_>> {
+        let decoder = lock(&self.state).decoder.take()?;
+        Some(ReadGuard {
             connection: self,
-            inbound: Some(inbound),
-            by_reader,
+            decoder: Some(decoder),
+            is_reader,
         })
     }
 
-    /// A message that has come.
+    /// Takes a message with this tag, if one was received.
     pub(super) fn take(&self, tag: Tag) -> Option<Message> {
         lock(&self.state).take(tag)
     }
 
-    /// Whether messages can still be sent and awaited.
+    /// Returns an error unless messages can be sent and received.
     pub(super) fn check(&self) -> Result<(), Lost> {
         match &lock(&self.state).phase {
             Phase::Open => Ok(()),
@@ -226,68 +203,70 @@ impl Connection {
         }
     }
 
-    /// Sleeps until something has happened to the connection, or for this time.
-    pub(super) fn doze(&self, time: Duration) {
-        drop(self.arrived.wait_for(lock(&self.state), time));
+    /// Waits until the connection changes, at most for this time.
+    pub(super) fn wait(&self, time: Duration) {
+        drop(self.changed.wait_for(lock(&self.state), time));
     }
 
-    /// Waits until there is something to do for the network's reader.
-    pub(super) fn await_duty(&self) -> Duty {
+    /// Waits for the next task of the network's reader.
+    pub(super) fn wait_for_task(&self) -> ReaderTask {
         let mut state = lock(&self.state);
         loop {
             if !state.notices.is_empty() {
-                return Duty::Notices(std::mem::take(&mut state.notices));
+                return ReaderTask::Notify(std::mem::take(&mut state.notices));
             }
             if let Phase::Ended(cause) = &state.phase {
-                return Duty::End(cause.clone());
+                return ReaderTask::Stop(cause.clone());
             }
-            let quiet = state.waited.map_or(QUIET, |waited| waited.elapsed());
-            if state.inbound.is_some() && quiet >= QUIET {
-                return Duty::Read;
+            let idle = state
+                .exchange_read
+                .map_or(EXCHANGE_IDLE, |read| read.elapsed());
+            if state.decoder.is_some() && idle >= EXCHANGE_IDLE {
+                return ReaderTask::Read;
             }
-            let rest = match state.inbound {
-                Some(_) => QUIET.saturating_sub(quiet).max(QUIET / 10),
-                // Somebody reads, for who knows how long.
-                None => QUIET,
+            let rest = match state.decoder {
+                Some(_) => EXCHANGE_IDLE.saturating_sub(idle).max(EXCHANGE_IDLE / 10),
+                // An exchange reads, for an unknown time.
+                None => EXCHANGE_IDLE,
             };
-            state = self.stirred.wait_for(state, rest);
+            state = self.reader_wake.wait_for(state, rest);
         }
     }
 
-    /// Has the network's reader told what there is to do, where it does not find out by reading.
-    pub(super) fn stir(&self) {
-        self.stirred.notify_all();
+    /// Wakes the network's reader for a task that it does not find by reading.
+    pub(super) fn wake_reader(&self) {
+        self.reader_wake.notify_all();
     }
 
-    /// Drops the messages of these groups, those that still come too.
+    /// Drops the messages of these groups, now and when they are received.
     pub(super) fn forget(&self, groups: &[u64]) {
         let mut state = lock(&self.state);
         for group in groups {
             state.gone.add(*group);
         }
-        state.mail.retain(|tag, _| !groups.contains(&tag.group));
+        state.received.retain(|tag, _| !groups.contains(&tag.group));
     }
 
-    /// Leaves something small for the next turn, and has it sent soon.
-    pub(super) fn post(&self, posted: Posted) {
+    /// Queues a small frame, to be sent soon.
+    pub(super) fn queue(&self, frame: QueuedFrame) {
         {
             let mut state = lock(&self.state);
             if matches!(state.phase, Phase::Open) {
-                if posted.is_goodbye() {
+                if frame.is_goodbye() {
                     state.phase = Phase::Closing;
-                    state.mail.clear();
-                    // Nobody waits for a message any more, so the reader reads on.
-                    state.waited = None;
+                    state.received.clear();
+                    // No exchange waits for a message any more: the reader takes over.
+                    state.exchange_read = None;
                 }
-                state.outbox.push_back(posted);
+                state.outbox.push_back(frame);
             }
         }
-        self.waker.wake();
-        self.arrived.notify_all();
-        self.stirred.notify_all();
+        self.heartbeat.wake();
+        self.changed.notify_all();
+        self.wake_reader();
     }
 
-    /// Ends the connection, if it has not ended; after this side's goodbye no end is a failure.
+    /// Ends the connection, if it has not ended. After this side's goodbye no end is a failure.
     pub(super) fn end(&self, cause: Cause) {
         {
             let mut state = lock(&self.state);
@@ -297,17 +276,17 @@ impl Connection {
                 Phase::Ended(_) => return,
             };
         }
-        // It fails only where the connection is already gone.
+        // Fails only if the connection is already gone.
         let _ = self.stream.shutdown(Shutdown::Both);
-        self.arrived.notify_all();
-        self.stirred.notify_all();
+        self.changed.notify_all();
+        self.wake_reader();
     }
 
-    /// Waits until the other side is up; says whether it is by the deadline.
-    pub(super) fn wait_for_greeting(&self, deadline: Instant) -> Result<bool, Lost> {
+    /// Waits until the peer has all its connections. Returns false at the deadline.
+    pub(super) fn wait_until_up(&self, deadline: Instant) -> Result<bool, Lost> {
         let mut state = lock(&self.state);
         loop {
-            if state.greeted {
+            if state.is_peer_up {
                 return Ok(true);
             }
             if let Phase::Ended(cause) = &state.phase {
@@ -317,25 +296,24 @@ impl Connection {
             if left.is_zero() {
                 return Ok(false);
             }
-            state = self.arrived.wait_for(state, left);
+            state = self.changed.wait_for(state, left);
         }
     }
 
-    /// For how long nothing came that was due.
+    /// Returns the time without bytes from the peer; zero while it owes none.
     pub(super) fn silence(&self) -> Duration {
-        if lock(&self.state).greeted {
+        if lock(&self.state).is_peer_up {
             self.heard.elapsed()
         } else {
             Duration::ZERO
         }
     }
 
-    /// Whether the connection has ended.
     pub(super) fn has_ended(&self) -> bool {
         matches!(lock(&self.state).phase, Phase::Ended(_))
     }
 
-    /// Waits for the connection's end; gives its cause, or nothing after the deadline.
+    /// Waits for the end of the connection and returns its cause; none at the deadline.
     pub(super) fn wait_for_end(&self, deadline: Instant) -> Option<Cause> {
         let mut state = lock(&self.state);
         loop {
@@ -346,52 +324,51 @@ impl Connection {
             if left.is_zero() {
                 return None;
             }
-            state = self.arrived.wait_for(state, left);
+            state = self.changed.wait_for(state, left);
         }
     }
 }
 
 impl State {
     pub(super) fn put(&mut self, tag: Tag, message: Message) {
-        if self.gone.contains(tag.group) {
-            return;
+        if !self.gone.contains(tag.group) {
+            self.received.entry(tag).or_default().push_back(message);
         }
-        self.mail.entry(tag).or_default().push_back(message);
     }
 
     fn take(&mut self, tag: Tag) -> Option<Message> {
-        let messages = self.mail.get_mut(&tag)?;
+        let messages = self.received.get_mut(&tag)?;
         let message = messages.pop_front();
         if messages.is_empty() {
-            self.mail.remove(&tag);
+            self.received.remove(&tag);
         }
         message
     }
 }
 
-/// The last time of something, which threads set and read without a lock.
+/// Time of the last event of a kind, set and read by threads without a lock.
 pub(super) struct Moment {
     start: Instant,
-    /// Microseconds from `start`.
+    /// Microseconds since `start`.
     offset: AtomicU64,
 }
 
 impl Moment {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self {
             start: Instant::now(),
             offset: AtomicU64::new(0),
         }
     }
 
-    /// It happens now.
+    /// Sets the time to now.
     pub(super) fn set(&self) {
         let offset = self.start.elapsed().as_micros() as u64;
-        // Relaxed: it tells how long ago something was, and guards no other memory.
+        // Relaxed: only an elapsed time, which guards no other memory.
         self.offset.store(offset, Relaxed);
     }
 
-    /// How long ago it happened.
+    /// Returns the time since the event.
     pub(super) fn elapsed(&self) -> Duration {
         let offset = Duration::from_micros(self.offset.load(Relaxed));
         self.start.elapsed().saturating_sub(offset)

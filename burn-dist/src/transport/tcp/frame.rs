@@ -1,4 +1,4 @@
-//! Frames: what travels on a connection, as bytes and back.
+//! The wire format of a connection: frames as bytes.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -11,30 +11,28 @@
 //! | 28..32 | length of the head |
 //! | 32..40 | length of the body |
 //!
-//! then the head and the body. Numbers are little-endian; what a kind does not use is zero, so that
-//! every header has one meaning and every meaning one header.
+//! The head and the body follow. Numbers are little-endian. Fields that a kind does not use are zero, so that
+//! header and meaning correspond one to one.
 //!
-//! Invariant: a length is checked against its limit before anybody sees it.
-//!
-//! Callers: `writing` and `exchange` encode, `inbound` decodes.
+//! Invariant: a header exists only with lengths within their limits.
 
 use std::io;
 
 use crate::transport::network::Tag;
 
-/// The length of a header.
+/// Length of a header.
 pub(super) const HEADER: usize = 40;
-/// The longest head: an encoded call takes some hundred bytes.
+/// Longest head. An encoded call takes some hundred bytes.
 pub(super) const HEAD_LIMIT: usize = 64 << 10;
-/// The longest body: more than one tensor of any device of today; it keeps sums of lengths far from
-/// overflow. (Less in tests, one of which goes over it.)
+/// Longest body: more than a tensor of any device of today, and far from the overflow of sums of lengths.
+/// (Less in tests, one of which exceeds it.)
 pub(super) const BODY_LIMIT: u64 = if cfg!(test) { 1 << 30 } else { 16 << 30 };
-/// The longest notice.
+/// Longest notice.
 pub(super) const NOTICE_LIMIT: usize = 1 << 20;
 
 const MAGIC: [u8; 4] = *b"BDN\x01";
 
-/// What a frame is for.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Message = 1,
@@ -52,7 +50,7 @@ pub(super) struct Header {
     pub(super) body: u64,
 }
 
-/// A frame as it was read.
+/// A received frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Message {
@@ -65,7 +63,7 @@ pub(super) enum Frame {
     Goodbye,
 }
 
-/// Why no frame could be read.
+/// Reason why no more frames can be read.
 #[derive(Debug)]
 pub(super) enum Unreadable {
     /// The stream ended between two frames.
@@ -74,7 +72,7 @@ pub(super) enum Unreadable {
     Truncated,
     /// The stream failed.
     Broken(io::Error),
-    /// The bytes are no frame, or one that is too large.
+    /// The bytes are not a frame, or its lengths exceed their limits.
     Malformed(String),
 }
 
@@ -97,7 +95,10 @@ impl Header {
         }
     }
 
-    /// The header of a message; the error says which limit its lengths break.
+    /// The header of a message.
+    ///
+    /// # Errors
+    /// The limit that its lengths break.
     pub(super) fn message(tag: Tag, head: usize, body: usize) -> Result<Self, String> {
         Self {
             kind: Kind::Message,
@@ -108,7 +109,10 @@ impl Header {
         .checked()
     }
 
-    /// The header of a notice; the error says which limit its length breaks.
+    /// The header of a notice.
+    ///
+    /// # Errors
+    /// The limit that its length breaks.
     pub(super) fn notice(length: usize) -> Result<Self, String> {
         Self {
             body: length as u64,
@@ -124,13 +128,16 @@ impl Header {
         bytes[8..16].copy_from_slice(&self.tag.group.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.tag.sequence.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.tag.part.to_le_bytes());
-        // It fits: a header is only made with a head within its limit.
+        // Fits: a header exists only with a head within its limit.
         bytes[28..32].copy_from_slice(&(self.head as u32).to_le_bytes());
         bytes[32..].copy_from_slice(&self.body.to_le_bytes());
         bytes
     }
 
-    /// Reads a header; the error says what is wrong with the bytes.
+    /// Decodes a header.
+    ///
+    /// # Errors
+    /// The first field that is wrong, with its value.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -138,17 +145,19 @@ impl Header {
             u64::from_le_bytes(word)
         };
         if bytes[..4] != MAGIC {
-            return Err(format!("{:02x?} is not how a frame begins", &bytes[..4]));
+            let found = &bytes[..4];
+            return Err(format!("magic: expected {MAGIC:02x?}, got {found:02x?}"));
         }
         let kind = match bytes[4] {
             1 => Kind::Message,
             2 => Kind::Heartbeat,
             3 => Kind::Notice,
             4 => Kind::Goodbye,
-            other => return Err(format!("there is no kind {other} of frame")),
+            other => return Err(format!("kind: expected 1 to 4, got {other}")),
         };
         if bytes[5..8] != [0; 3] {
-            return Err("a frame's padding is not zero".to_owned());
+            let found = &bytes[5..8];
+            return Err(format!("padding: expected zeros, got {found:02x?}"));
         }
         Self {
             kind,
@@ -171,13 +180,16 @@ impl Header {
         };
         if self.head > head_limit || self.body > body_limit {
             return Err(format!(
-                "a {:?} frame with a head of {} bytes and a body of {}, where {head_limit} and \
-                 {body_limit} are allowed",
+                "{:?} frame: expected at most {head_limit} bytes of head and {body_limit} of body, got {} \
+                 and {}",
                 self.kind, self.head, self.body
             ));
         }
         if self.kind != Kind::Message && self.tag != NO_TAG {
-            return Err(format!("a {:?} frame has a tag", self.kind));
+            return Err(format!(
+                "{:?} frame: expected no tag, got {}",
+                self.kind, self.tag
+            ));
         }
         Ok(self)
     }

@@ -1,37 +1,35 @@
-//! The network of a job whose processes reach one another over TCP: one authenticated connection for
-//! each pair of processes, used in both directions at once.
+//! The TCP network of a job: one authenticated connection for each pair of processes, used in both directions
+//! at once.
 //!
 //! - `connect`, `gather`: bring the connections up;
-//! - `frame`: what travels on them; `inbound` puts frames together from what comes;
-//! - `connection`, `writing`, `reading`: one connection, whose socket never waits;
-//! - `exchange`: messages sent and awaited at once, on several connections;
-//! - `pulse`: heartbeats, and who has fallen silent.
+//! - `frame`, `decoder`: the wire format, and frames from a stream of bytes;
+//! - `connection`, `write`, `read`: one connection, whose socket never blocks;
+//! - `exchange`: messages sent and received at once, on several connections;
+//! - `heartbeat`: heartbeats, and the detection of silent peers.
 //!
-//! Threads, all of which end in [`TcpNetwork::close`] (or when the network is dropped): one reader
-//! for each connection (`burn-dist-net-<process>-<peer>`), which reads while nobody waits for a
-//! message, and the pulse (`burn-dist-net-<process>-pulse`). Messages are written, and read while
-//! somebody waits for them, by the threads that call [`Network::exchange`].
+//! Threads, which all end in [`TcpNetwork::close`] or when the network is dropped: a reader for each connection
+//! (`burn-dist-net-<process>-<peer>`), which reads while no exchange does, and the heartbeat thread
+//! (`burn-dist-net-<process>-heartbeat`). The threads that call [`Network::exchange`] write messages, and read
+//! them while they wait.
 //!
-//! With certificates the connections are encrypted (`rendezvous/channel`). A stream that is cut short by
-//! somebody on the way is no end in good order: that takes a goodbye, which can't be forged then.
+//! With certificates the connections are encrypted (`rendezvous/channel`). An end of the stream without a goodbye
+//! is a broken connection, so nobody on the way can forge an end in good order.
 //!
-//! What is found when: a broken connection at once, a frozen process or a silent network within a
-//! heartbeat and a round of the pulse (a quarter of a second at most).
+//! A broken connection is found at once; a frozen process or a silent network within a heartbeat and a quarter
+//! of a second.
 //!
-//! Messages that nobody has asked for are kept until their group is gone or the connection is closed: the
-//! collectives above send nothing that is not expected, so there is no limit on them.
-//!
-//! Callers: `launch`, once for each job.
+//! Messages not asked for are kept, without a limit, until their group is gone or the connection closed: the
+//! collectives send only messages that are expected.
 
 pub(crate) mod connect;
 mod connection;
+mod decoder;
 mod exchange;
 mod frame;
 mod gather;
-mod inbound;
-mod pulse;
-mod reading;
-mod writing;
+mod heartbeat;
+mod read;
+mod write;
 
 use std::fmt;
 use std::io;
@@ -48,17 +46,17 @@ use super::watchers::Watchers;
 use crate::rendezvous::channel::Channel;
 use crate::rendezvous::rejects::Rejects;
 use connection::Connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) use decoder::fuzzing::check as check_frames;
+#[cfg(test)]
+pub(crate) use decoder::fuzzing::seeds as frame_seeds;
 use exchange::Exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) use gather::check_hello;
 #[cfg(test)]
 pub(crate) use gather::hello_seed;
-#[cfg(any(test, fuzzing))]
-pub(crate) use inbound::fuzzing::check as check_frames;
-#[cfg(test)]
-pub(crate) use inbound::fuzzing::seeds as frame_seeds;
-use pulse::Waker;
-use writing::Posted;
+use heartbeat::Waker;
+use write::QueuedFrame;
 
 /// The connections of one process with all others.
 pub(crate) struct TcpNetwork {
@@ -111,7 +109,7 @@ impl TcpNetwork {
     fn start_threads(&self) -> io::Result<()> {
         let mut threads = lock(&self.threads);
         for connection in self.all() {
-            connection.post(Posted::greeting());
+            connection.queue(QueuedFrame::heartbeat());
             let (connection, watchers) = (connection.clone(), self.watchers.clone());
             let name = format!("burn-dist-net-{}-{}", self.process, connection.peer());
             threads.push(
@@ -124,8 +122,8 @@ impl TcpNetwork {
         let (waker, heartbeat) = (self.waker.clone(), self.heartbeat);
         threads.push(
             thread::Builder::new()
-                .name(format!("burn-dist-net-{}-pulse", self.process))
-                .spawn(move || pulse::run(&all, &waker, heartbeat))?,
+                .name(format!("burn-dist-net-{}-heartbeat", self.process))
+                .spawn(move || heartbeat::run(&all, &waker, heartbeat))?,
         );
         Ok(())
     }
@@ -137,10 +135,10 @@ impl TcpNetwork {
 
     /// Waits until every process has said that it has all its connections; gives those that have not
     /// by the deadline.
-    fn wait_for_greetings(&self, deadline: Instant) -> Result<Vec<usize>, Lost> {
+    fn wait_until_up(&self, deadline: Instant) -> Result<Vec<usize>, Lost> {
         let mut missing = Vec::new();
         for connection in self.all() {
-            if !connection.wait_for_greeting(deadline)? {
+            if !connection.wait_until_up(deadline)? {
                 missing.push(connection.peer());
             }
         }
@@ -237,8 +235,8 @@ impl Network for TcpNetwork {
 
     fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
         for connection in self.all().filter(|connection| chosen(connection.peer())) {
-            match Posted::notice(notice) {
-                Ok(posted) => connection.post(posted),
+            match QueuedFrame::notice(notice) {
+                Ok(frame) => connection.queue(frame),
                 Err(error) => return tracing::error!("a notice was not sent: {error}"),
             }
         }
@@ -258,7 +256,7 @@ impl Network for TcpNetwork {
     fn close(&self) {
         let threads = std::mem::take(&mut *lock(&self.threads));
         for connection in self.all() {
-            connection.post(Posted::goodbye());
+            connection.queue(QueuedFrame::goodbye());
         }
         let deadline = Instant::now() + self.heartbeat;
         for connection in self.all() {

@@ -368,10 +368,7 @@ fn a_message_over_the_limit_is_refused_with_the_limit_and_harms_nothing() {
     let lost = networks[0].send(1, tag(0), &[], &body, soon()).unwrap_err();
     let text = lost.to_string();
     assert!(matches!(lost.cause, Cause::TooLarge(_)), "{text}");
-    assert!(
-        text.contains(&format!("{BODY_LIMIT} are allowed")),
-        "{text}"
-    );
+    assert!(text.contains(&format!("{BODY_LIMIT} of body")), "{text}");
     all_to_all(&networks, 10, 1);
     close_all(&networks);
 }

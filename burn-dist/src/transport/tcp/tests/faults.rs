@@ -18,8 +18,8 @@ impl Breakable for TcpNetwork {
         for connection in self.all() {
             // Whoever wants to write now waits until the connection ends.
             loop {
-                if let Some(turn) = connection.try_turn() {
-                    std::mem::forget(turn);
+                if let Some(guard) = connection.try_write() {
+                    std::mem::forget(guard);
                     break;
                 }
                 if connection.has_ended() {

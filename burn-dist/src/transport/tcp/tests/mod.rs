@@ -99,7 +99,7 @@ fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<Tc
     for mut stream in &theirs {
         io::Write::write_all(&mut stream, &Header::HEARTBEAT.encode()).unwrap();
     }
-    assert_eq!(network.wait_for_greetings(soon()).unwrap(), [0_usize; 0]);
+    assert_eq!(network.wait_until_up(soon()).unwrap(), [0_usize; 0]);
     (Arc::new(network), theirs)
 }
 

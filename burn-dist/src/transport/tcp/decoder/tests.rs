@@ -18,7 +18,7 @@ fn message(tag: Tag, head: &[u8], body: &[u8]) -> Vec<u8> {
     [&header.encode()[..], head, body].concat()
 }
 
-/// Gives bytes in pieces of the lengths drawn, as a network does.
+/// Yields bytes in pieces of the drawn lengths, as a network does.
 struct Pieces<'a> {
     bytes: &'a [u8],
     lengths: Vec<usize>,
@@ -39,34 +39,34 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// The next frame, whatever pauses the stream makes.
+/// Returns the next event, however often the stream would block.
 fn next(
-    inbound: &mut Inbound,
+    decoder: &mut Decoder,
     from: &mut impl Read,
-    shelf: &mut dyn Shelf,
+    buffers: &mut dyn RecvBuffers,
 ) -> Result<Event, Unreadable> {
     loop {
-        match inbound.read(from, shelf) {
-            Ok(Event::Dry) => {}
+        match decoder.read(from, buffers, &Moment::now()) {
+            Ok(Event::WouldBlock) => {}
             other => return other,
         }
     }
 }
 
-fn frame(inbound: &mut Inbound, from: &mut impl Read) -> Result<Frame, Unreadable> {
-    match next(inbound, from, &mut NoShelf)? {
+fn frame(decoder: &mut Decoder, from: &mut impl Read) -> Result<Frame, Unreadable> {
+    match next(decoder, from, &mut NoBuffers)? {
         Event::Frame(frame) => Ok(frame),
         other => panic!("{other:?}"),
     }
 }
 
 /// Lends memory for one message.
-struct OneShelf {
+struct OneBuffer {
     tag: Tag,
     memory: Vec<u8>,
 }
 
-impl Shelf for OneShelf {
+impl RecvBuffers for OneBuffer {
     fn place(&mut self, tag: Tag, head: &[u8], length: usize) -> Option<&mut [u8]> {
         let due = tag == self.tag && head == b"due" && length == self.memory.len();
         due.then_some(&mut self.memory)
@@ -89,8 +89,8 @@ proptest! {
         bytes.extend(&notice);
         bytes.extend(Header::GOODBYE.encode());
         let mut from = Pieces { bytes: &bytes, lengths, next: 0 };
-        let mut inbound = Inbound::new();
-        let mut read = || frame(&mut inbound, &mut from);
+        let mut decoder = Decoder::new();
+        let mut read = || frame(&mut decoder, &mut from);
         prop_assert_eq!(read().unwrap(), Frame::Message { tag, head, body });
         prop_assert_eq!(read().unwrap(), Frame::Heartbeat);
         prop_assert_eq!(read().unwrap(), Frame::Notice(notice));
@@ -98,9 +98,9 @@ proptest! {
         prop_assert!(matches!(read(), Err(Unreadable::End)));
     }
 
-    /// A body comes onto its shelf, or into memory of its own if the shelf is cleared on the way.
+    /// A body is read into lent memory, or into the decoder's own if the memory is taken back on the way.
     #[test]
-    fn bodies_come_onto_their_shelf(
+    fn bodies_are_read_into_lent_memory(
         tag in any_tag(),
         body: Vec<u8>,
         lengths in prop::collection::vec(0_usize..50, 1..10),
@@ -113,33 +113,32 @@ proptest! {
         let mut bytes = message(tag, head, &body);
         bytes.extend(message(tag, b"next", b"other"));
         let mut from = Pieces { bytes: &bytes, lengths, next: 0 };
-        let mut shelf = OneShelf { tag, memory: vec![0; body.len()] };
-        let mut inbound = Inbound::new();
-        let mut come = Event::Dry;
+        let mut buffers = OneBuffer { tag, memory: vec![0; body.len()] };
+        let mut decoder = Decoder::new();
+        let mut event = Event::WouldBlock;
         for _ in 0..clear_after {
-            come = inbound.read(&mut from, &mut shelf).unwrap();
-            if !matches!(come, Event::Dry) {
+            event = decoder.read(&mut from, &mut buffers, &Moment::now()).unwrap();
+            if !matches!(event, Event::WouldBlock) {
                 break;
             }
         }
-        inbound.clear(&mut shelf);
-        prop_assert!(!inbound.is_shelved());
-        if matches!(come, Event::Dry) {
-            come = next(&mut inbound, &mut from, &mut NoShelf).unwrap();
+        decoder.release(&mut buffers);
+        if matches!(event, Event::WouldBlock) {
+            event = next(&mut decoder, &mut from, &mut NoBuffers).unwrap();
         }
-        match come {
+        match event {
             Event::Placed(placed) => {
                 prop_assert!(due);
                 prop_assert_eq!(placed, tag);
-                prop_assert_eq!(shelf.memory, body);
+                prop_assert_eq!(buffers.memory, body);
             }
             Event::Frame(read) => {
                 prop_assert_eq!(read, Frame::Message { tag, head: head.to_vec(), body });
             }
-            Event::Dry => unreachable!(),
+            Event::WouldBlock => unreachable!(),
         }
         let other = Frame::Message { tag, head: b"next".to_vec(), body: b"other".to_vec() };
-        prop_assert_eq!(frame(&mut inbound, &mut from).unwrap(), other);
+        prop_assert_eq!(frame(&mut decoder, &mut from).unwrap(), other);
     }
 
     #[test]
@@ -149,8 +148,8 @@ proptest! {
             bytes[4] = 1 + bytes[4] % 4;
             bytes[5..8].fill(0);
         }
-        let (mut from, mut inbound) = (&bytes[..], Inbound::new());
-        while frame(&mut inbound, &mut from).is_ok() {}
+        let (mut from, mut decoder) = (&bytes[..], Decoder::new());
+        while frame(&mut decoder, &mut from).is_ok() {}
     }
 
     #[test]
@@ -158,7 +157,7 @@ proptest! {
         let bytes = message(tag, b"head", &body);
         let cut = cut.index(bytes.len());
         let expected_end = cut == 0;
-        match frame(&mut Inbound::new(), &mut &bytes[..cut]) {
+        match frame(&mut Decoder::new(), &mut &bytes[..cut]) {
             Err(Unreadable::End) => prop_assert!(expected_end),
             Err(Unreadable::Truncated) => prop_assert!(!expected_end),
             other => prop_assert!(false, "{:?}", other),
@@ -166,7 +165,7 @@ proptest! {
     }
 }
 
-/// A header, and nothing behind it; counts how much it is asked for at once.
+/// Yields a header and nothing behind it; records the largest read.
 struct Asked {
     header: Vec<u8>,
     most: usize,
@@ -195,16 +194,20 @@ fn a_length_that_lies_costs_little() {
         header: header.encode().to_vec(),
         most: 0,
     };
-    let read = frame(&mut Inbound::new(), &mut from);
+    let read = frame(&mut Decoder::new(), &mut from);
     assert!(matches!(read, Err(Unreadable::Truncated)));
-    assert!(from.most <= STEP, "asked for {} bytes at once", from.most);
+    assert!(
+        from.most <= MAX_READ,
+        "asked for {} bytes at once",
+        from.most
+    );
 }
 
 #[test]
 fn memory_grows_with_what_arrives() {
-    let sent = vec![7_u8; AT_ONCE + STEP + 1];
+    let sent = vec![7_u8; MAX_PREALLOCATED + MAX_READ + 1];
     let bytes = message(ANY, b"", &sent);
-    let Frame::Message { body, .. } = frame(&mut Inbound::new(), &mut &bytes[..]).unwrap() else {
+    let Frame::Message { body, .. } = frame(&mut Decoder::new(), &mut &bytes[..]).unwrap() else {
         panic!("no message");
     };
     assert!(body == sent);

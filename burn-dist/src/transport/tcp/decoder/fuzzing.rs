@@ -1,14 +1,14 @@
-//! What must hold of the bytes of a connection, whatever they are and however they come.
+//! Properties of the decoder for any bytes, split in any way.
 
 use std::io;
 
 use super::*;
 
-/// The longest body that is read onto a shelf.
-const SHELF: usize = 4096;
+/// Largest body for which memory is lent.
+const MAX_LENT: usize = 4096;
 
-/// Reads frames until there are no more. The first byte says in which pieces the others come, whether
-/// there is a shelf for bodies, and whether it is cleared now and then.
+/// Decodes frames until the stream ends. The first byte selects the pieces in which the rest arrives, if memory
+/// is lent for bodies, and if it is taken back now and then.
 pub(crate) fn check(bytes: &[u8]) {
     let Some((&manner, sent)) = bytes.split_first() else {
         return;
@@ -16,29 +16,28 @@ pub(crate) fn check(bytes: &[u8]) {
     let mut from = Pieces {
         rest: sent,
         piece: [usize::MAX, 1, 41, 1000][usize::from(manner % 4)],
-        dry: manner & 4 != 0,
+        blocks: manner & 4 != 0,
         paused: false,
         most: 0,
     };
-    let mut shelf = OneShelf {
+    let mut buffers = OneBuffer {
         lends: manner & 8 != 0,
         lent: None,
     };
-    let mut inbound = Inbound::new();
+    let mut decoder = Decoder::new();
     let mut encoded = Vec::new();
     let mut reads = 0_u32;
     let end = loop {
         reads += 1;
         if manner & 16 != 0 && reads.is_multiple_of(5) {
-            inbound.clear(&mut shelf);
-            assert!(!inbound.is_shelved());
-            shelf.lent = None;
+            decoder.release(&mut buffers);
+            buffers.lent = None;
         }
-        match inbound.read(&mut from, &mut shelf) {
-            Ok(Event::Dry) => {}
+        match decoder.read(&mut from, &mut buffers, &Moment::now()) {
+            Ok(Event::WouldBlock) => {}
             Ok(Event::Frame(frame)) => encode(&frame, &mut encoded),
             Ok(Event::Placed(tag)) => {
-                let lent = shelf.lent.take();
+                let lent = buffers.lent.take();
                 let (head, body) =
                     lent.map_or_else(Default::default, |(_, head, body)| (head, body));
                 encode(&Frame::Message { tag, head, body }, &mut encoded);
@@ -52,7 +51,11 @@ pub(crate) fn check(bytes: &[u8]) {
         assert_eq!(encoded.len(), sent.len());
     }
     // However long a frame says that it is.
-    assert!(from.most <= STEP, "asked for {} bytes at once", from.most);
+    assert!(
+        from.most <= MAX_READ,
+        "asked for {} bytes at once",
+        from.most
+    );
 }
 
 fn encode(frame: &Frame, into: &mut Vec<u8>) {
@@ -70,12 +73,12 @@ fn encode(frame: &Frame, into: &mut Vec<u8>) {
     }
 }
 
-/// Gives bytes in pieces, and notes how many it is asked for at once.
+/// Yields bytes in pieces, and records the largest read.
 struct Pieces<'b> {
     rest: &'b [u8],
     piece: usize,
-    /// Whether it has nothing at every other time.
-    dry: bool,
+    /// True if every second read would block.
+    blocks: bool,
     paused: bool,
     most: usize,
 }
@@ -83,7 +86,7 @@ struct Pieces<'b> {
 impl Read for Pieces<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.most = self.most.max(into.len());
-        self.paused = self.dry && !self.paused;
+        self.paused = self.blocks && !self.paused;
         if self.paused {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -92,7 +95,7 @@ impl Read for Pieces<'_> {
     }
 
     fn read_vectored(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        if self.dry || self.piece != usize::MAX {
+        if self.blocks || self.piece != usize::MAX {
             let first = into.iter_mut().find(|piece| !piece.is_empty());
             return first.map_or(Ok(0), |piece| self.read(piece));
         }
@@ -101,14 +104,14 @@ impl Read for Pieces<'_> {
 }
 
 /// Lends memory for one message at a time.
-struct OneShelf {
+struct OneBuffer {
     lends: bool,
     lent: Option<(Tag, Vec<u8>, Vec<u8>)>,
 }
 
-impl Shelf for OneShelf {
+impl RecvBuffers for OneBuffer {
     fn place(&mut self, tag: Tag, head: &[u8], length: usize) -> Option<&mut [u8]> {
-        if !self.lends || length > SHELF {
+        if !self.lends || length > MAX_LENT {
             return None;
         }
         let lent = || (tag, head.to_vec(), vec![0; length]);
@@ -118,7 +121,7 @@ impl Shelf for OneShelf {
     }
 }
 
-/// Streams of frames, good and bad, that come in several manners.
+/// Returns streams of good and bad frames, split in several ways.
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     use super::super::frame::BODY_LIMIT;
@@ -153,8 +156,8 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     [
         ("all", 0, all.clone()),
         ("all-in-bytes", 1 | 4, all.clone()),
-        ("all-on-a-shelf", 2 | 8, all.clone()),
-        ("all-cleared", 2 | 4 | 8 | 16, all),
+        ("all-lent", 2 | 8, all.clone()),
+        ("all-released", 2 | 4 | 8 | 16, all),
         ("cut", 0, cut),
         ("too-long", 0, too_long),
         ("lies", 0, lies),

@@ -1,9 +1,7 @@
-//! The pulse: one thread that sends what nobody waits for (heartbeats on idle connections, notices,
-//! goodbyes) and finds out who has fallen silent.
+//! The thread that sends frames nobody waits for (heartbeats on idle connections, notices, goodbyes) and finds
+//! silent peers.
 //!
-//! It waits for no connection: one that takes nothing is left alone until the next round.
-//!
-//! Callers: the network starts it; connections wake it.
+//! It blocks on no connection: one whose socket takes nothing is skipped until the next round.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -12,10 +10,13 @@ use super::connection::Connection;
 use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::Cause;
 
-/// Wakes the pulse before its time, or stops it.
+/// Longest time between two rounds over all connections.
+const MAX_ROUND: Duration = Duration::from_millis(250);
+
+/// Wakes the heartbeat thread before its time, or stops it.
 #[derive(Default)]
 pub(super) struct Waker {
-    state: Mutex<Call>,
+    call: Mutex<Call>,
     called: Condvar,
 }
 
@@ -39,42 +40,41 @@ impl Waker {
     }
 
     fn call(&self, call: Call) {
-        let mut state = lock(&self.state);
-        if *state != Call::Stop {
-            *state = call;
+        let mut current = lock(&self.call);
+        if *current != Call::Stop {
+            *current = call;
             self.called.notify_one();
         }
     }
 
-    /// Sleeps until called or until the time is over; says whether to go on.
+    /// Sleeps until it is woken or the time has come. Returns false if the thread must end.
     fn sleep(&self, until: Instant) -> bool {
-        let mut state = lock(&self.state);
+        let mut call = lock(&self.call);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match *state {
+            match *call {
                 Call::Stop => return false,
                 Call::Round => break,
                 Call::None if left.is_zero() => break,
-                Call::None => state = wait_for(&self.called, state, left),
+                Call::None => call = wait_for(&self.called, call, left),
             }
         }
-        *state = Call::None;
+        *call = Call::None;
         true
     }
 }
 
-/// Runs until stopped.
+/// Sends and checks heartbeats until the waker stops it.
 pub(super) fn run(connections: &[Arc<Connection>], waker: &Waker, heartbeat: Duration) {
-    // Ten rounds in a heartbeat: three beats are sent in it, each at most a round late, and silence
-    // is found at most a round late (and no more than a quarter of a second).
-    let round = (heartbeat / 10).clamp(Duration::from_millis(1), Duration::from_millis(250));
+    // Ten rounds in a heartbeat: each of the three beats in it is at most a round late, and silence is found at
+    // most a round late.
+    let round = (heartbeat / 10).clamp(Duration::from_millis(1), MAX_ROUND);
     let mut next = Instant::now() + round;
     while waker.sleep(next) {
         let overslept = next.elapsed() > heartbeat / 2;
         for connection in connections {
             if overslept {
-                // It was this process that stood still (stopped, suspended): what the others sent
-                // meanwhile has not been read yet.
+                // This process itself was stopped or suspended: what the others sent meanwhile was not read yet.
                 connection.heard.set();
             }
             let silence = connection.silence();
