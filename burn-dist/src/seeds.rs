@@ -2,8 +2,8 @@
 //!
 //! Callers: tests whose course a seed decides.
 
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
@@ -34,13 +34,13 @@ pub(crate) fn try_seeds(
                     let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
                     match outcome.unwrap_or_else(|_| Err("it panicked".to_owned())) {
                         Ok(came) => drop(through.fetch_add(u64::from(came), Relaxed)),
-                        Err(story) => failed.lock().unwrap().push(format!("seed {seed}: {story}")),
+                        Err(story) => failed.lock().push(format!("seed {seed}: {story}")),
                     }
                 }
             });
         }
     });
-    let failed = failed.into_inner().unwrap();
+    let failed = failed.into_inner();
     assert!(
         failed.is_empty(),
         "{} seeds failed (run one again with {VARIABLE}=…):\n{}",

@@ -7,7 +7,7 @@
 //!
 //! The lock covers a few assignments, nothing else.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
 
 #[derive(Debug, Default)]
 pub(super) struct Position(Mutex<Cursor>);
@@ -33,7 +33,7 @@ impl Position {
     /// Begins a pass: over what is left of an epoch that was set or resumed, else over the epoch after
     /// the last one begun. Returns the number of the pass and where it begins.
     pub(super) fn begin(&self) -> (u64, Place) {
-        let mut cursor = self.lock();
+        let mut cursor = self.0.lock();
         if cursor.begun {
             cursor.place = Place {
                 epoch: cursor.place.epoch.saturating_add(1),
@@ -47,7 +47,7 @@ impl Position {
 
     /// Records that `pass` has come to `place`, unless the pass is no longer the latest.
     pub(super) fn reach(&self, pass: u64, place: Place) {
-        let mut cursor = self.lock();
+        let mut cursor = self.0.lock();
         if cursor.pass == pass {
             // The place after an epoch is the start of the next, which nobody has begun yet.
             cursor.begun = cursor.begun && cursor.place.epoch == place.epoch;
@@ -57,7 +57,7 @@ impl Position {
 
     /// Makes `place` the start of the next pass.
     pub(super) fn set(&self, place: Place) {
-        let mut cursor = self.lock();
+        let mut cursor = self.0.lock();
         *cursor = Cursor {
             place,
             begun: false,
@@ -67,16 +67,11 @@ impl Position {
 
     /// What has been consumed so far.
     pub(super) fn place(&self) -> Place {
-        self.lock().place
+        self.0.lock().place
     }
 
     /// A position of its own that stands at the same place.
     pub(super) fn fork(&self) -> Self {
-        Self(Mutex::new(*self.lock()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Cursor> {
-        // Nothing that holds the lock can panic halfway, so the contents are whole even if poisoned.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Self(Mutex::new(*self.0.lock()))
     }
 }

@@ -92,7 +92,7 @@ impl DdpConfig {
             group,
             control,
             attached: OnceLock::new(),
-            stats: std::sync::Mutex::default(),
+            stats: parking_lot::Mutex::default(),
             failed: OnceLock::new(),
         })
     }

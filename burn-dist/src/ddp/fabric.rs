@@ -61,7 +61,7 @@ mod nccl {
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::distributed::{ReduceOperation, all_reduce};
     use burn::tensor::{Device, Tensor};
-    use std::sync::{Mutex, PoisonError};
+    use parking_lot::Mutex;
 
     /// The numbers of the devices that are taken.
     static TAKEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
@@ -73,7 +73,7 @@ mod nccl {
     impl Taken {
         /// Takes a device, if it is free.
         pub(in crate::ddp) fn new(device: usize) -> Option<Self> {
-            let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut taken = TAKEN.lock();
             if taken.contains(&device) {
                 return None;
             }
@@ -84,7 +84,7 @@ mod nccl {
 
     impl Drop for Taken {
         fn drop(&mut self) {
-            let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut taken = TAKEN.lock();
             taken.retain(|device| *device != self.0);
         }
     }

@@ -26,10 +26,11 @@ use burn::module::{
     Module, ModuleMapper, ModuleVisitor, Param, Reparameterization, Reparameterizer,
 };
 use burn::tensor::{Device, Tensor};
+use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A leaf of autodiff's graph: the tensor that a gradient gathers in. The backend's own type is behind the `Any`.
 #[derive(Clone, Debug)]
@@ -49,11 +50,7 @@ impl Leaf {
     pub(super) fn behind<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
         let found = Probe::default();
         drop(Dispatch::leaf_probe(tensor.into_dispatch(), found.clone()));
-        found
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        found.0.lock().take()
     }
 }
 
@@ -156,7 +153,7 @@ where
 
     fn leaf_probe(parameter: FloatTensor<Self>, found: Probe) -> FloatTensor<Self> {
         let leaf = leaf_of(&parameter);
-        *found.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(leaf);
+        *found.0.lock() = Some(leaf);
         parameter
     }
 }

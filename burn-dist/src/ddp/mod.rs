@@ -73,8 +73,9 @@ use crate::group::ProcessGroup;
 use burn::module::Module;
 use hook::GradientSink;
 use parameters::Parameters;
+use parking_lot::Mutex;
 use reducer::Reducer;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use usage::Usage;
 
@@ -232,7 +233,7 @@ impl Ddp {
 
     /// What synchronisation has cost so far.
     pub fn stats(&self) -> SyncStats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.stats.lock()
     }
 
     fn attached(&self) -> Result<&Attached> {

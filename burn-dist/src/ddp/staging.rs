@@ -117,7 +117,7 @@ pub(super) fn mean(sum: FloatTensor<Dispatch>, of: usize) -> FloatTensor<Dispatc
 #[cfg(test)]
 pub(super) mod hung {
     use super::{Dispatch, FloatTensor, TensorMetadata};
-    use std::sync::{Condvar, Mutex};
+    use parking_lot::{Condvar, Mutex};
     use std::time::Duration;
 
     /// A kind of read, how long it takes (for ever, if nothing), and how many are under way.
@@ -132,7 +132,7 @@ pub(super) mod hung {
     static RELEASED: Condvar = Condvar::new();
 
     fn add(rank: usize, length: usize, time: Option<Duration>) {
-        SLOW.lock().unwrap().push(Slow {
+        SLOW.lock().push(Slow {
             thread: format!("burn-dist-reducer-{rank}"),
             length,
             time,
@@ -152,13 +152,13 @@ pub(super) mod hung {
 
     /// Lets them go on.
     pub(in crate::ddp) fn release(length: usize) {
-        SLOW.lock().unwrap().retain(|slow| slow.length != length);
+        SLOW.lock().retain(|slow| slow.length != length);
         RELEASED.notify_all();
     }
 
     /// How many hang.
     pub(in crate::ddp) fn waiting(length: usize) -> usize {
-        let slow = SLOW.lock().unwrap();
+        let slow = SLOW.lock();
         slow.iter()
             .filter(|slow| slow.length == length)
             .map(|slow| slow.waiting)
@@ -172,7 +172,7 @@ pub(super) mod hung {
             slow.iter()
                 .position(|slow| slow.length == length && slow.thread == name)
         };
-        let mut slow = SLOW.lock().unwrap();
+        let mut slow = SLOW.lock();
         let Some(at) = find(&mut slow) else { return };
         if let Some(time) = slow[at].time {
             drop(slow);
@@ -180,10 +180,6 @@ pub(super) mod hung {
             return;
         }
         slow[at].waiting += 1;
-        drop(
-            RELEASED
-                .wait_while(slow, |slow| find(slow).is_some())
-                .unwrap(),
-        );
+        RELEASED.wait_while(&mut slow, |slow| find(slow).is_some());
     }
 }

@@ -41,7 +41,6 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Gradients, Tensor};
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 impl Ddp {
@@ -225,7 +224,7 @@ impl Ddp {
         self.tell_late(attached, &to_wait);
         usage.averaged(&to_wait);
         {
-            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stats = self.stats.lock();
             stats.steps += 1;
             stats.wait += wait;
             stats.averaging += averages.averaging_since(waiting).min(wait);

@@ -54,10 +54,11 @@ use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Device, StreamId, Tensor};
 use crossbeam::channel::Sender;
+use parking_lot::Mutex;
 use passes::{Fate, Pass, Token};
 pub(super) use passes::{Part, Refusal};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 /// The accounts of one replica of one model.
 #[derive(Debug)]
@@ -203,7 +204,7 @@ impl Usage {
                 caution: FIRST_WAIT,
             }),
         });
-        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = ALL.lock();
         all.retain(|usage| usage.strong_count() > 0);
         all.push(Arc::downgrade(&usage));
         usage
@@ -212,7 +213,7 @@ impl Usage {
     /// Sets the weight of all later gradients of this step.
     #[cfg(feature = "train")]
     pub(super) fn weigh(&self, weight: f64) {
-        self.lock().weight = weight;
+        self.step.lock().weight = weight;
     }
 
     /// How many anchors are kept.
@@ -223,20 +224,20 @@ impl Usage {
 
     /// What gradients are multiplied by before they are averaged.
     pub(super) fn weight(&self) -> f64 {
-        self.lock().weight
+        self.step.lock().weight
     }
 
     /// Drops what `no_sync` kept.
     #[cfg(feature = "train")]
     pub(super) fn forget_kept(&self) {
-        for parameter in &mut self.lock().parameters {
+        for parameter in &mut self.step.lock().parameters {
             parameter.kept = None;
         }
     }
 
     /// Lets the hooks do nothing from now on.
     pub(super) fn close(&self) {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         step.mode = Mode::Closed;
         step.passes.clear();
         step.spare.clear();
@@ -250,23 +251,23 @@ impl Usage {
 
     /// Whether the `Ddp` is gone.
     pub(super) fn is_closed(&self) -> bool {
-        self.lock().mode == Mode::Closed
+        self.step.lock().mode == Mode::Closed
     }
 
     /// Whether gradients were handed over for a step that is not finished.
     pub(super) fn in_step(&self) -> bool {
-        self.lock().handed.is_some()
+        self.step.lock().handed.is_some()
     }
 
     /// Enters a call that backward runs inside of, until the guard is dropped.
     pub(super) fn enter(&self, scope: Scope) -> Entered<'_> {
-        self.lock().scopes.push(scope);
+        self.step.lock().scopes.push(scope);
         Entered(self)
     }
 
     /// Adds a flattened gradient to those that stay on this rank for now.
     pub(super) fn keep(&self, parameter: usize, gradient: Tensor<1>) {
-        self.lock().parameters[parameter].keep(gradient);
+        self.step.lock().parameters[parameter].keep(gradient);
     }
 
     /// The stream that the reducer reads gradients on.
@@ -278,16 +279,11 @@ impl Usage {
     pub(super) fn on_lane(&self, gradient: Tensor<1>, weight: f64) -> Gradient {
         Gradient::new(gradient.into_dispatch(), weight, self.lane)
     }
-
-    fn lock(&self) -> MutexGuard<'_, Step> {
-        // What a panic could leave half-done here is one step's counts, and the rank ends with it.
-        self.step.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The other accounts of a rank, in this process.
 pub(super) fn others(of: &Usage) -> Vec<Arc<Usage>> {
-    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = ALL.lock();
     let all = all.iter().filter_map(Weak::upgrade);
     all.filter(|usage| usage.key != of.key && usage.rank == of.rank)
         .collect()
@@ -295,7 +291,7 @@ pub(super) fn others(of: &Usage) -> Vec<Arc<Usage>> {
 
 /// Whether the accounts with this key are there, and their `Ddp` is.
 pub(super) fn is_open(key: u64) -> bool {
-    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = ALL.lock();
     let found = all
         .iter()
         .filter_map(Weak::upgrade)
@@ -307,7 +303,7 @@ pub(super) fn is_open(key: u64) -> bool {
 impl GradientSink for Usage {
     fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
         let (place, lacks_token) = {
-            let mut step = self.lock();
+            let mut step = self.step.lock();
             if step.mode == Mode::Closed {
                 return None;
             }
@@ -323,13 +319,13 @@ impl GradientSink for Usage {
         };
         let anchor = self.anchors.at(place, device);
         if lacks_token && let Some(token) = Token::new(anchor.clone()) {
-            self.lock().spare.push(token);
+            self.step.lock().spare.push(token);
         }
         Some(anchor)
     }
 
     fn bind(&self, parameter: usize, leaf: Leaf) {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let ignored = step.scopes.last() == Some(&Scope::Ignore);
         let leaves = &mut step.parameters[parameter].leaves;
         // A second leaf says that there are several.
@@ -339,7 +335,7 @@ impl GradientSink for Usage {
     }
 
     fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
-        let step = self.lock();
+        let step = self.step.lock();
         let mut passes = step.passes.iter().rev();
         passes
             .find(|pass| present(pass.token.leaf()))
@@ -347,7 +343,7 @@ impl GradientSink for Usage {
     }
 
     fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let ignored = step.scopes.last() == Some(&Scope::Ignore);
         // A loop that never settles its passes fails at the drop in any case.
         if step.mode == Mode::Closed || ignored || step.passes.len() >= MOST_PASSES {
@@ -363,7 +359,7 @@ impl GradientSink for Usage {
     }
 
     fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf> {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let step = &mut *step;
         let Some(id) = pass else {
             let uses = &mut step.parameters[parameter].uses;
@@ -401,7 +397,7 @@ impl GradientSink for Usage {
     fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
         let gradient = Gradient::new(gradient, self.weight(), self.lane);
         let kept = {
-            let mut step = self.lock();
+            let mut step = self.step.lock();
             let step = &mut *step;
             let kept = step.parameters[parameter].kept.take();
             if let Some(pass) = step.passes.iter_mut().find(|known| Some(known.id) == pass) {
@@ -427,6 +423,6 @@ pub(super) struct Entered<'a>(&'a Usage);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.0.lock().scopes.pop();
+        self.0.step.lock().scopes.pop();
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Callers: `threads`.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Ranks};
@@ -36,7 +36,7 @@ pub(super) struct Ending<'e> {
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.ends.lock().retain(|rank| *rank != self.rank);
+        self.ends.running.lock().retain(|rank| *rank != self.rank);
         self.ends.changed.notify_all();
     }
 }
@@ -65,7 +65,7 @@ impl Ends {
             if failed.is_none() {
                 failed = failure().map(|error| (Instant::now(), error));
             }
-            let running = self.lock();
+            let mut running = self.running.lock();
             if running.is_empty() {
                 return None;
             }
@@ -85,12 +85,7 @@ impl Ends {
                     );
                 }
             }
-            let waited = self.changed.wait_timeout(running, LOOK);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            self.changed.wait_for(&mut running, LOOK);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

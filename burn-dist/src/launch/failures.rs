@@ -2,11 +2,11 @@
 //!
 //! Callers: `threads`.
 
+use parking_lot::Mutex;
 use std::any::Any;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Departure, Error, WorkerError};
 use crate::group::ProcessGroup;
@@ -28,10 +28,7 @@ impl Failures {
 
     /// Notes a rank's failure, and then tells the group: what the others make of it comes later.
     pub(super) fn note(&self, group: &ProcessGroup, error: &Error) {
-        self.noted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(error.clone());
+        self.noted.lock().push(error.clone());
         if let Some(file) = &self.file
             && began_with(group.global_rank(), error)
         {
@@ -50,7 +47,7 @@ impl Failures {
 
     /// The failure that started it: the first, unless that only reports another rank's end.
     pub(super) fn first(&self) -> Option<Error> {
-        let failures = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.noted.lock();
         let own = failures
             .iter()
             .find(|error| !matches!(error, Error::PeerLeft { .. }));

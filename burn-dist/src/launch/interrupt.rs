@@ -11,9 +11,10 @@
 #[cfg_attr(not(unix), path = "interrupt/other.rs")]
 mod signals;
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::element::ReduceOp;
@@ -129,7 +130,7 @@ impl Interrupt {
     ///
     /// [`Error::System`] if the system refuses handlers or a thread.
     pub fn listen() -> Result<Self> {
-        let mut listening = lock(&LISTENING);
+        let mut listening = LISTENING.lock();
         if let Some(interrupt) = &*listening {
             return Ok(interrupt.clone());
         }
@@ -152,7 +153,7 @@ impl Interrupt {
 
     fn hear(&self, signal: i32) {
         // The lock is not held while others may write to the log.
-        let effect = lock(&self.state).take(signal, Instant::now());
+        let effect = self.state.lock().take(signal, Instant::now());
         let name = signals::name(signal);
         match effect {
             Effect::Default => signals::default_effect(signal),
@@ -167,7 +168,7 @@ impl Interrupt {
     /// Begins to keep signals for a loop, which asks for them with [`InterruptWatch::requested`]. Every rank
     /// of the group calls it, before its first step.
     pub fn watch(&self, group: &ProcessGroup) -> InterruptWatch {
-        lock(&self.state).watched = true;
+        self.state.lock().watched = true;
         InterruptWatch {
             interrupt: self.clone(),
             group: group.within("InterruptWatch::requested"),
@@ -176,7 +177,7 @@ impl Interrupt {
 
     /// The first signal that this process got since the first [`watch`](Self::watch).
     pub fn signal(&self) -> Option<i32> {
-        lock(&self.state).first
+        self.state.lock().first
     }
 
     /// The exit code of a program that did not do all its work: 128 and the number of the signal that this
@@ -234,11 +235,6 @@ impl fmt::Display for Interruption {
             signals::name(signal)
         )
     }
-}
-
-/// Locks state that is consistent between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

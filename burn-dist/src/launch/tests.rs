@@ -1,6 +1,7 @@
 //! How a run ends that only the library knows to have failed, or whose ranks are stuck.
 
-use std::sync::{Arc, Mutex, mpsc};
+use parking_lot::Mutex;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use burn::tensor::Device;
@@ -41,12 +42,12 @@ fn a_fault_ends_the_others_at_the_next_call_of_its_rank() {
             return Ok(());
         }
         let error = twin.barrier().unwrap_err();
-        seen.lock().unwrap().push(error.to_string());
+        seen.lock().push(error.to_string());
         Ok::<_, Error>(())
     })
     .unwrap_err();
     assert!(matches!(error, Error::Order { rank: 2, .. }), "{error}");
-    let seen = seen.into_inner().unwrap();
+    let seen = seen.into_inner();
     assert_eq!(seen, [error.to_string(), error.to_string()]);
 }
 
@@ -59,7 +60,7 @@ fn an_error_that_a_worker_returns_is_told_and_not_its_fault() {
             return Err("no batch is left".into());
         }
         let error = worker.group().barrier().unwrap_err();
-        seen.lock().unwrap().push(error.to_string());
+        seen.lock().push(error.to_string());
         Err::<(), Box<dyn std::error::Error + Send + Sync>>(error.into())
     })
     .unwrap_err();
@@ -68,7 +69,7 @@ fn an_error_that_a_worker_returns_is_told_and_not_its_fault() {
         Error::Worker { rank: 1, reason: Departure::Failed(message), .. } if &**message == "no batch is left"
     );
     assert!(failed, "{error}");
-    let seen = seen.into_inner().unwrap();
+    let seen = seen.into_inner();
     assert!(seen[0].contains("no batch is left"), "{seen:?}");
 }
 
@@ -79,7 +80,7 @@ fn stuck(release: mpsc::Receiver<()>) -> impl Fn(super::Worker) -> Result<(), Er
     let release = Mutex::new(release);
     move |worker| {
         if worker.rank() == 1 {
-            while release.lock().unwrap().recv().is_ok() {}
+            while release.lock().recv().is_ok() {}
             return Ok(());
         }
         worker.group().barrier()
@@ -108,13 +109,13 @@ fn a_run_that_waits_for_a_stuck_rank_says_why() {
         .with_timeout(SHORT)
         .with_grace(SHORT)
         .with_on_stuck(move |error| {
-            *tell.lock().unwrap() = error.to_string();
-            drop(release.lock().unwrap().take());
+            *tell.lock() = error.to_string();
+            drop(release.lock().take());
         })
         .run(stuck(stays))
         .unwrap_err();
     assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
-    assert_eq!(*told.lock().unwrap(), error.to_string());
+    assert_eq!(*told.lock(), error.to_string());
 }
 
 #[test]

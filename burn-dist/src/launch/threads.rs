@@ -11,9 +11,10 @@
 //!
 //! Callers: users, `examples`.
 
+use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -324,7 +325,7 @@ impl Launcher {
             let body = move || {
                 let _end = run.ends.at_end_of(group.rank());
                 let result = run.body(&device, &group, &*worker);
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut results = results.lock();
                 results[number] = result;
             };
             if let Err(error) = Thread::spawn(name, body) {
@@ -335,7 +336,7 @@ impl Launcher {
             self.report(&run, &stuck, "their threads are left behind");
             return Err(run.failures.first().unwrap_or(stuck.error));
         }
-        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = results.lock();
         let results = results.drain(..).collect::<Option<Vec<R>>>();
         run.outcome(results)
     }

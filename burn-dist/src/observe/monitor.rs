@@ -247,8 +247,9 @@ impl StepMonitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use std::fmt::Debug;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use tracing::field::{Field, Visit};
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
@@ -262,7 +263,7 @@ mod tests {
             impl Visit for Message<'_> {
                 fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
                     if field.name() == "message" {
-                        self.0.0.lock().unwrap().push(format!("{value:?}"));
+                        self.0.0.lock().push(format!("{value:?}"));
                     }
                 }
             }
@@ -300,7 +301,7 @@ mod tests {
     fn a_straggler_is_named_once_and_again_when_it_recovers() {
         let mut monitor = of_two_ranks();
         let log = Log::default();
-        let lines = || log.0.lock().unwrap().clone();
+        let lines = || log.0.lock().clone();
         let logged = tracing_subscriber::registry().with(log.clone());
         tracing::subscriber::with_default(logged, || {
             for number in 0..19 {

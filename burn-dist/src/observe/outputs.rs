@@ -6,9 +6,10 @@ use super::metrics::{Endpoint, Metrics};
 use super::summary::StepSummary;
 use super::tensorboard::{Beginning, EventFile};
 use crate::error::Result;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Where the figures of a run go: TensorBoard's files, an endpoint for Prometheus, both or neither.
 ///
@@ -69,9 +70,8 @@ impl Outputs {
 
     /// Hands the outputs to a monitor; the event file to the first that asks.
     pub(super) fn take(&self) -> Sinks {
-        let events = self.events.lock();
         Sinks {
-            events: events.unwrap_or_else(PoisonError::into_inner).take(),
+            events: self.events.lock().take(),
             begun: false,
             metrics: self.endpoint.as_ref().map(Endpoint::metrics),
         }

@@ -14,10 +14,11 @@ mod writer;
 
 use crate::error::{Error, Result};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use writer::{Command, Target, Writer};
@@ -55,7 +56,7 @@ static FILES: Mutex<Vec<(PathBuf, Weak<AtomicBool>)>> = Mutex::new(Vec::new());
 
 fn files() -> MutexGuard<'static, Vec<(PathBuf, Weak<AtomicBool>)>> {
     // Nothing under this lock panics half-way.
-    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+    FILES.lock()
 }
 
 fn register(folder: &Path, begun: &Arc<AtomicBool>) {

@@ -22,8 +22,8 @@ pub use stream::{StreamState, restore, seed, state};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
+use parking_lot::{Mutex, MutexGuard};
 use std::cell::Cell;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Builds a module whose initial parameters depend on `seed` alone.
 ///
@@ -72,7 +72,7 @@ impl Alone {
         static GENERATOR: Mutex<()> = Mutex::new(());
         let within = BUILDING.replace(true);
         // A builder that panicked leaves nothing half-done in `()`.
-        let turn = || GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = || GENERATOR.lock();
         Self {
             _turn: (!within).then(turn),
             within,

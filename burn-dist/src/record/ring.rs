@@ -14,9 +14,10 @@
 //!
 //! Callers: `transport::threads` records; `transport::processes` takes snapshots.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam::utils::CachePadded;
@@ -141,7 +142,7 @@ impl Recorder {
         let now = Instant::now();
         let mut snapshot = Snapshot::default();
         for (place, ring) in self.rings.iter().enumerate() {
-            let ring = lock(ring);
+            let ring = ring.lock();
             for record in &ring.0 {
                 let group = &record.group;
                 if !snapshot.groups.contains_key(&group.name) {
@@ -178,7 +179,7 @@ impl Recorder {
     /// The ring of a rank of this process.
     fn ring(&self, rank: usize) -> Option<MutexGuard<'_, Ring>> {
         let ring = self.rings.get(rank.checked_sub(self.first)?)?;
-        Some(lock(ring))
+        Some(ring.lock())
     }
 }
 
@@ -190,11 +191,6 @@ impl Ring {
         }
         self.0.push_back(record);
     }
-}
-
-/// Locks a ring, which is whole between any two statements, so that a panic does no harm to it.
-fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
-    ring.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

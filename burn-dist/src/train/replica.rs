@@ -28,7 +28,8 @@ use burn::data::dataloader::Progress;
 use burn::train::{
     InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, TrainStep, TrainingItem,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) type TrainInputOf<M> = <M as TrainStep>::Input;
@@ -98,18 +99,13 @@ pub(super) struct Trained<M> {
     pub(super) report: Report,
 }
 
-/// Locks what no panic can leave half-done: a rank that panics ends the training.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Trains as one rank.
 pub(super) fn train<M: LearnerModel>(worker: &Worker, run: &Run<M>) -> Result<Trained<M>>
 where
     TrainOutputOf<M>: GatherOutput,
     <M as InferenceStep>::Output: GatherOutput,
 {
-    let mut root = (worker.rank() == 0).then(|| lock(&run.root));
+    let mut root = (worker.rank() == 0).then(|| run.root.lock());
     let mut replica = Replica::new(worker, run)?;
     let started = Instant::now();
     for epoch in run.first_epoch..=run.epochs {
@@ -145,7 +141,7 @@ where
         } else {
             device.autodiff()
         };
-        let mut learner = lock(&run.learner).clone();
+        let mut learner = run.learner.lock().clone();
         learner.fork(&device);
         let plain = ddp::with_own_states(&learner.model()).fork(&device);
         let ddp = run.ddp.init(worker.group())?;

@@ -2,7 +2,7 @@
 
 use super::agree::failure;
 use super::output::GatherOutput;
-use super::replica::{self, Run, Trained, lock};
+use super::replica::{self, Run, Trained};
 use super::root::Root;
 use super::shares::Shares;
 use super::weights::Counters;
@@ -17,7 +17,8 @@ use burn::train::{
     SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainStep,
     TrainingComponents, TrainingStrategy, ValidLoader,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Trains on all ranks: one replica for each device, over all processes of a job. Its
@@ -147,8 +148,7 @@ impl Distributed {
 
     /// What the latest training that ended well was; `None` before. Clones of a strategy share it.
     pub fn report(&self) -> Option<Report> {
-        let report = self.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).clone()
+        self.report.lock().clone()
     }
 }
 
@@ -232,7 +232,7 @@ where
         let outcome = launcher.run(|worker| replica::train(&worker, &run));
         let model = match outcome.map(|ranks| ranks.into_iter().next()) {
             Ok(Some(Trained { model, report })) => {
-                *lock(&self.report) = Some(report);
+                *self.report.lock() = Some(report);
                 model
             }
             Ok(None) => untrained,
@@ -243,9 +243,7 @@ where
                 untrained
             }
         };
-        let root = run.root.into_inner();
-        let root = root.unwrap_or_else(PoisonError::into_inner);
-        (model, root.processor)
+        (model, run.root.into_inner().processor)
     }
 }
 

@@ -328,14 +328,14 @@ fn a_name_that_can_not_be_taken_back_is_said() {
 
 #[test]
 fn the_folders_above_a_new_one_are_synced() {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
     static SYNCED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let temporary = tempfile::tempdir().unwrap();
     let outer = temporary.path().join("outer");
     let inner = outer.join("inner");
     let disk = FileSystem {
         sync: |folder| {
-            SYNCED.lock().unwrap().push(folder.to_owned());
+            SYNCED.lock().push(folder.to_owned());
             Ok(())
         },
         ..FileSystem::SYSTEM
@@ -344,7 +344,7 @@ fn the_folders_above_a_new_one_are_synced() {
         // What was there before is left alone.
         disk.make_folder(&inner).unwrap();
     }
-    let synced = SYNCED.lock().unwrap();
+    let synced = SYNCED.lock();
     assert_eq!(*synced, [outer.as_path(), temporary.path()]);
     let error = without_sync()
         .make_folder(&outer.join("other"))

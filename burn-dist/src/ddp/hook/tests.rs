@@ -8,7 +8,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Gradients as Container;
 use burn::tensor::activation::relu;
 use crossbeam::channel::{Receiver, unbounded};
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
@@ -66,7 +66,7 @@ impl GradientSink for Recorder {
     }
 
     fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
-        self.events.lock().unwrap().push(Event::Weight(parameter));
+        self.events.lock().push(Event::Weight(parameter));
         self.usage.complete(pass, parameter, gradient);
     }
 
@@ -95,7 +95,7 @@ impl GradientSink for Between {
     }
 
     fn arrived(&self, _pass: Option<PassId>, layer: usize, _leaf: NodeId) -> Option<Leaf> {
-        self.0.events.lock().unwrap().push(Event::Between(layer));
+        self.0.events.lock().push(Event::Between(layer));
         None
     }
 
@@ -156,8 +156,8 @@ fn gradients_are_handed_over_while_backward_runs() {
                 [Some(Event::Between(i)), weight].into_iter().flatten()
             })
             .collect();
-        assert_eq!(*recorder.events.lock().unwrap(), expected);
-        recorder.events.lock().unwrap().clear();
+        assert_eq!(*recorder.events.lock(), expected);
+        recorder.events.lock().clear();
         let part = recorder.step(&gradients);
         assert_eq!(part.ready_order, [3, 2, 1, 0]);
         assert_eq!(which(&part), [step > 0; 4]);

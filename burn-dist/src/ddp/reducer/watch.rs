@@ -8,8 +8,8 @@
 
 use crate::ddp::parameters::Parameters;
 use crate::error::Error;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the reducer's thread tells those who wait for it.
@@ -43,7 +43,7 @@ pub(super) struct Waiting<'w>(&'w Watch);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        *self.0.waiting.lock() = None;
     }
 }
 
@@ -55,7 +55,7 @@ impl Watch {
         bucket: usize,
         parameter: Option<usize>,
     ) -> Waiting<'_> {
-        *self.lock() = Some(DeviceWait {
+        *self.waiting.lock() = Some(DeviceWait {
             since: Instant::now(),
             what,
             bucket,
@@ -66,13 +66,9 @@ impl Watch {
 
     /// The wait that the thread is in, if it is longer than `limit`.
     pub(super) fn stall(&self, limit: Duration) -> Option<Stall> {
-        let wait = (*self.lock())?;
+        let wait = (*self.waiting.lock())?;
         let after = wait.since.elapsed();
         (after >= limit).then_some(Stall { wait, after })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<DeviceWait>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Callers: `usage`.
 
 use burn::tensor::{Device, Tensor};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
 
 /// How much deeper each parameter lies than the one before: more than the depth that a network adds
 /// between two of them, on the average of those it has used so far (transformers add 4 to 7). A
@@ -25,7 +25,7 @@ struct Chain {
 impl Anchors {
     /// Returns the anchor of the n-th parameter that a step uses.
     pub(super) fn at(&self, n: usize, device: &Device) -> Tensor<1> {
-        let mut chains = self.lock();
+        let mut chains = self.0.lock();
         let strategy = device.gradient_checkpointing_strategy();
         let found = chains.iter().position(|chain| {
             // Devices are equal whatever their strategy, and graphs of two strategies don't mix.
@@ -51,16 +51,12 @@ impl Anchors {
 
     /// Drops them all.
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        self.0.lock().clear();
     }
 
     /// The number of anchors of all devices.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().iter().map(|chain| chain.anchors.len()).sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Chain>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().iter().map(|chain| chain.anchors.len()).sum()
     }
 }

@@ -159,7 +159,7 @@ pub(in crate::ddp) enum Refusal {
 impl Usage {
     /// The open passes whose gradients a container holds.
     pub(in crate::ddp) fn passes_in(&self, gradients: &Gradients) -> Vec<PassId> {
-        let step = self.lock();
+        let step = self.step.lock();
         let passes = step.passes.iter();
         passes
             .filter(|pass| pass.fate == Fate::Open && pass.token.is_in(gradients))
@@ -170,7 +170,7 @@ impl Usage {
     /// All open passes.
     #[cfg(feature = "train")]
     pub(in crate::ddp) fn open_passes(&self) -> Vec<PassId> {
-        let step = self.lock();
+        let step = self.step.lock();
         let open = step.passes.iter().filter(|pass| pass.fate == Fate::Open);
         open.map(|pass| pass.id).collect()
     }
@@ -178,12 +178,13 @@ impl Usage {
     /// Hands nothing over from now on.
     #[cfg(feature = "train")]
     pub(in crate::ddp) fn never_hand_over(&self) {
-        self.lock().cautious = u32::MAX;
+        self.step.lock().cautious = u32::MAX;
     }
 
     /// Whether gradients are kept that no step has taken.
     pub(in crate::ddp) fn keeps(&self) -> bool {
-        self.lock()
+        self.step
+            .lock()
             .parameters
             .iter()
             .any(|state| state.kept.is_some())
@@ -191,7 +192,7 @@ impl Usage {
 
     /// A parameter of the first pass that is still open.
     pub(in crate::ddp) fn unsettled(&self) -> Option<usize> {
-        let step = self.lock();
+        let step = self.step.lock();
         let mut passes = step.passes.iter();
         passes
             .find(|pass| pass.fate == Fate::Open)
@@ -200,7 +201,7 @@ impl Usage {
 
     /// Drops passes knowingly. Returns whether that is the first time.
     pub(in crate::ddp) fn drop_passes(&self, passes: &[PassId]) -> bool {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let step = &mut *step;
         let first = !passes.is_empty() && step.cautious == 0;
         for &id in passes {
@@ -221,7 +222,7 @@ impl Usage {
     /// If the pass that was handed over has been dropped, takes this rank's part of it: for each parameter,
     /// whether it was handed over.
     pub(in crate::ddp) fn take_void(&self) -> Option<Vec<bool>> {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let step = &mut *step;
         let at = step
             .passes
@@ -242,7 +243,7 @@ impl Usage {
 
     /// After a void part of any rank, hooks are cautious for a while.
     pub(in crate::ddp) fn was_void(&self) {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         step.cautious = step.cautious.max(step.caution);
         step.caution = step.caution.saturating_mul(2).min(LONGEST_WAIT);
     }
@@ -253,7 +254,7 @@ impl Usage {
         &self,
         passes: &[PassId],
     ) -> Result<Vec<Vec<NodeId>>, Refusal> {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let step = &mut *step;
         if let Some(handed) = step.handed.filter(|handed| passes.contains(handed)) {
             let pass = step.passes.iter().find(|pass| pass.id == handed);
@@ -281,7 +282,7 @@ impl Usage {
 
     /// Ends the step with the passes of one container: takes this rank's part of it.
     pub(in crate::ddp) fn take_part(&self, passes: &[PassId]) -> Result<Part, Refusal> {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         let step = &mut *step;
         let open = |pass: &&Pass| pass.fate == Fate::Open && !passes.contains(&pass.id);
         let lost = step
@@ -334,13 +335,13 @@ impl Usage {
 
     /// Whether the log has still to say that a parameter's gradients come late.
     pub(in crate::ddp) fn tell_late(&self, parameter: usize) -> bool {
-        let told = &mut self.lock().parameters[parameter].told;
+        let told = &mut self.step.lock().parameters[parameter].told;
         !std::mem::replace(told, true)
     }
 
     /// Ends a step that was averaged. Parameters that got a late part are not handed over for a while.
     pub(in crate::ddp) fn averaged(&self, late: &[usize]) {
-        let mut step = self.lock();
+        let mut step = self.step.lock();
         if step.mode == Mode::Watching {
             step.mode = Mode::HandingOver;
         }

@@ -7,7 +7,8 @@
 //!
 //! Callers: `layer`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// All tracks of a trace.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ pub(super) struct Track {
 impl Tracks {
     /// A track for a thread of this name and rank.
     pub(super) fn take(self: &Arc<Self>, rank: usize, name: &str) -> Track {
-        let mut entries = self.lock();
+        let mut entries = self.0.lock();
         let free = entries
             .iter()
             .position(|entry| !entry.taken && entry.rank == rank && entry.name == name);
@@ -54,11 +55,6 @@ impl Tracks {
             thread: process(rank) * 10_000 + place as u64,
             new: free.is_none(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        // A panic in between leaves no entry half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,9 @@
 use super::events::{self, Content};
 use super::*;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use std::io::Write;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 
 /// CRC-32C bit by bit, from its definition.
 fn checksum(data: &[u8]) -> u32 {
@@ -190,7 +191,7 @@ struct Disk {
 impl Write for Disk {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let _ = self.gate.recv();
-        self.taken.lock().unwrap().extend(bytes);
+        self.taken.lock().extend(bytes);
         Ok(bytes.len())
     }
 
@@ -250,7 +251,7 @@ fn a_disk_that_comes_back_gets_everything() {
     drop(gate);
     events.patience = Duration::from_mins(1);
     events.close().unwrap();
-    let events = records(&taken.lock().unwrap());
+    let events = records(&taken.lock());
     let steps = events.iter().filter_map(|event| events::scalar(event));
     assert!(steps.map(|scalar| scalar.step).eq(0..8));
 }

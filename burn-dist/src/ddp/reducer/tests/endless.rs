@@ -1,8 +1,9 @@
 //! Devices that wait without end, as real ones do: for one another in a sum, or for themselves.
 
 use super::*;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, Weak};
 
 /// Devices that add up in memory, and wait for one another without a deadline.
 #[derive(Debug)]
@@ -45,14 +46,14 @@ impl Endless {
             })
         });
         let number = fresh.as_ref().map(|devices| {
-            let mut all = ALL.lock().unwrap();
+            let mut all = ALL.lock();
             all.push(Arc::downgrade(devices));
             (all.len() as u64 - 1).to_le_bytes()
         });
         let number = number.as_ref().map(|number| &number[..]);
         let number = group.broadcast_bytes(number, 0).unwrap();
         let number = u64::from_le_bytes(number.try_into().unwrap());
-        let known = ALL.lock().unwrap()[number as usize].upgrade();
+        let known = ALL.lock()[number as usize].upgrade();
         let meeting = known.expect("the first rank has it until all have");
         group.barrier().unwrap();
         Self {
@@ -70,7 +71,7 @@ impl Fabric for Endless {
         let number = self.sums.fetch_add(1, Ordering::Relaxed);
         let devices = Arc::clone(&self.meeting);
         {
-            let mut given = devices.given.lock().unwrap();
+            let mut given = devices.given.lock();
             if given.len() == number {
                 given.push(vec![None; devices.ranks]);
             }
@@ -79,9 +80,9 @@ impl Fabric for Endless {
         }
         Pending::new(move || {
             devices.waiting.fetch_add(1, Ordering::Relaxed);
-            let given = devices.given.lock().unwrap();
+            let mut given = devices.given.lock();
             let missing = |given: &mut Vec<Vec<Option<Vec<f32>>>>| given[number].contains(&None);
-            let given = devices.moved.wait_while(given, missing).unwrap();
+            devices.moved.wait_while(&mut given, missing);
             devices.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut all = given[number].iter().flatten();
             let mut sum = all.next().unwrap().clone();
