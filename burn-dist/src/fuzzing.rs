@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::rendezvous::timed::Stream;
-use crate::{control, ddp, error, rendezvous, transport};
+use crate::{codec, ddp, error, rendezvous, transport};
 
 /// The bytes of a connection between processes; the first byte says in which pieces the others come.
 ///
@@ -77,14 +77,14 @@ pub fn control(bytes: &[u8]) {
 
 /// What is accepted as a message means the same when it is sent on.
 pub(crate) fn check_message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
-    let Ok(message) = control::decode::<T>(bytes) else {
+    let Ok(message) = codec::decode::<T>(bytes) else {
         return;
     };
-    let again = control::encode(&message);
+    let again = codec::encode(&message);
     let again =
         again.unwrap_or_else(|error| unreachable!("what was read can't be written: {error}"));
     // Numbers have longer forms, too, which are read but never written: so not the bytes are compared.
-    let back = control::decode::<T>(&again).and_then(|back| control::encode(&back));
+    let back = codec::decode::<T>(&again).and_then(|back| codec::encode(&back));
     assert_eq!(back, Ok(again));
 }
 

@@ -143,8 +143,8 @@
 extern crate self as burn_dist;
 
 pub mod checkpoint;
+mod codec;
 mod collective;
-mod control;
 pub mod data;
 pub mod ddp;
 mod element;

@@ -1,6 +1,4 @@
 //! Runs of one test with many seeds, for tests.
-//!
-//! Callers: tests whose course a seed decides.
 
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};

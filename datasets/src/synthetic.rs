@@ -1,6 +1,8 @@
 //! Images computed when they are asked for, so that benches can have any number of them for nothing.
 
 use burn::data::dataset::{Dataset, DatasetError};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use crate::{CLASSES, MnistItem, PIXELS, Result, SIDE};
 
@@ -48,17 +50,18 @@ impl Dataset<MnistItem> for SyntheticMnist {
         );
         let class = index % CLASSES;
         // The seed is mixed before the index is added, so that neighbouring seeds share no images.
-        let mut random = SplitMix64(SplitMix64(self.seed).next().wrapping_add(index as u64));
+        let first = SplitMix64::seed_from_u64(self.seed).next_u64();
+        let mut random = SplitMix64::seed_from_u64(first.wrapping_add(index as u64));
 
         let mut image = [0; PIXELS];
         let (chunks, _) = image.as_chunks_mut::<8>();
         for chunk in chunks {
             // A quarter of the range: darker than the block.
-            *chunk = random.next().to_le_bytes().map(|byte| byte / 4);
+            *chunk = random.next_u64().to_le_bytes().map(|byte| byte / 4);
         }
         let places_a_row = CLASSES / 2;
-        let top = class / places_a_row * STEP[0] + (random.next() % JITTER[0]) as usize;
-        let left = class % places_a_row * STEP[1] + (random.next() % JITTER[1]) as usize;
+        let top = class / places_a_row * STEP[0] + (random.next_u64() % JITTER[0]) as usize;
+        let left = class % places_a_row * STEP[1] + (random.next_u64() % JITTER[1]) as usize;
         for row in image.chunks_exact_mut(SIDE).skip(top).take(BLOCK[0]) {
             for pixel in &mut row[left..left + BLOCK[1]] {
                 *pixel += 160;
@@ -72,20 +75,6 @@ impl Dataset<MnistItem> for SyntheticMnist {
 
     fn len(&self) -> usize {
         self.len
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): a counter and a mixing function, so any start is a good
-/// start.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 
@@ -108,9 +97,9 @@ mod tests {
     #[test]
     fn the_published_mixing_function_is_used() {
         // First outputs for seed 0, as in the reference implementation of the authors.
-        let mut random = SplitMix64(0);
-        assert_eq!(random.next(), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(random.next(), 0x6e78_9e6a_a1b9_65f4);
+        let mut random = SplitMix64::seed_from_u64(0);
+        assert_eq!(random.next_u64(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(random.next_u64(), 0x6e78_9e6a_a1b9_65f4);
     }
 
     /// The nearest class mean, learned from 500 images, names the class of 500 others.

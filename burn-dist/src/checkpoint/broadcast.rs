@@ -4,7 +4,7 @@
 
 use super::failed;
 use super::manifest::Manifest;
-use crate::control;
+use crate::codec;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,11 +26,11 @@ pub(super) fn outcome<T: Serialize + DeserializeOwned>(
 ) -> Result<Result<T>> {
     type Told<T> = Result<T, (String, String)>;
     let told: Option<Told<T>> = found.map(|found| found.map_err(in_words));
-    let bytes = told.map(|told| control::encode(&told)).transpose();
+    let bytes = told.map(|told| codec::encode(&told)).transpose();
     let bytes = bytes.map_err(|message| unreadable(group, message))?;
     let patient = group.with_timeout(group.timeout().saturating_add(disk_timeout));
     let bytes = patient.broadcast_bytes(bytes.as_deref(), 0)?;
-    let told: Told<T> = control::decode(&bytes).map_err(|message| unreadable(group, message))?;
+    let told: Told<T> = codec::decode(&bytes).map_err(|message| unreadable(group, message))?;
     Ok(told.map_err(|(path, message)| failed(Path::new(&path), message)))
 }
 

@@ -8,11 +8,16 @@
 //! Invariant: as the permutations of `permutation`, these never change, because saved positions are
 //! positions in them.
 
-use super::permutation::SplitMix64;
+use super::permutation::generator;
+use crate::random::mix;
+use rand_xoshiro::rand_core::Rng;
 
 /// Even, so that the halves end in the places in which they began. Four rounds of a random function are
 /// provably good; this one is a mixing function, so there are twice as many.
 const ROUNDS: usize = 8;
+
+/// Number that SplitMix64 adds before it mixes. Keys are less by it, so that rounds mix the number itself.
+const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A permutation of `0..len`.
 #[derive(Clone, Debug)]
@@ -28,11 +33,11 @@ impl Feistel {
     pub(super) fn new(len: usize, seed: u64, epoch: u64) -> Self {
         let len = len as u64;
         let bits = u64::BITS - (len - 1).leading_zeros();
-        let mut random = SplitMix64::of_epoch(seed, epoch);
+        let mut random = generator(seed, epoch);
         Self {
             len,
             bits: [bits - bits / 2, bits / 2],
-            keys: std::array::from_fn(|_| random.next()),
+            keys: std::array::from_fn(|_| random.next_u64().wrapping_sub(INCREMENT)),
         }
     }
 
@@ -51,7 +56,7 @@ impl Feistel {
         let [mut upper_bits, mut lower_bits] = self.bits;
         let (mut upper, mut lower) = (number >> lower_bits, number & ones(lower_bits));
         for key in self.keys {
-            let mixed = SplitMix64::mix(lower.wrapping_add(key)) & ones(upper_bits);
+            let mixed = mix(lower.wrapping_add(key)) & ones(upper_bits);
             (upper, lower) = (lower, upper ^ mixed);
             (upper_bits, lower_bits) = (lower_bits, upper_bits);
         }

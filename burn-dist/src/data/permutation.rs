@@ -3,18 +3,19 @@
 //! The order is part of what a saved training state means: a run resumed by a later build must skip
 //! the samples it has seen, so the permutation may never change. The `rand` crate reserves the right
 //! to change the output of `shuffle` and of its standard generator between versions. So the two
-//! algorithms stand here, about twenty lines, pinned by golden tests:
+//! algorithms stand here, over a published generator (SplitMix64: Steele, Lea and Flood, "Fast splittable
+//! pseudorandom number generators", 2014), pinned by golden tests:
 //!
-//! - SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014),
 //! - bounded draws without bias (Lemire, "Fast random integer generation in an interval", 2019),
 //! - the Fisher–Yates shuffle, from the last position down.
 //!
 //! A list of more than 2^24 samples (128 MiB) is not made: there, `feistel` computes each index on its own.
-//!
-//! Callers: `plan`.
 
 use super::feistel::Feistel;
 use crate::error::{Error, Result};
+use crate::random::mix;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use std::sync::Arc;
 
 /// The longest permutation that is listed. Changing it would change the order of longer data sets, and with it
@@ -62,57 +63,33 @@ fn permutation(len: usize, seed: u64, epoch: u64) -> Result<Vec<usize>> {
         })?;
     indices.extend(0..len);
 
-    let mut random = SplitMix64::of_epoch(seed, epoch);
+    let mut random = generator(seed, epoch);
     for last in (1..len).rev() {
         // `last` fits in both types, so neither cast loses anything.
-        let chosen = random.below(last as u64 + 1) as usize;
+        let chosen = below(&mut random, last as u64 + 1) as usize;
         indices.swap(last, chosen);
     }
     Ok(indices)
 }
 
-/// A small generator with 64 bits of state: a counter and a mixing function.
-pub(super) struct SplitMix64 {
-    state: u64,
+/// Returns the generator of one epoch. Seed and epoch are mixed one after the other, so that epoch 1 of
+/// seed 1 is unrelated to epoch 0 of seed 2, and all epochs of one seed start at different states.
+pub(super) fn generator(seed: u64, epoch: u64) -> SplitMix64 {
+    SplitMix64::seed_from_u64(mix(mix(seed) ^ epoch))
 }
 
-impl SplitMix64 {
-    fn new(state: u64) -> Self {
-        Self { state }
-    }
-
-    /// The generator of one epoch. Seed and epoch are mixed one after the other, so that epoch 1 of
-    /// seed 1 is unrelated to epoch 0 of seed 2, and all epochs of one seed start at different states.
-    pub(super) fn of_epoch(seed: u64, epoch: u64) -> Self {
-        let stream = Self::new(seed).next();
-        Self::new(Self::new(stream ^ epoch).next())
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        Self::mix(self.state)
-    }
-
-    /// Changes each bit of the result with half of all changes of a bit.
-    pub(super) fn mix(mut mixed: u64) -> u64 {
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number in `0..bound`, each equally likely. `bound` must not be 0.
-    fn below(&mut self, bound: u64) -> u64 {
-        let mut product = u128::from(self.next()) * u128::from(bound);
-        // The low half tells whether this draw falls into the part of the range that would make some
-        // numbers likelier than others; it does so rarely, and then another number is drawn.
-        if (product as u64) < bound {
-            let biased = bound.wrapping_neg() % bound;
-            while (product as u64) < biased {
-                product = u128::from(self.next()) * u128::from(bound);
-            }
+/// Draws a number in `0..bound`, each equally likely. `bound` must not be 0.
+fn below(random: &mut SplitMix64, bound: u64) -> u64 {
+    let mut product = u128::from(random.next_u64()) * u128::from(bound);
+    // The low half tells whether this draw falls into the part of the range that would make some
+    // numbers likelier than others; it does so rarely, and then another number is drawn.
+    if (product as u64) < bound {
+        let biased = bound.wrapping_neg() % bound;
+        while (product as u64) < biased {
+            product = u128::from(random.next_u64()) * u128::from(bound);
         }
-        (product >> 64) as u64
     }
+    (product >> 64) as u64
 }
 
 #[cfg(test)]
@@ -121,8 +98,8 @@ mod tests {
 
     #[test]
     fn the_generator_gives_the_published_sequence() {
-        let mut random = SplitMix64::new(1_234_567);
-        let numbers: Vec<u64> = (0..5).map(|_| random.next()).collect();
+        let mut random = SplitMix64::seed_from_u64(1_234_567);
+        let numbers: Vec<u64> = (0..5).map(|_| random.next_u64()).collect();
         assert_eq!(
             numbers,
             [
@@ -138,8 +115,8 @@ mod tests {
     /// With this bound almost half of all draws are rejected, so the test covers the rejection.
     #[test]
     fn bounded_draws_reject_what_would_be_biased() {
-        let mut random = SplitMix64::new(7);
-        let numbers: Vec<u64> = (0..4).map(|_| random.below((1 << 63) + 1)).collect();
+        let mut random = SplitMix64::seed_from_u64(7);
+        let numbers: Vec<u64> = (0..4).map(|_| below(&mut random, (1 << 63) + 1)).collect();
         assert_eq!(
             numbers,
             [

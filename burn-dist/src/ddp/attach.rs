@@ -1,7 +1,5 @@
 //! Attaching: all ranks prove that they have the same model, take rank 0's values and ids, and hook their
 //! gradients.
-//!
-//! Callers: `Ddp::attach`.
 
 use super::Attached;
 use super::broadcast::broadcast;

@@ -1,6 +1,4 @@
 //! One bucket as benches see it.
-//!
-//! Callers: `kernels`.
 
 use super::buffer::Buffer;
 use super::layout::{Bucket, Layout, Precision, Slot};

@@ -3,8 +3,6 @@
 //!
 //! Optimizers keep their state by [`ParamId`], and records carry ids. With ids of its own, a rank would lose its
 //! optimizer's state as soon as it loads a record that rank 0 has written.
-//!
-//! Callers: `attach`.
 
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;

@@ -2,8 +2,6 @@
 //!
 //! Invariants: as long as the bucket's length, and aligned for its elements. Memory is used again: a
 //! step writes each place.
-//!
-//! Callers: the reducer packs and averages; `pool` keeps and lends it.
 
 use super::layout::Precision;
 use crate::element::ReduceOp;

@@ -1,7 +1,5 @@
 //! The mean over ranks of a model's buffers, such as the running statistics of batch normalisation: passes
 //! change them on each rank with its own batches.
-//!
-//! Callers: training loops; `copies`.
 
 use super::parameters::Path;
 use super::values::Values;

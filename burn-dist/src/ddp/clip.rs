@@ -1,6 +1,4 @@
 //! The norm of all gradients of a model, and its limit.
-//!
-//! Callers: training loops, between [`Ddp::synchronize`] and the optimizer.
 
 use super::Ddp;
 use super::gradient::is_queued;

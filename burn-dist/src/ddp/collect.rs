@@ -4,8 +4,6 @@
 //! that contains it, or in a copy. Ids change when a record is loaded, and paths when a model becomes a part of
 //! another. A parameter without a hook, because it has another reparameterization, is known by its path,
 //! relative to those with hooks.
-//!
-//! Callers: `attach`, `synchronize`, `replicas`.
 
 use super::hook::{HOOK, Leaf};
 use super::parameters::{Parameters, Path};

@@ -1,6 +1,4 @@
 //! Configuration of data-parallel training.
-//!
-//! Callers: training programs, through [`DdpConfig::init`].
 
 use super::Ddp;
 use crate::error::{Error, Result};

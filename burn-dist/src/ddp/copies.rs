@@ -4,8 +4,6 @@
 //! The model that was attached runs forward and backward; the learner's copy is what optimizer and
 //! checkpoints see. After a step the attached one takes over the parameters of the other. Buffers (running
 //! statistics) go the other way: forward passes of the attached model change them.
-//!
-//! Callers: `train`.
 
 use super::Ddp;
 use super::buffers::is_buffer;

@@ -1,6 +1,4 @@
 //! Devices that add among themselves.
-//!
-//! Callers: `route` makes one, the reducer's thread uses it, `settle` waits for what it gives.
 
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;

@@ -11,8 +11,6 @@
 //! more: the gradient's own memory may also be another's, which backward goes on to write to in place. The
 //! lane writes to memory of its own alone. (Burn knows when memory was allocated, and on which stream, not
 //! when it was written to: what one stream writes in place, another may miss.)
-//!
-//! Callers: `hook`, `usage` and `settle` make gradients, on the replica's thread; `reducer` reads them.
 
 use super::staging;
 use crate::norm::counted;

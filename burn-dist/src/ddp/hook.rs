@@ -9,8 +9,6 @@
 //!
 //! Invariants: a backward step never blocks and never starts an autodiff operation (Burn holds the
 //! graph's lock meanwhile); it only hands the gradient to its [`GradientSink`].
-//!
-//! Callers: `attach` puts [`Hook`]s on a model; Burn calls the rest.
 
 use crate::norm::counted_on;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

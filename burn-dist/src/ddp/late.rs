@@ -2,8 +2,6 @@
 //!
 //! The average of a sum is the sum of the averages, so a late part is added to what was averaged before. All
 //! ranks take part as soon as one has a late part; parameters go together, in host memory.
-//!
-//! Callers: `synchronize`.
 
 use super::parameters::Parameters;
 use crate::element::ReduceOp;

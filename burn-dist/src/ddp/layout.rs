@@ -10,8 +10,6 @@
 //! A parameter that is large enough to travel alone has a bucket of its own without a flag, so that its
 //! gradient is averaged in the memory that backward made it in. Its flag is in the next bucket that has
 //! any.
-//!
-//! Callers: `attach` and `reducer`.
 
 use super::parameters::Entry;
 use super::reducer::Status;

@@ -1,6 +1,4 @@
 //! Passes that stay on this rank: kept for a later step, or nobody's business.
-//!
-//! Callers: `Ddp`, `copies`.
 
 use super::collect::{self, Leftover};
 use super::gradient::weighed;

@@ -22,8 +22,6 @@
 //! Threads: the replica's own thread runs forward, backward and every method of [`Ddp`]; the reducer
 //! thread owns the buckets and the process group's operations, which for a GPU run on the group's
 //! communication thread. They talk over one channel, and a hook never blocks.
-//!
-//! Callers: training loops.
 
 mod attach;
 #[cfg(feature = "bench")]

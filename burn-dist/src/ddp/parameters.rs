@@ -1,8 +1,5 @@
 //! The list of a model's tensors, in the order of Burn's module traversal: the same on every rank
 //! that built the same model, and the order in which everything that needs one is done.
-//!
-//! Callers: `attach` (to compare and broadcast), `settle` (to find a parameter by its id),
-//! `layout`.
 
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -258,7 +255,7 @@ impl ModuleVisitor for BufferFinder {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_parameters(bytes: &[u8]) {
     crate::fuzzing::check_message::<Vec<Description>>(bytes);
-    if let Ok(list) = crate::control::decode::<Vec<Description>>(bytes) {
+    if let Ok(list) = crate::codec::decode::<Vec<Description>>(bytes) {
         assert_eq!(first_difference(&list, &list), None);
         assert_eq!(first_difference(&[], &list).is_some(), !list.is_empty());
     }
@@ -278,7 +275,7 @@ pub(crate) fn parameters_seed() -> Vec<u8> {
         description("conv1.weight", true),
         description("norm.mean", false),
     ];
-    crate::control::encode(&list.to_vec()).unwrap()
+    crate::codec::encode(&list.to_vec()).unwrap()
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@
 //! comes home. A lone gradient is averaged in its own memory, which the optimizer gets.
 //!
 //! Invariants: at most one spare memory a bucket; memory never changes while it is lent.
-//!
-//! Callers: the reducer takes and lends; `settle` unpacks what is lent.
 
 use super::buffer::Buffer;
 use super::layout::{Layout, Precision};

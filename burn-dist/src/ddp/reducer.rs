@@ -9,8 +9,6 @@
 //! buckets are averaged strictly in the layout's order, which is the same on every rank,
 //! whatever order they fill in; after the first error nothing is averaged any more, and every later
 //! step gets that error.
-//!
-//! Callers: `attach`, hooks (through `Usage`), `Ddp::synchronize`.
 
 mod devices;
 mod watch;

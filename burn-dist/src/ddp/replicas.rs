@@ -1,6 +1,4 @@
 //! Whether replicas are equal: a checksum of the parameters, compared over the ranks.
-//!
-//! Callers: `Ddp::verify_replicas`, programs that report the checksum.
 
 use super::collect::Base;
 use super::parameters::{Parameters, Path};

@@ -2,8 +2,6 @@
 //!
 //! Whether devices average among themselves is decided by all ranks together, each from what all have said:
 //! pure, and so the same everywhere.
-//!
-//! Callers: `attach`.
 
 use super::config::{DdpConfig, ReduceOn};
 use super::fabric::{Alone, Fabric};

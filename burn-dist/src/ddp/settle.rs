@@ -1,6 +1,4 @@
 //! Making the optimizer's gradients of averaged buckets.
-//!
-//! Callers: `synchronize`.
 
 use super::late::LateAverages;
 use super::layout::Place;

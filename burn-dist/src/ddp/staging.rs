@@ -2,8 +2,6 @@
 //! is one transfer and not one for each of its gradients.
 //!
 //! All but [`mean`] is asked of the device on the reducer's lane (see `gradient`).
-//!
-//! Callers: the reducer's thread, and whoever takes a mean.
 
 use super::gradient::Gradient;
 use super::layout::{Bucket, Precision};

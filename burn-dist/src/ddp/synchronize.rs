@@ -23,8 +23,6 @@
 //! that reads or changes them there finds none, and works on the result of `synchronize` instead. And a pass in
 //! which no hook fires, since it meets parameters around their modules only, is not known until its container is
 //! given to a call.
-//!
-//! Callers: `Ddp`.
 
 use super::collect::{self, Collected, Leftover, Nothing};
 use super::gradient::weighed;

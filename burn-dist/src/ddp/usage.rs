@@ -39,8 +39,6 @@
 //! Invariants: the lock is held for counting, and for adding up what is kept; one pass at a time is handed over,
 //! and none while an earlier one is open, which may be synchronised first; a leaf's gradient is handed over at most
 //! once a pass; after [`Usage::close`] nothing is counted or handed over.
-//!
-//! Callers: hooks, on the replica's thread; `synchronize`.
 
 mod anchors;
 mod passes;

@@ -1,6 +1,4 @@
 //! The tensors of a module by their paths: taken out of one model, and put into another of the same kind.
-//!
-//! Callers: `attach`, `copies`; `train` and `Ddp::attach` for models that share nothing that passes change.
 
 use super::parameters::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};

@@ -1,6 +1,4 @@
 //! The weight of a rank's loss among those of all ranks.
-//!
-//! Callers: training loops.
 
 use super::Ddp;
 use crate::error::{Error, Result};

@@ -43,10 +43,10 @@ fn control_seeds() -> Seeds {
         },
     };
     let mut seeds = vec![
-        ("call", of_kind(0, control::encode(&call).unwrap())),
+        ("call", of_kind(0, codec::encode(&call).unwrap())),
         ("hello", of_kind(2, transport::tcp::hello_seed())),
         ("parameters", of_kind(4, ddp::parameters_seed())),
-        ("order", of_kind(5, control::encode(&[2, 1, 300]).unwrap())),
+        ("order", of_kind(5, codec::encode(&[2, 1, 300]).unwrap())),
         ("lies", vec![5, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
     ];
     let notices = transport::processes::notice_seeds(&call);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ProcessGroup;
-use crate::control;
+use crate::codec;
 use crate::error::{Error, Result};
 
 impl ProcessGroup {
@@ -27,10 +27,10 @@ impl ProcessGroup {
                 message,
             }
         };
-        let bytes = control::encode(mine).map_err(failed(rank))?;
+        let bytes = codec::encode(mine).map_err(failed(rank))?;
         let all = self.all_gather_bytes(&bytes)?;
         let all = all.iter().zip(self.ranks());
-        all.map(|(bytes, &peer)| control::decode(bytes).map_err(failed(peer)))
+        all.map(|(bytes, &peer)| codec::decode(bytes).map_err(failed(peer)))
             .collect()
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Looking for GPUs must not crash where there is no driver, so each backend is only asked where the
 //! system shows signs of one, and whatever it panics with counts as "none".
-//!
-//! Callers: training programs, before [`launch`](super::launch()); `preflight`, for [`Kind`].
 
 use crate::error::{Error, Result};
 use crate::rendezvous::{JobConfig, VisibleGpus};

@@ -2,8 +2,6 @@
 //!
 //! While all goes well, nothing limits how long ranks run. Once the run has failed, they should end soon; one
 //! that doesn't is stuck in code that no call of this crate ends.
-//!
-//! Callers: `threads`.
 
 use parking_lot::{Condvar, Mutex};
 use std::time::{Duration, Instant};

@@ -1,6 +1,4 @@
 //! The failures of the ranks of a run: what each means, and which started it.
-//!
-//! Callers: `threads`.
 
 use parking_lot::Mutex;
 use std::any::Any;

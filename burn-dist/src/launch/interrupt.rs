@@ -4,8 +4,6 @@
 //!
 //! Threads: `burn-dist-signals`, started by the first [`Interrupt::listen`]. It is never joined: a signal has
 //! to have an effect as long as the process lives.
-//!
-//! Callers: training programs.
 
 #[cfg_attr(unix, path = "interrupt/unix.rs")]
 #[cfg_attr(not(unix), path = "interrupt/other.rs")]

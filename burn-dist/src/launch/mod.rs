@@ -1,6 +1,4 @@
 //! Starting replicas: which devices they run on, and one thread for each; and ending them when a signal asks.
-//!
-//! Callers: training programs.
 
 mod devices;
 mod ends;

@@ -1,6 +1,4 @@
 //! One rank of a run: its thread's body, and what all ranks of the process share.
-//!
-//! Callers: `threads`.
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,7 +1,5 @@
 //! What a run needs before its ranks start: the group of all ranks, how many threads each computes with, how
 //! long operations wait.
-//!
-//! Callers: `threads`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};

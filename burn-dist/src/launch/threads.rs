@@ -8,8 +8,6 @@
 //!
 //! When a rank fails, its thread notes the failure, tells the group, and ends; the others fail at their
 //! next call. The failure noted first that isn't itself the echo of another is the run's.
-//!
-//! Callers: users, `examples`.
 
 use parking_lot::Mutex;
 use std::net::IpAddr;

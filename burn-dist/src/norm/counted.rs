@@ -1,7 +1,5 @@
 //! Gradients of a loss that counts for nothing, because it is a mean over nothing on this rank: it is no number
 //! then, and nor are its gradients, which must add nothing to those of the other ranks.
-//!
-//! Callers: `rank_sum`; `ddp`, for the gradients of parameters.
 
 use super::here::loss_counts;
 use burn::backend::tensor::FloatTensor;

@@ -1,9 +1,6 @@
 //! The group that the passes of a thread belong to, and how much its batch counts there.
 //!
 //! A module's forward pass has no place for either: they belong to the thread for as long as a worker runs.
-//!
-//! Callers: `launch` enters, `train` and [`uncounted`] say what counts, `ddp` that a loss counts for nothing,
-//! [`SyncBatchNorm`](super::SyncBatchNorm) asks, `observe` asks how long that took.
 
 use crate::group::ProcessGroup;
 use std::cell::{Cell, RefCell};

@@ -4,8 +4,6 @@
 //! - `rank_sum`: a sum over ranks that has a gradient;
 //! - `counted`: gradients of a loss over nothing;
 //! - `here`: the group that a thread's forward passes belong to; [`uncounted`].
-//!
-//! Callers: models; `launch` and `train` say which group it is, `ddp` that a loss counts for nothing.
 
 mod counted;
 mod here;

@@ -8,8 +8,6 @@
 //! Where losses are means over each rank's samples, to be weighed by their numbers `n` when gradients are
 //! averaged, rank `r`'s gradient must come out as `Σ n_q g_q / n_r`: weighing it by `n_r` then gives what the
 //! loss over all samples says.
-//!
-//! Callers: [`SyncBatchNorm`](super::SyncBatchNorm).
 
 use super::counted::counted_on;
 use super::fail;

@@ -1,6 +1,4 @@
 //! Dropout with masks from the replica's own stream.
-//!
-//! Callers: networks, in the place of `burn::nn::Dropout`.
 
 use super::key::Key;
 use super::stream;

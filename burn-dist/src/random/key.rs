@@ -2,11 +2,9 @@
 //!
 //! Invariant: what a key gives never changes, because a run that resumes with another number of ranks must
 //! draw what the first would have drawn.
-//!
-//! Callers: [`Dropout`](super::Dropout), users.
 
-use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use rand_xoshiro::{SplitMix64, Xoshiro256PlusPlus};
 
 /// What random numbers are drawn for: one layer's treatment of one sample in one step of a run.
 ///
@@ -63,12 +61,10 @@ impl Key {
     }
 }
 
-/// SplitMix64's step and mixing function (Steele, Lea and Flood, 2014).
-fn mix(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
+/// Returns the first draw of SplitMix64 (Steele, Lea and Flood, 2014) in the state `number`: half of its bits change
+/// with each bit of the number.
+pub(crate) fn mix(number: u64) -> u64 {
+    SplitMix64::seed_from_u64(number).next_u64()
 }
 
 #[cfg(test)]

@@ -9,8 +9,6 @@
 //!   [`seed`]s that of each rank apart; [`state`] and [`restore`] carry it over to another run. What is drawn
 //!   depends on the rank, and so on the number of ranks.
 //! - a [`Key`] names what numbers are drawn for, so that they depend on neither.
-//!
-//! Callers: the launcher, networks that use [`Dropout`], `checkpoint`.
 
 mod dropout;
 mod key;
@@ -18,6 +16,7 @@ mod stream;
 
 pub use dropout::{Dropout, DropoutConfig};
 pub use key::Key;
+pub(crate) use key::mix;
 pub use stream::{StreamState, restore, seed, state};
 
 use burn::module::{Module, ModuleVisitor, Param};

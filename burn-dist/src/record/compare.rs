@@ -4,8 +4,6 @@
 //! every other member did about it. Messages between two ranks, which are counted apart, are looked at
 //! one by one. The result is a pure function of the records, which may say anything: they come from
 //! other processes.
-//!
-//! Callers: `transport::processes`.
 
 mod text;
 

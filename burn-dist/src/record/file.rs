@@ -1,8 +1,6 @@
 //! Records as files for people: one JSON object a rank, and the comparison as text.
 //!
 //! A file is written under another name and renamed, so that what bears its name is whole.
-//!
-//! Callers: `transport::processes`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

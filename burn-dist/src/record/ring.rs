@@ -11,8 +11,6 @@
 //! Waiting ── met all ranks of its process ──> Exchanged ──> Done or Failed
 //!    └──────────────────────────────────────────────────────────┘
 //! ```
-//!
-//! Callers: `transport::threads` records; `transport::processes` takes snapshots.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;

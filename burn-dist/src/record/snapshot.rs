@@ -2,8 +2,6 @@
 //!
 //! Times are microseconds since the process began the job. Those of different processes are not
 //! compared with one another, only how long something has lasted.
-//!
-//! Callers: `ring` takes them; `compare` and `file` read them; `transport::processes` lets them travel.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What the ranks tell one another so that all do the same: before each pass, whether anybody has a batch and
 //! wants to stop; when somebody does, why.
 
-use crate::control;
+use crate::codec;
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -109,9 +109,9 @@ pub(super) fn stop_all(group: &ProcessGroup, interrupter: &Interrupter) -> Resul
         peer,
         message,
     };
-    let bytes = control::encode(&why).map_err(|message| control(rank, message))?;
+    let bytes = codec::encode(&why).map_err(|message| control(rank, message))?;
     for (peer, bytes) in group.all_gather_bytes(&bytes)?.iter().enumerate() {
-        let why: Why = control::decode(bytes).map_err(|message| control(peer, message))?;
+        let why: Why = codec::decode(bytes).map_err(|message| control(peer, message))?;
         if interrupter.should_stop() {
             break;
         }

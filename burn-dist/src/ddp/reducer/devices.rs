@@ -5,8 +5,6 @@
 //! large gradient, while the group's own thread averages the one before; when backward is over, it writes each
 //! back once it is averaged. Where several processes have several devices each, those of a process add up
 //! first, and one rank of each reads and writes for all (as NCCL's and Horovod's hierarchical all-reduce).
-//!
-//! Callers: `worker`.
 
 use super::Averaged;
 use super::worker::{Averaging, Reduction, Worker};

@@ -3,8 +3,6 @@
 //! A device that hangs is the one thing that the thread waits for without a deadline. So it notes each call
 //! that may wait for the device before it makes it, and whoever waits for the thread looks how long ago that
 //! was.
-//!
-//! Callers: the reducer's thread notes its waits, `Reducer` looks at them.
 
 use crate::ddp::parameters::Parameters;
 use crate::error::Error;

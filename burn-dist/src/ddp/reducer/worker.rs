@@ -1,10 +1,8 @@
 //! The reducer's thread: what it knows and does.
-//!
-//! Callers: `Reducer` starts it.
 
 use super::watch::Watch;
 use super::{Averaged, Averages, Command, Outcome, Reading, Status};
-use crate::control;
+use crate::codec;
 use crate::ddp::buffer::{Buffer, checked_len};
 use crate::ddp::config::DdpConfig;
 use crate::ddp::fabric::Pending;
@@ -416,10 +414,10 @@ impl Worker {
             peer,
             message,
         };
-        let ours = (self.group.rank() == 0).then(|| control::encode(&ready_order));
+        let ours = (self.group.rank() == 0).then(|| codec::encode(&ready_order));
         let ours = ours.transpose().map_err(control)?;
         let bytes = self.group.broadcast_bytes(ours.as_deref(), 0)?;
-        let order: Vec<usize> = control::decode(&bytes).map_err(control)?;
+        let order: Vec<usize> = codec::decode(&bytes).map_err(control)?;
         let parameters = self.parameters.entries.len();
         let order = layout::completed(order, parameters)
             .ok_or_else(|| control("its bucket order names other parameters".into()))?;

@@ -1,6 +1,4 @@
 //! Untracked tensors of growing depth, which lend hooks their place in backward.
-//!
-//! Callers: `usage`.
 
 use burn::tensor::{Device, Tensor};
 use parking_lot::Mutex;

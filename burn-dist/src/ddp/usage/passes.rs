@@ -1,6 +1,4 @@
 //! Backward passes: what of them has come, and where it goes.
-//!
-//! Callers: `usage` and, through [`Usage`], `synchronize`.
 
 use super::{FIRST_WAIT, LONGEST_WAIT, MOST_SPARE, Mode, Usage};
 use crate::ddp::hook::{Leaf, PassId};

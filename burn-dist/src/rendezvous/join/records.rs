@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::control;
+use crate::codec;
 use crate::error::{DifferentOption, JoinFailure};
 use crate::rendezvous::options::Difference;
 #[cfg(any(test, fuzzing))]
@@ -110,11 +110,11 @@ pub(super) fn failure(verdict: Verdict) -> JoinFailure {
 }
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, JoinFailure> {
-    control::encode(record).map_err(|error| JoinFailure::Lost(error.into()))
+    codec::encode(record).map_err(|error| JoinFailure::Lost(error.into()))
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JoinFailure> {
-    control::decode_within::<RECORD, T>(bytes)
+    codec::decode_within::<RECORD, T>(bytes)
         .map_err(|error| JoinFailure::Lost(format!("its record can't be read: {error}").into()))
 }
 

@@ -85,7 +85,7 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("key-that-lies", vec![4, 0, 0, 0, 1, 252, 0xff, 0xff]),
         (
             "reply",
-            crate::control::encode(&Reply::Differs(Some(vec![5; 9]))).unwrap(),
+            crate::codec::encode(&Reply::Differs(Some(vec![5; 9]))).unwrap(),
         ),
     ]
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{KEY, VALUE};
-use crate::control;
+use crate::codec;
 use crate::rendezvous::timed::{self, Broken, Stream};
 
 /// The most bytes of a message: a comparison with its two values, its key, and what frames them.
@@ -74,7 +74,7 @@ pub(super) fn send<T: Serialize>(
     message: &T,
     deadline: Instant,
 ) -> Result<(), Broken> {
-    let body = control::encode(message)
+    let body = codec::encode(message)
         .map_err(|error| Broken::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
     bytes.extend_from_slice(&body);
@@ -130,5 +130,5 @@ fn rest<T: DeserializeOwned>(
     }
     let mut body = vec![0; length];
     read(&mut body)?;
-    control::decode_within::<MESSAGE, T>(&body).map_err(Unread::Malformed)
+    codec::decode_within::<MESSAGE, T>(&body).map_err(Unread::Malformed)
 }

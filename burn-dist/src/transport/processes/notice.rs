@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Parting};
 use super::spans::Spans;
-use crate::control;
+use crate::codec;
 use crate::error::Departure;
 use crate::record::Snapshot;
 #[cfg(any(test, fuzzing))]
@@ -56,11 +56,11 @@ pub(super) enum Letter {
 
 impl Letter {
     pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
-        control::encode(self)
+        codec::encode(self)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        control::decode(bytes)
+        codec::decode(bytes)
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::connect::{Alarm, Place, refused, unconnected};
-use crate::control;
+use crate::codec;
 use crate::error::JoinFailure;
 use crate::rendezvous::auth::{HELLO, Role, authenticate};
 use crate::rendezvous::channel::Channel;
@@ -164,7 +164,7 @@ impl<'p> Port<'p> {
         Self {
             place,
             // Three small fields are within every limit; were they not, nobody would be let in.
-            hello: control::encode(&hello).unwrap_or_default(),
+            hello: codec::encode(&hello).unwrap_or_default(),
             deadline,
             state: Mutex::new(State {
                 streams: (0..processes).map(|_| None).collect(),
@@ -362,7 +362,7 @@ impl<'p> Port<'p> {
                 Ok((stream, hello))
             })
             .map_err(Reject::Unproved)?;
-        let hello: Hello = control::decode_within::<HELLO, _>(&hello).map_err(Reject::Foreign)?;
+        let hello: Hello = codec::decode_within::<HELLO, _>(&hello).map_err(Reject::Foreign)?;
         let processes = self.place.addresses.len();
         if hello.job != self.place.job {
             return Err(Reject::Foreign("it belongs to another job".to_owned()));
@@ -391,5 +391,5 @@ pub(crate) fn hello_seed() -> Vec<u8> {
         process: 1,
         processes: 1000,
     };
-    control::encode(&hello).unwrap()
+    codec::encode(&hello).unwrap()
 }

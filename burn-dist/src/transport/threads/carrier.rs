@@ -13,7 +13,7 @@ use super::meeting::Entry;
 use super::relay::{Parcels, Relay};
 use super::shared::Floor;
 use super::sharing::Loaned;
-use crate::control;
+use crate::codec;
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
 
@@ -126,7 +126,7 @@ impl Carrier<'_, '_> {
 
     /// The encoded call, which goes with the first message to each place.
     fn head(&self) -> Result<Vec<u8>> {
-        let head = control::encode(&*self.entry.call);
+        let head = codec::encode(&*self.entry.call);
         head.map_err(|message| self.malformed(self.here(), message))
     }
 
@@ -263,7 +263,7 @@ impl Carrier<'_, '_> {
 
     /// Both sides find a mismatch; they tell it alike, the lower rank last.
     fn mismatch(&self, place: usize, head: &[u8]) -> Error {
-        let call: Arc<Call> = match control::decode(head) {
+        let call: Arc<Call> = match codec::decode(head) {
             Ok(call) => Arc::new(call),
             Err(message) => return self.malformed(place, message),
         };

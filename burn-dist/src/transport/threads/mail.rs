@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::away::{Away, Locked};
 use super::meeting::{Meeting, State};
-use crate::control;
+use crate::codec;
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{CANCEL_POLL, Cause, Lost, Tag};
 
@@ -140,7 +140,7 @@ impl Meeting {
         timeout: Duration,
         bytes: &[u8],
     ) -> Result<()> {
-        let head = control::encode(&**call)
+        let head = codec::encode(&**call)
             .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
         let tag = {
             let mut state = self.await_receiver(route, call)?;
@@ -249,7 +249,7 @@ impl Meeting {
         (head, bytes): (Vec<u8>, Vec<u8>),
     ) -> Result<()> {
         state.streams.incoming(route).taken += 1;
-        let read = control::decode::<Call>(&head);
+        let read = codec::decode::<Call>(&head);
         let read = read.and_then(|sent| {
             let tag = sent.detail.tag.ok_or("it has no tag")?;
             Ok((sent, tag))

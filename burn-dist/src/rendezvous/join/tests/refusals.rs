@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use super::*;
-use crate::control;
+use crate::codec;
 
 #[test]
 fn those_who_do_not_come_are_named_on_all_who_do() {
@@ -38,7 +38,7 @@ fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
                 StoreClient::connect(address, &Secret::default(), None, "", deadline).unwrap();
             // As the last process that comes makes the list, and says that it is complete.
             let list = [(1, address, 1_u32), (ranks, address, 2_u32)];
-            let list = control::encode(&list.to_vec()).unwrap();
+            let list = codec::encode(&list.to_vec()).unwrap();
             store.set("list/0", &list).unwrap();
             store.add("read", 9).unwrap();
             // Process 0 may be gone before it answers.

@@ -85,7 +85,7 @@ fn a_wrong_secret_another_job_and_a_false_name_are_turned_away() {
         let secret = Secret::new(b"what only these tests know");
         let wrong = Secret::new(b"what anybody could have thought of");
         let hello = |job: [u8; 16], process: usize, processes: usize| {
-            crate::control::encode(&(job, process, processes)).unwrap()
+            crate::codec::encode(&(job, process, processes)).unwrap()
         };
         for (secret, purpose, hello) in [
             (&wrong, &b"transport"[..], hello(JOB, 1, 2)),

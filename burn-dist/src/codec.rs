@@ -1,15 +1,15 @@
-//! Control messages: the small typed values that ranks tell one another (parameter lists, bucket
-//! orders), as bytes and back. Tensor bytes never come through here.
+//! Encoder and decoder of control messages: the small typed values that ranks tell one another (parameter
+//! lists, bucket orders). Tensor bytes never come through here.
 //!
 //! Invariant: a decode never takes more memory than its limit ([`LIMIT`] or less), whatever the bytes
-//! claim, and every byte must be used. The format is this module's own business, so it can be replaced
-//! here alone.
+//! claim, and every byte must be used. The format is private to this module, so it can be replaced here alone.
 //!
-//! Callers: `ddp`, `rendezvous`.
+//! Apart on purpose: files that later versions read (`checkpoint`: CBOR and JSON), files that tools read (`record`,
+//! `observe`: JSON), and the fixed headers of `transport/tcp/frame`, which are read before a length is trusted.
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The most bytes that one control message may take, encoded or decoded.
+/// Upper bound of the bytes of one control message, encoded or decoded.
 const LIMIT: usize = 256 << 20;
 
 /// Writes a message as bytes; the error says why it can't be.
@@ -22,7 +22,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     decode_within::<LIMIT, T>(bytes)
 }
 
-/// [`decode`] for messages that are small: takes at most `MOST` bytes of memory, whatever they claim.
+/// Reads a small message as [`decode`] does, with at most `MOST` bytes of memory, whatever the bytes claim.
 pub(crate) fn decode_within<const MOST: usize, T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, String> {
