@@ -60,7 +60,7 @@ impl Tracks {
 
 impl Drop for Track {
     fn drop(&mut self) {
-        self.tracks.lock()[self.place].taken = false;
+        self.tracks.0.lock()[self.place].taken = false;
     }
 }
 
