@@ -77,7 +77,7 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
                 let input = tensor.clone();
                 group.barrier()?;
                 let start = Instant::now();
-                let sum = group.all_reduce_tensor(input, ReduceOp::Sum)?;
+                let sum = group.all_reduce(input, ReduceOp::Sum)?;
                 let time = start.elapsed().as_secs_f64();
                 drop(sum);
                 Ok(time)

@@ -173,5 +173,8 @@ pub use element::{Element, ReduceOp};
 pub use error::{
     Call, Departure, Detail, DifferentOption, Error, JoinFailure, OptionValue, Result, WorkerError,
 };
-pub use group::{DEFAULT_TIMEOUT, ProcessGroup, Work};
+pub use group::{
+    AnyRank, Blocking, Buffer, DEFAULT_TIMEOUT, Message, Mode, P2p, ProcessGroup, Slot, Source,
+    Start, Started, Work, form,
+};
 pub use rendezvous::{JobConfig, Secret, Tls};

@@ -107,7 +107,7 @@ fn a_work_says_when_it_is_done() {
             group.barrier().unwrap();
             return;
         }
-        let work = group.barrier_async();
+        let work = group.start().barrier();
         assert!(!work.is_done(), "rank 1 comes only when it is told to");
         group.send(&[1_u8], 1, 0).unwrap();
         while !work.is_done() {

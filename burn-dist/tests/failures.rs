@@ -65,7 +65,11 @@ fn a_mismatch_of_asynchronous_calls_reaches_every_work() {
     let texts = on_ranks(3, |group| {
         let length = if group.rank() == 1 { 5 } else { 4 };
         let works: Vec<_> = (0..3)
-            .map(|_| group.all_reduce_async(vec![0.0_f64; length], ReduceOp::Sum))
+            .map(|_| {
+                group
+                    .start()
+                    .all_reduce(vec![0.0_f64; length], ReduceOp::Sum)
+            })
             .collect();
         let texts: Vec<String> = works
             .into_iter()

@@ -296,18 +296,18 @@ fn tensors_are_reduced_where_they_are() {
             let group = worker.group();
             let device = worker.device().clone().without_autodiff();
             let tensor = Tensor::<2>::full([300, 5], group.rank() as f32 + 0.5, &device);
-            let sum = group.all_reduce_tensor(tensor, ReduceOp::Sum)?;
+            let sum = group.all_reduce(tensor, ReduceOp::Sum)?;
             assert_eq!(sum.device(), device);
             let sum = sum.into_data().try_into_vec_as::<f32>().unwrap();
             assert_eq!(sum, vec![2.0; 1500]);
             // Written to in place just before, while the group's own thread has read others.
             for round in 0..8 {
                 let tensor = Tensor::<1>::full([4000], round as f32, &device);
-                let others = group.all_reduce_tensor_async(tensor.clone() * 2.0, ReduceOp::Max);
+                let others = group
+                    .start()
+                    .all_reduce(tensor.clone() * 2.0, ReduceOp::Max);
                 let tensor = tensor.add_scalar(group.rank() as f32 * 2.0).mul_scalar(3.0);
-                let mean = group
-                    .all_reduce_tensor_async(tensor, ReduceOp::Mean)
-                    .wait()?;
+                let mean = group.start().all_reduce(tensor, ReduceOp::Mean).wait()?;
                 let mean = mean
                     .add_scalar(1.0)
                     .into_data()
@@ -317,7 +317,7 @@ fn tensors_are_reduced_where_they_are() {
                 others.wait()?;
             }
             let count = Tensor::<1, Int>::from_data([1, 2, 3], &device);
-            let counts = group.all_gather_tensor(count)?;
+            let counts = group.all_gather(count)?;
             assert_eq!(counts.len(), 2);
             Ok(())
         });

@@ -82,7 +82,7 @@ fn many_splits_at_different_calls_do_not_meet() {
             let colour = (group.rank() as u64 + round) % 3;
             let part = group.split(Some(colour), 0).unwrap().unwrap();
             let mut colours = vec![0_i64; part.world_size()];
-            part.all_gather(&[colour as i64], &mut colours).unwrap();
+            part.all_gather((&[colour as i64], &mut colours)).unwrap();
             assert!(colours.iter().all(|&other| other == colour as i64));
         }
     });

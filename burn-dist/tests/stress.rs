@@ -33,7 +33,7 @@ fn blocking_step(group: &ProcessGroup, step: u64, kind: usize, length: usize, op
         }
         2 => {
             let mut output = vec![0; length * ranks];
-            group.all_gather(&inputs[rank], &mut output).unwrap();
+            group.all_gather((&inputs[rank], &mut output)).unwrap();
             assert_same(&output, &inputs.concat(), "all_gather");
         }
         3 => {
@@ -67,7 +67,7 @@ fn eight_ranks_make_thousands_of_mixed_calls() {
             } else {
                 let input = values::<f32>(step, group.rank(), length);
                 let expected = reduced(&all_values(step, 8, length), op);
-                pending.push((group.all_reduce_async(input, op), expected));
+                pending.push((group.start().all_reduce(input, op), expected));
             }
             if random.below(20) == 0 {
                 for (work, expected) in pending.drain(..) {
@@ -86,8 +86,12 @@ fn groups_come_and_go() {
     for round in 0..200 {
         on_ranks(4, |group| {
             // Works are dropped, and handles go in whatever order the threads end.
-            drop(group.all_reduce_async(vec![round as f32; 100], ReduceOp::Sum));
-            drop(group.broadcast_async(vec![round], 0));
+            drop(
+                group
+                    .start()
+                    .all_reduce(vec![round as f32; 100], ReduceOp::Sum),
+            );
+            drop(group.start().broadcast(vec![round], 0));
             group.barrier().unwrap();
         });
     }

@@ -27,15 +27,13 @@ fn reductions_keep_shape_dtype_and_device() {
         let rank = group.rank() as f32;
         for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
             let tensor = Tensor::<3>::full([2, 1, 3], rank + 1.0, (&device, dtype));
-            let sum = group
-                .all_reduce_tensor(tensor.clone(), ReduceOp::Sum)
-                .unwrap();
+            let sum = group.all_reduce(tensor.clone(), ReduceOp::Sum).unwrap();
             assert_eq!((sum.dims(), sum.dtype()), ([2, 1, 3], dtype));
             assert_eq!(floats(sum), [6.0; 6]);
-            let mean = group.all_reduce_tensor_async(tensor.clone(), ReduceOp::Mean);
+            let mean = group.start().all_reduce(tensor.clone(), ReduceOp::Mean);
             let mean = mean.wait().unwrap();
             assert_eq!((mean.dtype(), floats(mean)), (dtype, vec![2.0; 6]));
-            let most = group.reduce_tensor(tensor, ReduceOp::Max, 1).unwrap();
+            let most = group.reduce(tensor, ReduceOp::Max, 1).unwrap();
             let expected = if group.rank() == 1 { 3.0 } else { rank + 1.0 };
             assert_eq!(floats(most), [expected; 6]);
         }
@@ -43,7 +41,7 @@ fn reductions_keep_shape_dtype_and_device() {
             let data = TensorData::from([[1_i64, 2], [3, group.rank() as i64]]);
             let tensor = Tensor::<2, Int>::from_data(data, (&device, dtype));
             assert_eq!(tensor.dtype(), dtype);
-            let sum = group.all_reduce_tensor(tensor, ReduceOp::Sum).unwrap();
+            let sum = group.all_reduce(tensor, ReduceOp::Sum).unwrap();
             assert_eq!((sum.dtype(), ints(sum)), (dtype, vec![3, 6, 9, 3]));
         }
     });
@@ -62,39 +60,36 @@ fn tensors_move_whole() {
             assert_eq!(found.dims(), expected.dims());
             assert_eq!(floats(found), floats(expected));
         };
-        same(
-            group.broadcast_tensor(mine(rank, 0), 2).unwrap(),
-            mine(2, 0),
-        );
+        same(group.broadcast(mine(rank, 0), 2).unwrap(), mine(2, 0));
 
-        let all = group.all_gather_tensor(mine(rank, 0)).unwrap();
+        let all = group.all_gather(mine(rank, 0)).unwrap();
         assert_eq!(all.len(), 3);
         all.into_iter()
             .enumerate()
             .for_each(|(peer, found)| same(found, mine(peer, 0)));
 
-        let all = group.gather_tensor(mine(rank, 0), 1).unwrap();
+        let all = group.gather(mine(rank, 0), 1).unwrap();
         assert_eq!(all.is_some(), rank == 1);
         let all = all.into_iter().flatten().enumerate();
         all.for_each(|(peer, found)| same(found, mine(peer, 0)));
 
         let parts = (rank == 0).then(|| (0..3).map(|part| mine(0, part)).collect());
         same(
-            group.scatter_tensor(&mine(0, 0), parts, 0).unwrap(),
+            group.scatter((parts, &mine(0, 0)), 0).unwrap(),
             mine(0, rank),
         );
 
         let sent = (0..3).map(|part| mine(rank, part)).collect();
-        let got = group.all_to_all_tensor(sent).unwrap();
+        let got = group.all_to_all(sent).unwrap();
         got.into_iter()
             .enumerate()
             .for_each(|(peer, found)| same(found, mine(peer, rank)));
 
         // Also of a view that isn't laid out in order.
         let transposed = mine(rank, 0).transpose();
-        group.send_tensor(transposed, (rank + 1) % 3, 4).unwrap();
+        group.send(transposed, (rank + 1) % 3, 4).unwrap();
         let previous = (rank + 2) % 3;
-        let got = group.recv_tensor(&mine(0, 0), previous, 4).unwrap();
+        let got = group.recv(mine(0, 0), previous, 4).unwrap();
         same(got, mine(previous, 0).transpose());
     });
 }
@@ -104,7 +99,7 @@ fn a_tensor_is_scattered_along_its_first_dimension() {
     let device = Device::flex();
     on_ranks(2, |group| {
         let tensor = Tensor::<1, Int>::arange(0..12, &device).reshape([4, 3]);
-        let part = group.reduce_scatter_tensor(tensor, ReduceOp::Sum).unwrap();
+        let part = group.reduce_scatter(tensor, ReduceOp::Sum).unwrap();
         assert_eq!(part.dims(), [2, 3]);
         let first = 12 * group.rank() as i64;
         assert_eq!(
@@ -115,7 +110,7 @@ fn a_tensor_is_scattered_along_its_first_dimension() {
     let errors = on_ranks(2, |group| {
         let tensor = Tensor::<2>::zeros([3, 2], &device);
         group
-            .reduce_scatter_tensor(tensor, ReduceOp::Sum)
+            .reduce_scatter(tensor, ReduceOp::Sum)
             .map(drop)
             .unwrap_err()
     });
@@ -128,7 +123,7 @@ fn a_tensor_is_scattered_along_its_first_dimension() {
 fn an_empty_tensor_travels_too() {
     on_ranks(2, |group| {
         let tensor = Tensor::<2>::zeros([0, 3], &Device::flex());
-        let sum = group.all_reduce_tensor(tensor, ReduceOp::Mean).unwrap();
+        let sum = group.all_reduce(tensor, ReduceOp::Mean).unwrap();
         assert_eq!(sum.dims(), [0, 3]);
     });
 }
@@ -139,7 +134,7 @@ fn autodiff_tensors_come_back_detached_on_their_device() {
     on_ranks(2, |group| {
         let leaf = Tensor::<1>::from_floats([1.0, 2.0], &device).require_grad();
         let tracked = leaf.clone() * 2.0;
-        let sum = group.all_reduce_tensor(tracked, ReduceOp::Sum).unwrap();
+        let sum = group.all_reduce(tracked, ReduceOp::Sum).unwrap();
         assert!(sum.device().is_autodiff());
         assert!(!sum.is_require_grad());
         // The result is a constant of what follows, and can take part in it.
@@ -155,7 +150,7 @@ fn tensors_of_one_length_and_other_shapes_are_a_mismatch() {
         let shape = if group.rank() == 0 { [2, 3] } else { [3, 2] };
         let tensor = Tensor::<2>::zeros(shape, &Device::flex());
         group
-            .all_reduce_tensor(tensor, ReduceOp::Sum)
+            .all_reduce(tensor, ReduceOp::Sum)
             .map(drop)
             .unwrap_err()
     });
@@ -183,7 +178,7 @@ fn a_dtype_that_cannot_travel_is_named_on_all_ranks() {
         };
         let tensor = Tensor::<1, Int>::zeros([4], (&device, dtype));
         group
-            .all_reduce_tensor(tensor, ReduceOp::Sum)
+            .all_reduce(tensor, ReduceOp::Sum)
             .map(drop)
             .unwrap_err()
     });
@@ -222,27 +217,27 @@ fn asynchronous_forms_give_what_the_blocking_ones_give() {
         let all = |tensors: Vec<Tensor<2>>| tensors.into_iter().map(floats).collect::<Vec<_>>();
 
         // All are under way before the first is waited for.
-        let broadcast = group.broadcast_tensor_async(tensor.clone(), root);
-        let reduce = group.reduce_tensor_async(tensor.clone(), sum, root);
-        let gather = group.gather_tensor_async(tensor.clone(), root);
-        let all_gather = group.all_gather_tensor_async(tensor.clone());
-        let scatter = group.scatter_tensor_async(&like, given(), root);
-        let reduce_scatter = group.reduce_scatter_tensor_async(tensor.clone(), sum);
-        let all_to_all = group.all_to_all_tensor_async(parts());
+        let broadcast = group.start().broadcast(tensor.clone(), root);
+        let reduce = group.start().reduce(tensor.clone(), sum, root);
+        let gather = group.start().gather(tensor.clone(), root);
+        let all_gather = group.start().all_gather(tensor.clone());
+        let scatter = group.start().scatter((given(), &like), root);
+        let reduce_scatter = group.start().reduce_scatter(tensor.clone(), sum);
+        let all_to_all = group.start().all_to_all(parts());
 
-        let expected = group.broadcast_tensor(tensor.clone(), root).unwrap();
+        let expected = group.broadcast(tensor.clone(), root).unwrap();
         assert_eq!(floats(broadcast.wait().unwrap()), floats(expected));
-        let expected = group.reduce_tensor(tensor.clone(), sum, root).unwrap();
+        let expected = group.reduce(tensor.clone(), sum, root).unwrap();
         assert_eq!(floats(reduce.wait().unwrap()), floats(expected));
-        let expected = group.gather_tensor(tensor.clone(), root).unwrap();
+        let expected = group.gather(tensor.clone(), root).unwrap();
         assert_eq!(gather.wait().unwrap().map(all), expected.map(all));
-        let expected = group.all_gather_tensor(tensor.clone()).unwrap();
+        let expected = group.all_gather(tensor.clone()).unwrap();
         assert_eq!(all(all_gather.wait().unwrap()), all(expected));
-        let expected = group.scatter_tensor(&like, given(), root).unwrap();
+        let expected = group.scatter((given(), &like), root).unwrap();
         assert_eq!(floats(scatter.wait().unwrap()), floats(expected));
-        let expected = group.reduce_scatter_tensor(tensor.clone(), sum).unwrap();
+        let expected = group.reduce_scatter(tensor.clone(), sum).unwrap();
         assert_eq!(floats(reduce_scatter.wait().unwrap()), floats(expected));
-        let expected = group.all_to_all_tensor(parts()).unwrap();
+        let expected = group.all_to_all(parts()).unwrap();
         assert_eq!(all(all_to_all.wait().unwrap()), all(expected));
     });
 }
@@ -251,7 +246,7 @@ fn asynchronous_forms_give_what_the_blocking_ones_give() {
 fn wrong_arguments_of_an_asynchronous_form_come_from_wait() {
     on_ranks(1, |group| {
         let tensor = Tensor::<1>::zeros([2], &Device::flex());
-        let error = group.broadcast_tensor_async(tensor, 7).wait().unwrap_err();
+        let error = group.start().broadcast(tensor, 7).wait().unwrap_err();
         assert!(error.to_string().contains("there is no rank 7"), "{error}");
     });
 }

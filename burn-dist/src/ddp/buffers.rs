@@ -98,7 +98,7 @@ impl ModuleMapper for Averager<'_> {
         let group = self.group;
         param.map(|tensor| {
             group
-                .all_reduce_tensor(tensor.clone().detach(), ReduceOp::Mean)
+                .all_reduce(tensor.clone().detach(), ReduceOp::Mean)
                 .unwrap_or_else(|error| {
                     self.failed = Some(error);
                     tensor

@@ -34,7 +34,7 @@ pub(super) fn verify<M: Module>(
     };
     let digest = checksum(model, counted, group.global_rank())?;
     let mut digests = vec![0; digest.len() * group.world_size()];
-    group.all_gather(&digest, &mut digests)?;
+    group.all_gather((&digest, &mut digests))?;
     let digests: Vec<&[u8]> = digests.chunks_exact(digest.len()).collect();
     match outliers(&digests) {
         None => Ok(hexadecimal(&digest)),

@@ -43,7 +43,7 @@ impl Ddp {
         let mut counts = vec![0.0; ranks.len()];
         self.control
             .within("Ddp::weight")
-            .all_gather(&[count], &mut counts)?;
+            .all_gather((&[count], &mut counts))?;
         let weight = share(&counts, self.control.rank());
         let weight = weight.map_err(|(rank, message)| Error::InvalidArgument {
             rank: ranks[rank],

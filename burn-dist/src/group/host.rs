@@ -3,16 +3,15 @@
 //! A tensor is read into plain elements and made anew from the result on the device it came from, so
 //! this works for every backend. A tensor of an autodiff device is read without its history and comes
 //! back on that device as a new leaf that is not tracked.
-//!
-//! Callers: `tensor`.
 
 #[cfg(feature = "flex")]
 use std::ops::ControlFlow;
 
-use burn::tensor::kind::{Basic, Numeric};
-use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
+use burn::tensor::kind::Basic;
+use burn::tensor::{AllocationProperty, BoolStore, Bytes, DType, Device, Tensor, TensorData};
 
 use super::ProcessGroup;
+use super::call::BOOL;
 use crate::collective::Reduced;
 use crate::element::Element;
 use crate::error::{Departure, Error, Result};
@@ -29,7 +28,7 @@ macro_rules! for_elements {
             DType::BF16 => for_elements!(@ half::bf16, $element, $body),
             DType::I64 => for_elements!(@ i64, $element, $body),
             DType::I32 => for_elements!(@ i32, $element, $body),
-            DType::U8 => for_elements!(@ u8, $element, $body),
+            DType::U8 | DType::Bool(_) => for_elements!(@ u8, $element, $body),
             _ => $other,
         }
     };
@@ -111,13 +110,34 @@ fn contiguous(tensor: &FlexTensor) -> Option<&[u8]> {
 }
 
 impl<const D: usize> Origin<D> {
+    /// Where a tensor of a rank comes from, in an operation.
+    pub(super) fn of<K: Basic>(
+        tensor: &Tensor<D, K>,
+        rank: usize,
+        operation: &'static str,
+    ) -> Self {
+        Self {
+            shape: tensor.dims(),
+            dtype: tensor.dtype(),
+            device: tensor.device(),
+            rank,
+            operation,
+        }
+    }
+
     /// The number of elements.
     pub(super) fn length(&self) -> usize {
         self.shape.iter().product()
     }
 
+    /// The dtype and shape as ranks compare them.
+    pub(super) fn signature<T: Element>(&self) -> (&'static str, &[usize]) {
+        let is_bool = matches!(self.dtype, DType::Bool(_));
+        (if is_bool { BOOL } else { T::NAME }, &self.shape)
+    }
+
     /// A tensor of this device and dtype.
-    pub(super) fn tensor<K: Numeric, T: Element>(
+    pub(super) fn tensor<K: Basic, T: Element>(
         &self,
         elements: Vec<T>,
         shape: [usize; D],
@@ -127,7 +147,7 @@ impl<const D: usize> Origin<D> {
 
     /// A tensor of this shape, device and dtype. (What writes to one of shared memory in place is given
     /// a copy of it.)
-    pub(super) fn reduced<K: Numeric, T: Element>(
+    pub(super) fn reduced<K: Basic, T: Element>(
         &self,
         reduced: Reduced<T>,
     ) -> Result<Tensor<D, K>> {
@@ -138,15 +158,19 @@ impl<const D: usize> Origin<D> {
         self.tensor_of(bytes, self.shape)
     }
 
-    fn tensor_of<K: Numeric>(&self, bytes: Bytes, shape: [usize; D]) -> Result<Tensor<D, K>> {
+    fn tensor_of<K: Basic>(&self, bytes: Bytes, shape: [usize; D]) -> Result<Tensor<D, K>> {
         let dtype = self.dtype;
-        let data = TensorData::try_from_bytes(bytes, shape, dtype);
+        let stored = match dtype {
+            DType::Bool(_) => DType::Bool(BoolStore::U8),
+            dtype => dtype,
+        };
+        let data = TensorData::try_from_bytes(bytes, shape, stored);
         let data = data.map_err(|error| self.failed(error.to_string()))?;
         Ok(Tensor::from_data(data, (&self.device, dtype)))
     }
 
     /// One tensor of this shape for each part of the elements.
-    pub(super) fn tensors<K: Numeric, T: Element>(
+    pub(super) fn tensors<K: Basic, T: Element>(
         &self,
         elements: &[T],
         parts: usize,
@@ -162,7 +186,7 @@ impl<const D: usize> Origin<D> {
             .collect()
     }
 
-    fn failed(&self, message: String) -> Error {
+    pub(super) fn failed(&self, message: String) -> Error {
         Error::Tensor {
             rank: self.rank,
             operation: self.operation,
@@ -180,53 +204,6 @@ pub(crate) fn in_memory(data: &TensorData) -> std::result::Result<(), String> {
 }
 
 impl ProcessGroup {
-    /// Where a tensor comes from.
-    pub(super) fn origin<const D: usize, K: Numeric>(
-        &self,
-        operation: &'static str,
-        tensor: &Tensor<D, K>,
-    ) -> Origin<D> {
-        Origin {
-            shape: tensor.dims(),
-            dtype: tensor.dtype(),
-            device: tensor.device(),
-            rank: self.global_rank(),
-            operation,
-        }
-    }
-
-    /// Reads a tensor.
-    pub(super) fn contents<const D: usize, K: Numeric>(
-        &self,
-        operation: &'static str,
-        tensor: Tensor<D, K>,
-    ) -> Result<Contents<D>> {
-        let origin = self.origin(operation, &tensor);
-        #[cfg(feature = "flex")]
-        let tensor = match shared(tensor) {
-            ControlFlow::Break(tensor) => {
-                let held = Held::Shared(tensor);
-                return Ok(Contents { held, origin });
-            }
-            ControlFlow::Continue(tensor) => tensor,
-        };
-        let data = tensor.try_into_data().map_err(|error| error.to_string());
-        // Now, not when its elements are first used: whoever calls may write to the tensor in place by then.
-        let data = data.and_then(|data| in_memory(&data).map(|()| data));
-        let data = data.map_err(|error| {
-            self.unusable(operation, format!("reading the tensor failed: {error}"))
-        })?;
-        // What was read counts: a backend may keep a dtype in another.
-        let origin = Origin {
-            dtype: data.dtype(),
-            ..origin
-        };
-        Ok(Contents {
-            held: Held::Own(data.into_bytes()),
-            origin,
-        })
-    }
-
     /// Returns the tensor of rank `root`, of any kind and dtype, to the bit, on this rank's device. Its bytes are
     /// sent as they are, so it must be as long as this rank's.
     ///
@@ -251,9 +228,57 @@ impl ProcessGroup {
         let data = data.map_err(|error| unreadable(error.to_string()))?;
         Ok(Tensor::from_data(data, (&device, dtype)))
     }
+}
+
+impl<M> ProcessGroup<M> {
+    /// Where a tensor of this rank comes from.
+    pub(super) fn origin<const D: usize, K: Basic>(
+        &self,
+        operation: &'static str,
+        tensor: &Tensor<D, K>,
+    ) -> Origin<D> {
+        Origin::of(tensor, self.global_rank(), operation)
+    }
+
+    /// Reads a tensor.
+    pub(super) fn contents<const D: usize, K: Basic>(
+        &self,
+        operation: &'static str,
+        tensor: Tensor<D, K>,
+    ) -> Result<Contents<D>> {
+        let origin = self.origin(operation, &tensor);
+        #[cfg(feature = "flex")]
+        let tensor = match shared(tensor) {
+            ControlFlow::Break(tensor) => {
+                let held = Held::Shared(tensor);
+                return Ok(Contents { held, origin });
+            }
+            ControlFlow::Continue(tensor) => tensor,
+        };
+        let data = tensor.try_into_data().map_err(|error| error.to_string());
+        // Now, not when its elements are first used: whoever calls may write to the tensor in place by then.
+        let data = data.and_then(|data| in_memory(&data).map(|()| data));
+        let data = data.map_err(|error| {
+            self.unusable(operation, format!("reading the tensor failed: {error}"))
+        })?;
+        // What was read counts: a backend may keep a dtype in another.
+        let origin = Origin {
+            dtype: data.dtype(),
+            ..origin
+        };
+        // One byte for each, whatever the backend takes.
+        let data = match origin.dtype {
+            DType::Bool(_) => data.convert_dtype(DType::Bool(BoolStore::U8)),
+            _ => data,
+        };
+        Ok(Contents {
+            held: Held::Own(data.into_bytes()),
+            origin,
+        })
+    }
 
     /// Reads tensors of one shape and dtype, one for each rank, one after the other.
-    pub(super) fn contents_of_all<const D: usize, K: Numeric, T: Element>(
+    pub(super) fn contents_of_all<const D: usize, K: Basic, T: Element>(
         &self,
         like: &Origin<D>,
         tensors: Vec<Tensor<D, K>>,
@@ -307,9 +332,7 @@ impl ProcessGroup {
 
 /// A tensor of the CPU backend whose memory other tensors have too; any other goes on as it is.
 #[cfg(feature = "flex")]
-fn shared<const D: usize, K: Numeric>(
-    tensor: Tensor<D, K>,
-) -> ControlFlow<FlexTensor, Tensor<D, K>> {
+fn shared<const D: usize, K: Basic>(tensor: Tensor<D, K>) -> ControlFlow<FlexTensor, Tensor<D, K>> {
     use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
     let DispatchTensor { kind, autodiff } = tensor.into_dispatch();
     match kind {

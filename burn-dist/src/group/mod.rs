@@ -1,28 +1,30 @@
 //! Process groups: a set of ranks that make the same calls in the same order.
 //!
-//! - `member`: one rank's seat in a group; what happens when it leaves.
-//! - `calls`: what each call requires of its arguments, and how it is signed.
-//! - `slices`, `asynchronous`, `tensor`: the calls themselves; `messages`: those of the library's own
-//!   arrangements.
-//! - `split`: groups made from groups.
-//! - `world`: the group of all ranks of a job of several processes.
-//! - `work`: the communication thread and the result of an asynchronous call.
+//! - `operations`: the public calls.
+//! - `call`: a collective as data: the requirements on its arguments, its signature, its algorithm.
+//! - `buffer`, `tensor`: the forms in which a call takes its elements; `host`: tensors in host memory.
+//! - `mode`: blocking and asynchronous calls; `work`: the communication thread and the result of an
+//!   asynchronous call.
+//! - `p2p`: messages between two ranks; `messages`: small typed messages of the library.
+//! - `member`: one rank's seat in a group and its departure.
+//! - `split`: groups made from groups; `world`: the group of all ranks of a job of several processes.
 //!
 //! Ranks in the public interface are ranks within the group; errors name global ranks.
-//!
-//! Callers: users, `launch`, `ddp`.
 
-mod asynchronous;
-mod calls;
+mod buffer;
+mod call;
 mod host;
 mod member;
 mod messages;
-mod slices;
+mod mode;
+mod operations;
+mod p2p;
 mod split;
 mod tensor;
 mod work;
 mod world;
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +36,10 @@ use crate::transport::thread::Thread;
 use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
+pub use buffer::{Buffer, form};
 pub(crate) use host::in_memory;
+pub use mode::{Blocking, Mode, Start, Started};
+pub use p2p::{AnyRank, Message, P2p, Slot, Source};
 pub use work::Work;
 
 /// How long a call waits for the other ranks unless told otherwise.
@@ -69,14 +74,15 @@ const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct ProcessGroup {
+pub struct ProcessGroup<M = Blocking> {
     member: Arc<Member>,
     timeout: Duration,
     /// The call of the library that this handle's operations are part of.
     within: Option<&'static str>,
+    mode: PhantomData<M>,
 }
 
-impl std::fmt::Debug for ProcessGroup {
+impl<M> std::fmt::Debug for ProcessGroup<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ProcessGroup")
             .field("rank", &self.rank())
@@ -151,9 +157,12 @@ impl ProcessGroup {
             member,
             timeout,
             within: None,
+            mode: PhantomData,
         }
     }
+}
 
+impl<M> ProcessGroup<M> {
     fn core(&self) -> &Arc<Core> {
         self.member.core()
     }
@@ -179,8 +188,8 @@ impl ProcessGroup {
         self.core().global_rank()
     }
 
-    /// How long calls through this handle wait for other ranks.
-    pub fn timeout(&self) -> Duration {
+    /// The time for which calls through this handle wait for other ranks.
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
@@ -191,6 +200,7 @@ impl ProcessGroup {
             member: Arc::clone(&self.member),
             timeout: timeout.min(LONGEST_TIMEOUT),
             within: self.within,
+            mode: PhantomData,
         }
     }
 
@@ -200,7 +210,7 @@ impl ProcessGroup {
     pub(crate) fn within(&self, call: &'static str) -> Self {
         Self {
             within: Some(call),
-            ..self.clone()
+            ..self.with_timeout(self.timeout)
         }
     }
 

@@ -59,7 +59,7 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// As [`Self::split`].
-    pub fn duplicate(&self) -> Result<Self> {
+    pub(crate) fn duplicate(&self) -> Result<Self> {
         self.part(0)
     }
 

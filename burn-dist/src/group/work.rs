@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use super::p2p::Waiting;
 use crate::error::{Error, Result};
 use crate::transport::thread::Thread;
 
@@ -83,7 +84,15 @@ const THREAD: &str = "communication thread";
 #[must_use = "the operation's result, or its failure, comes from `wait`"]
 pub struct Work<R> {
     rank: usize,
-    result: Receiver<Result<R>>,
+    result: Pending<R>,
+}
+
+/// Where a result comes from.
+enum Pending<R> {
+    /// The communication thread.
+    Queued(Receiver<Result<R>>),
+    /// Messages, for which the one who wants the result waits.
+    Messages(Waiting<R>),
 }
 
 impl<R> std::fmt::Debug for Work<R> {
@@ -115,19 +124,27 @@ impl<R: Send + 'static> Work<R> {
             // The handle may have been dropped.
             let _ = sender.send(outcome);
         };
+        let result = Pending::Queued(result);
         (Box::new(job), Self { rank, result })
     }
+}
 
+impl<R> Work<R> {
     /// A result that is there already.
     pub(super) fn ready(rank: usize, outcome: Result<R>) -> Self {
         let (sender, result) = bounded(1);
         // The receiver is right here and the channel has room for one.
         let _ = sender.send(outcome);
+        let result = Pending::Queued(result);
         Self { rank, result }
     }
-}
 
-impl<R> Work<R> {
+    /// A result that waits for messages.
+    pub(super) fn later(rank: usize, waiting: Waiting<R>) -> Self {
+        let result = Pending::Messages(waiting);
+        Self { rank, result }
+    }
+
     /// Waits for the operation and returns its result.
     ///
     /// The wait has no deadline of its own: the operation has one, and those before it too.
@@ -135,7 +152,11 @@ impl<R> Work<R> {
     /// # Errors
     /// Those of the operation; [`Error::System`] if the communication thread could not be started.
     pub fn wait(self) -> Result<R> {
-        self.result.recv().unwrap_or_else(|_| {
+        let result = match self.result {
+            Pending::Queued(result) => result,
+            Pending::Messages(waiting) => return (waiting.job)(),
+        };
+        result.recv().unwrap_or_else(|_| {
             let message = "it ended before the operation".to_owned();
             Err(Error::System {
                 rank: self.rank,
@@ -145,8 +166,11 @@ impl<R> Work<R> {
         })
     }
 
-    /// Whether [`Self::wait`] would return at once.
+    /// Returns true if [`Self::wait`] would return at once.
     pub fn is_done(&self) -> bool {
-        !self.result.is_empty()
+        match &self.result {
+            Pending::Queued(result) => !result.is_empty(),
+            Pending::Messages(waiting) => waiting.posted.iter().all(|posted| posted.has_come()),
+        }
     }
 }

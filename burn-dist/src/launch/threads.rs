@@ -99,7 +99,7 @@ impl Worker {
 ///
 /// let sums = launch(vec![Device::flex(); 2], |worker| {
 ///     let ones = Tensor::<1>::ones([3], worker.device());
-///     let sum = worker.group().all_reduce_tensor(ones, ReduceOp::Sum)?;
+///     let sum = worker.group().all_reduce(ones, ReduceOp::Sum)?;
 ///     Ok::<f32, burn_dist::Error>(sum.sum().into_scalar())
 /// })?;
 /// assert_eq!(sums, [6.0, 6.0]);

@@ -33,7 +33,7 @@ pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
         return own;
     };
     let mine = own.clone().detach();
-    match waiting(|| group.all_reduce_tensor(mine, ReduceOp::Sum)) {
+    match waiting(|| group.all_reduce(mine, ReduceOp::Sum)) {
         Ok(sum) => Tensor::from_dispatch(Dispatch::rank_sum(
             own.into_dispatch(),
             sum.into_dispatch(),

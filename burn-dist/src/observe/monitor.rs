@@ -165,7 +165,7 @@ impl StepMonitor {
         };
         (self.since, self.stats, self.waited) = (now, stats, waited);
         let numbers = figures.encode().to_vec();
-        let work = self.group.gather_async(numbers, 0);
+        let work = self.group.start().gather(numbers, 0);
         self.under_way.push_back((self.next, work));
         self.next += 1;
         self.collect(UNDER_WAY)

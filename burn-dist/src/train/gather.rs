@@ -188,7 +188,7 @@ impl<'a> Gather<'a> {
             part.resize(length, 0);
             let mut parts = vec![0; if root { length * ranks } else { 0 }];
             self.group
-                .gather(&part, root.then_some(parts.as_mut_slice()), 0)?;
+                .gather((&part, root.then_some(parts.as_mut_slice())), 0)?;
             for (rank, part) in parts.chunks(length).enumerate() {
                 let of = of(headers[rank].bytes);
                 let (begin, count) = (starts[rank] + of.start, of.len());

@@ -42,7 +42,12 @@ pub(crate) fn script(group: &ProcessGroup) -> Result<Results> {
         let part = group.split(Some(colour as u64), -(rank as i64))?;
         if let Some(part) = part {
             moves(&mut results, &part, seed, 1001)?;
-            reductions(&mut results, &part.duplicate()?, seed, 100_003)?;
+            reductions(
+                &mut results,
+                &part.split(Some(0), 0)?.unwrap(),
+                seed,
+                100_003,
+            )?;
         }
     }
     Ok(results)
@@ -59,14 +64,14 @@ fn reductions(results: &mut Results, group: &ProcessGroup, seed: u64, length: us
     }
     // Two under way at once.
     let input = values::<f32>(seed, group.rank(), length);
-    let first = group.all_reduce_async(input.clone(), ReduceOp::Max);
-    let second = group.all_reduce_async(input, ReduceOp::Sum);
+    let first = group.start().all_reduce(input.clone(), ReduceOp::Max);
+    let second = group.start().all_reduce(input, ReduceOp::Sum);
     note(results, group, "all_reduce_async", &second.wait()?);
     note(results, group, "all_reduce_async", &first.wait()?);
 
     let input = values::<f32>(seed, group.rank(), length * ranks);
     let mut output = vec![0.0; length];
-    group.reduce_scatter(&input, &mut output, ReduceOp::Sum)?;
+    group.reduce_scatter((&input, &mut output), ReduceOp::Sum)?;
     note(results, group, "reduce_scatter", &output);
     Ok(())
 }
@@ -81,10 +86,10 @@ fn moves(results: &mut Results, group: &ProcessGroup, seed: u64, length: usize) 
         note(results, group, "broadcast", &buffer);
     }
     let mut output = vec![0.0; length * ranks];
-    group.all_gather(&mine, &mut output)?;
+    group.all_gather((&mine, &mut output))?;
     note(results, group, "all_gather", &output);
     let input = values::<f32>(seed, rank, length * ranks);
-    group.all_to_all(&input, &mut output)?;
+    group.all_to_all((&input, &mut output))?;
     note(results, group, "all_to_all", &output);
 
     // To the next rank and on, and from the one before it.

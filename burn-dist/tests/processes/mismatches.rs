@@ -29,7 +29,7 @@ fn script(group: &ProcessGroup) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for (case, mismatch) in cases().iter().enumerate() {
         for odd in 0..RANKS {
-            let part = group.duplicate()?;
+            let part = group.split(Some(0), 0)?.unwrap();
             part.barrier()?;
             let text = match mismatch.call(&part, group.rank() == odd) {
                 Err(error @ Error::Mismatch { .. }) => error.to_string(),

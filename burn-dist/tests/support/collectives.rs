@@ -41,7 +41,7 @@ pub(crate) fn check_reductions<T: Reference>(
         group.all_reduce(&mut buffer, op).unwrap();
         assert_same(&buffer, &expected, &format!("all_reduce {what}"));
         // Is on its way while the next goes on; the others are waited for at once.
-        let work = group.all_reduce_async(inputs[rank].clone(), op);
+        let work = group.start().all_reduce(inputs[rank].clone(), op);
 
         let kept = if rank == root {
             &expected
@@ -53,7 +53,7 @@ pub(crate) fn check_reductions<T: Reference>(
         assert_same(&buffer, kept, &format!("reduce {what}"));
         let buffer = work.wait().unwrap();
         assert_same(&buffer, &expected, &format!("all_reduce_async {what}"));
-        let work = group.reduce_async(inputs[rank].clone(), op, root);
+        let work = group.start().reduce(inputs[rank].clone(), op, root);
         let buffer = work.wait().unwrap();
         assert_same(&buffer, kept, &format!("reduce_async {what}"));
 
@@ -62,10 +62,10 @@ pub(crate) fn check_reductions<T: Reference>(
         let part = &expected[rank * length..(rank + 1) * length];
         let mut output = values::<T>(!seed, 0, length);
         group
-            .reduce_scatter(&inputs[rank], &mut output, op)
+            .reduce_scatter((&inputs[rank], &mut output), op)
             .unwrap();
         assert_same(&output, part, &format!("reduce_scatter {what}"));
-        let work = group.reduce_scatter_async(inputs[rank].clone(), op);
+        let work = group.start().reduce_scatter(inputs[rank].clone(), op);
         let output = work.wait().unwrap();
         assert_same(&output, part, &format!("reduce_scatter_async {what}"));
     }
@@ -82,22 +82,26 @@ pub(crate) fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, see
     let mut buffer = inputs[rank].clone();
     group.broadcast(&mut buffer, root).unwrap();
     assert_same(&buffer, &inputs[root], &format!("broadcast {what}"));
-    let work = group.broadcast_async(inputs[rank].clone(), root);
+    let work = group.start().broadcast(inputs[rank].clone(), root);
     let buffer = work.wait().unwrap();
     assert_same(&buffer, &inputs[root], &format!("broadcast_async {what}"));
 
     let joined = inputs.concat();
     let mut output = junk(length * ranks);
-    group.all_gather(&inputs[rank], &mut output).unwrap();
+    group.all_gather((&inputs[rank], &mut output)).unwrap();
     assert_same(&output, &joined, &format!("all_gather {what}"));
-    let output = group.all_gather_async(inputs[rank].clone()).wait().unwrap();
+    let output = group
+        .start()
+        .all_gather(inputs[rank].clone())
+        .wait()
+        .unwrap();
     assert_same(&output, &joined, &format!("all_gather_async {what}"));
 
     let mut output = (rank == root).then(|| junk(length * ranks));
     group
-        .gather(&inputs[rank], output.as_deref_mut(), root)
+        .gather((&inputs[rank], output.as_deref_mut()), root)
         .unwrap();
-    let work = group.gather_async(inputs[rank].clone(), root);
+    let work = group.start().gather(inputs[rank].clone(), root);
     let again = work.wait().unwrap();
     assert_eq!(
         (output.is_some(), again.is_some()),
@@ -109,9 +113,11 @@ pub(crate) fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, see
 
     let whole = (rank == root).then(|| joined.clone());
     let mut output = junk(length);
-    group.scatter(whole.as_deref(), &mut output, root).unwrap();
+    group
+        .scatter((whole.as_deref(), &mut output), root)
+        .unwrap();
     assert_same(&output, &inputs[rank], &format!("scatter {what}"));
-    let output = group.scatter_async(whole, length, root).wait().unwrap();
+    let output = group.start().scatter((whole, length), root).wait().unwrap();
     assert_same(&output, &inputs[rank], &format!("scatter_async {what}"));
 
     let sent = all_values::<T>(seed, ranks, length * ranks);
@@ -120,9 +126,9 @@ pub(crate) fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, see
         .flat_map(|all| all[rank * length..(rank + 1) * length].to_vec())
         .collect();
     let mut output = junk(length * ranks);
-    group.all_to_all(&sent[rank], &mut output).unwrap();
+    group.all_to_all((&sent[rank], &mut output)).unwrap();
     assert_same(&output, &expected, &format!("all_to_all {what}"));
-    let output = group.all_to_all_async(sent[rank].clone()).wait().unwrap();
+    let output = group.start().all_to_all(sent[rank].clone()).wait().unwrap();
     assert_same(&output, &expected, &format!("all_to_all_async {what}"));
 
     let next = (rank + 1) % ranks;
@@ -133,7 +139,7 @@ pub(crate) fn check_moves<T: Reference>(group: &ProcessGroup, length: usize, see
     assert_same(&output, &inputs[previous], &format!("send and recv {what}"));
 
     group.barrier().unwrap();
-    group.barrier_async().wait().unwrap();
+    group.start().barrier().wait().unwrap();
 }
 
 /// Reduces tensors, whose results the ranks of a process share, and whose memory is used again.
@@ -150,9 +156,9 @@ pub(crate) fn check_shared_results(group: &ProcessGroup, length: usize, seed: u6
         // Held also by somebody else, on some of the ranks and in some rounds.
         let held = ((rank + round) % 3 > 0).then(|| input.clone());
         let sum = if round % 2 == 0 {
-            group.all_reduce_tensor(input, *op).unwrap()
+            group.all_reduce(input, *op).unwrap()
         } else {
-            group.all_reduce_tensor_async(input, *op).wait().unwrap()
+            group.start().all_reduce(input, *op).wait().unwrap()
         };
         // One rank changes its result in place, if it could; the others' stay.
         let sum = if rank + 1 == ranks {
@@ -162,9 +168,9 @@ pub(crate) fn check_shared_results(group: &ProcessGroup, length: usize, seed: u6
         };
         group.barrier().unwrap();
         // A result may be an input in its turn: all are equal.
-        let again = group.all_reduce_tensor(sum.clone(), ReduceOp::Max);
+        let again = group.all_reduce(sum.clone(), ReduceOp::Max);
         assert_same(&read(again.unwrap()), &expected, &format!("again, {what}"));
-        let again = group.all_reduce_tensor(sum, ReduceOp::Min);
+        let again = group.all_reduce(sum, ReduceOp::Min);
         assert_same(&read(again.unwrap()), &expected, &what);
         if let Some(held) = held {
             assert_same(&read(held), &inputs[rank], &format!("input of {what}"));
@@ -178,7 +184,7 @@ pub(crate) fn check_blocking_among_asynchronous(group: &ProcessGroup, length: us
     let mut works = Vec::new();
     for step in 0..50_u64 {
         let input = values::<f32>(step, group.rank(), length);
-        works.push((step, group.all_reduce_async(input, ReduceOp::Sum)));
+        works.push((step, group.start().all_reduce(input, ReduceOp::Sum)));
         let mut now = values::<i32>(step, group.rank(), 9);
         group.all_reduce(&mut now, ReduceOp::Max).unwrap();
         let expected = reduced(&all_values(step, ranks, 9), ReduceOp::Max);
@@ -194,11 +200,11 @@ pub(crate) fn check_blocking_among_asynchronous(group: &ProcessGroup, length: us
 pub(crate) fn check_dropped_work(group: ProcessGroup) {
     let others = group.world_size() - 1;
     if group.rank() == 0 {
-        drop(group.all_reduce_async(vec![1.0_f32], ReduceOp::Sum));
+        drop(group.start().all_reduce(vec![1.0_f32], ReduceOp::Sum));
         // The last handle goes too, and takes the operation to its end.
         drop(group);
     } else {
-        let work = group.all_reduce_async(vec![2.0_f32], ReduceOp::Sum);
+        let work = group.start().all_reduce(vec![2.0_f32], ReduceOp::Sum);
         assert_eq!(work.wait().unwrap(), [1.0 + 2.0 * others as f32]);
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn panic_in_rank_2(group: ProcessGroup) {
 /// The ranks of four, three of them in a half, end as soon as they have what they need.
 pub(crate) fn return_together(group: &ProcessGroup) {
     let half = group.split(Some(group.rank() as u64 / 3), 0).unwrap();
-    let work = group.all_reduce_async(vec![1_i32], ReduceOp::Sum);
+    let work = group.start().all_reduce(vec![1_i32], ReduceOp::Sum);
     group.barrier().unwrap();
     assert_eq!(work.wait().unwrap(), [4]);
     half.unwrap().barrier().unwrap();
@@ -133,7 +133,7 @@ pub(crate) fn return_together(group: &ProcessGroup) {
 
 /// Rank 2 aborts a group; another of the same ranks goes on.
 pub(crate) fn abort_a_twin(group: &ProcessGroup) {
-    let twin = group.duplicate().unwrap();
+    let twin = group.split(Some(0), 0).unwrap().unwrap();
     if group.rank() == 2 {
         twin.abort("the data set is gone");
     }
@@ -187,7 +187,9 @@ pub(crate) fn refusals(ranks: usize) -> Vec<Refused> {
     let uneven = format!("{ranks} ranks can't share evenly");
     let scatter_async = |length| {
         move |group: &ProcessGroup| {
-            let work = group.reduce_scatter_async(vec![0_u8; length], ReduceOp::Sum);
+            let work = group
+                .start()
+                .reduce_scatter(vec![0_u8; length], ReduceOp::Sum);
             work.wait().map(drop)
         }
     };
@@ -198,8 +200,8 @@ pub(crate) fn refusals(ranks: usize) -> Vec<Refused> {
             &format!("there is no rank {ranks} in a group of {ranks}"),
         ),
         Refused::new(
-            move |group| group.all_gather(&[0_u8; 2], &mut vec![0; whole - 1]),
-            move |group| group.all_gather(&[0_u8; 2], &mut vec![0; whole]),
+            move |group| group.all_gather((&[0_u8; 2], &mut vec![0; whole - 1])),
+            move |group| group.all_gather((&[0_u8; 2], &mut vec![0; whole])),
             &format!(
                 "the output has {} elements where {ranks} ranks with 2 each need {}",
                 whole - 1,
@@ -207,26 +209,26 @@ pub(crate) fn refusals(ranks: usize) -> Vec<Refused> {
             ),
         ),
         Refused::new(
-            |group| group.gather(&[0_u8; 2], None, 1),
-            |group| group.gather(&[0_u8; 2], None, 1),
+            |group| group.gather((&[0_u8; 2], None), 1),
+            |group| group.gather((&[0_u8; 2], None), 1),
             "the root must give an output",
         ),
         Refused::new(
-            move |group| group.scatter(Some(&vec![0_u8; whole]), &mut [0; 2], 0),
+            move |group| group.scatter((Some(&vec![0_u8; whole][..]), &mut [0; 2]), 0),
             move |group| {
                 let input = (group.rank() == 0).then(|| vec![0_u8; whole]);
-                group.scatter(input.as_deref(), &mut [0; 2], 0)
+                group.scatter((input.as_deref(), &mut [0; 2]), 0)
             },
             "only the root has an input",
         ),
         Refused::new(
-            move |group| group.reduce_scatter(&vec![0_u8; whole + 1], &mut [0; 2], ReduceOp::Sum),
-            move |group| group.reduce_scatter(&vec![0_u8; whole], &mut [0; 2], ReduceOp::Sum),
+            move |group| group.reduce_scatter((&vec![0_u8; whole + 1], &mut [0; 2]), ReduceOp::Sum),
+            move |group| group.reduce_scatter((&vec![0_u8; whole], &mut [0; 2]), ReduceOp::Sum),
             &format!("the input has {} elements", whole + 1),
         ),
         Refused::new(
-            move |group| group.all_to_all(&vec![0_u8; ranks + 1], &mut vec![0; ranks + 1]),
-            move |group| group.all_to_all(&vec![0_u8; ranks], &mut vec![0; ranks]),
+            move |group| group.all_to_all((&vec![0_u8; ranks + 1], &mut vec![0; ranks + 1])),
+            move |group| group.all_to_all((&vec![0_u8; ranks], &mut vec![0; ranks])),
             &uneven,
         ),
         Refused::new(scatter_async(ranks + 1), scatter_async(ranks), &uneven),

@@ -45,7 +45,7 @@ impl Mismatch {
         let text = error.to_string();
         let again = group.barrier().unwrap_err();
         assert_eq!(again.to_string(), text, "a failed group stays failed");
-        let later = group.all_gather_async(vec![1_u8]).wait().unwrap_err();
+        let later = group.start().all_gather(vec![1_u8]).wait().unwrap_err();
         assert_eq!(later.to_string(), text, "for asynchronous calls too");
         error
     }

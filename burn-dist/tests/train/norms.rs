@@ -71,9 +71,7 @@ fn the_layer_is_batch_norm_over_the_batches_of_all_ranks_forward_and_backward() 
             let gamma = GradientsParams::from_grads(grads, &norm)
                 .get::<1>(norm.gamma.id)
                 .unwrap();
-            let gamma = worker
-                .group()
-                .all_reduce_tensor(gamma, burn_dist::ReduceOp::Sum)?;
+            let gamma = worker.group().all_reduce(gamma, burn_dist::ReduceOp::Sum)?;
             let values = |tensor: Tensor<3>| tensor.into_data().try_to_vec::<f32>().unwrap();
             Ok::<_, burn_dist::Error>((
                 values(output),

@@ -234,7 +234,7 @@ fn the_ranks_of_a_process_get_one_memory_which_is_used_again() {
     for layout in [&[3][..], &[2, 2]] {
         let found = on_job(layout, |group| {
             let input = Tensor::<1>::ones([20_000], &Device::flex());
-            let reduce = || group.all_reduce_tensor(input.clone(), ReduceOp::Sum);
+            let reduce = || group.all_reduce(input.clone(), ReduceOp::Sum);
             let first = reduce().unwrap();
             let second = reduce().unwrap();
             let free = [address(first), address(second)];

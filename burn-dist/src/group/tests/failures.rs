@@ -154,7 +154,7 @@ fn the_network_closes_with_the_last_seat() {
         };
         first.send(1, tag, &[], &[], Instant::now()).is_ok()
     };
-    let work = groups[0].barrier_async();
+    let work = groups[0].start().barrier();
     drop(groups.remove(1));
     assert!(work.wait().is_err());
     assert!(reachable(), "one seat of the process is left");
@@ -177,7 +177,7 @@ fn ranks_that_do_not_fit_the_network_are_refused() {
 fn end_before_an_asynchronous_call(end: impl Fn(&ProcessGroup) + Sync, expected: &str) {
     let told = Barrier::new(2);
     on_job(&[1, 1], |group| {
-        let sum = || group.all_reduce_async(vec![1.0_f32; 3], ReduceOp::Sum);
+        let sum = || group.start().all_reduce(vec![1.0_f32; 3], ReduceOp::Sum);
         if group.rank() == 1 {
             let work = sum();
             group.barrier().unwrap();
@@ -306,7 +306,7 @@ fn operations_that_were_started_before_a_drop_come_to_their_end() {
         on_groups(launched(layout), |group| {
             let twin = group.duplicate().unwrap();
             let works: Vec<_> = (0..10)
-                .map(|_| twin.all_reduce_async(vec![1_i32; 10], ReduceOp::Sum))
+                .map(|_| twin.start().all_reduce(vec![1_i32; 10], ReduceOp::Sum))
                 .collect();
             if group.rank() == 1 {
                 drop((twin, works));

@@ -52,7 +52,7 @@ fn operation(
             assert_same(&buffer, &reduced(&inputs, op), "all_reduce");
         }
         1 => {
-            let work = group.all_reduce_async(buffer.clone(), op);
+            let work = group.start().all_reduce(buffer.clone(), op);
             group.broadcast(&mut buffer, root)?;
             assert_same(&buffer, &inputs[root], "broadcast");
             if abort {
@@ -68,12 +68,12 @@ fn operation(
         }
         3 => {
             let mut output = vec![0.0; length * ranks];
-            group.all_gather(&buffer, &mut output)?;
+            group.all_gather((&buffer, &mut output))?;
             assert_same(&output, &inputs.concat(), "all_gather");
         }
         4 => {
             let whole = (rank == root).then(|| inputs.concat());
-            group.scatter(whole.as_deref(), &mut buffer, root)?;
+            group.scatter((whole.as_deref(), &mut buffer), root)?;
             assert_same(&buffer, &inputs[rank], "scatter");
         }
         5 => {
@@ -89,7 +89,7 @@ fn operation(
             })?;
             let mine = [half.rank() as f32];
             let mut all = vec![-1.0; half.world_size()];
-            half.all_gather(&mine, &mut all)?;
+            half.all_gather((&mine, &mut all))?;
             let expected: Vec<f32> = (0..half.world_size()).map(|rank| rank as f32).collect();
             assert_same(&all, &expected, "all_gather of a half");
         }

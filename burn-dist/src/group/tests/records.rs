@@ -57,7 +57,9 @@ fn a_rank_that_does_not_come_is_named() {
         let folder = run(layout, |group, given_up| {
             group.barrier().unwrap();
             if group.rank() < 3 {
-                let reduced = impatient(&group).all_reduce_async(vec![1.0_f32; 5], ReduceOp::Sum);
+                let reduced = impatient(&group)
+                    .start()
+                    .all_reduce(vec![1.0_f32; 5], ReduceOp::Sum);
                 assert!(matches!(reduced.wait(), Err(Error::Timeout { .. })));
             }
             given_up.wait();

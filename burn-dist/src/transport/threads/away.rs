@@ -195,7 +195,12 @@ impl Meeting {
 
     /// Waits a moment for the news of how the ranks of a process ended that has left in good order: they
     /// said it before, but may not have been heard yet.
-    fn hear_out<'m>(&'m self, mut state: Locked<'m>, ranks: &[usize], rank: usize) -> Locked<'m> {
+    pub(super) fn hear_out<'m>(
+        &'m self,
+        mut state: Locked<'m>,
+        ranks: &[usize],
+        rank: usize,
+    ) -> Locked<'m> {
         let deadline = Instant::now() + HEAR_OUT;
         // The last word on a rank that left early was said before, too.
         let is_due = |gone: &Option<Gone>| {
@@ -226,7 +231,7 @@ impl Meeting {
     }
 
     /// What hosts ranks of the group in a process.
-    fn place(&self, process: usize) -> Option<&Place> {
+    pub(super) fn place(&self, process: usize) -> Option<&Place> {
         let layout = &self.away.as_ref()?.layout;
         Some(&layout.places()[layout.place_of(process)?])
     }

@@ -1,12 +1,13 @@
-//! Point-to-point messages: `send` copies the elements into the receiver's box and goes on, `recv`
-//! takes the oldest message of a sender and tag, and waits for one if there is none.
+//! Point-to-point messages: a sender copies its elements into the receiver's mailbox and goes on; a receive is
+//! posted, and gets the oldest message that it matches.
 //!
-//! The messages from one rank to another in another process form a stream, counted on both sides. The
-//! receiver takes them from the network in that order and files them by tag. One thread at a time does
-//! so for a stream (`fetching`), without a lock; others who want a message of it sleep until it has filed
-//! one or has gone.
+//! A message goes to the first posted receive that matches its sender and tag, or waits for one. So the messages
+//! of a sender and tag, and the receives that match them, keep their order, whichever threads wait for them.
+//! A receive from any rank gets the message that came first.
 //!
-//! Callers: `group`.
+//! The messages from one rank to another in another process form a stream, counted on both sides. A receiver
+//! takes the next message of each stream that concerns it from the network. One thread at a time does so for a
+//! stream (`fetching`), without a lock; others sleep until it has filed a message or has gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use super::away::{Away, Locked};
 use super::meeting::{Meeting, State};
+use super::posted::Posted;
 use crate::codec;
 use crate::error::{Call, Error, Result};
-use crate::transport::network::{CANCEL_POLL, Cause, Lost, Tag};
+use crate::transport::network::{Cause, Tag};
 
 /// A way from one rank to another; messages on one keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,32 +27,118 @@ pub(crate) struct Route {
     pub(crate) from: usize,
     /// The receiver's rank within the group.
     pub(crate) to: usize,
-    /// What tells messages of the same two ranks apart.
+    /// The number that tells messages of the same two ranks apart.
     pub(crate) tag: u64,
 }
 
-/// What was sent and not yet received. Routes without messages take no memory.
+/// Messages that nobody has received, and receives that have no message. Routes without messages take no
+/// memory.
 #[derive(Default)]
-pub(super) struct Mail(HashMap<Route, VecDeque<Message>>);
+pub(super) struct Mail {
+    unclaimed: HashMap<Route, VecDeque<(u64, Message)>>,
+    /// By receiver, in the order of the calls.
+    posted: HashMap<usize, Vec<Slot>>,
+    /// The number of the next message or receive.
+    next: u64,
+}
 
-struct Message {
+pub(super) struct Message {
+    pub(super) from: usize,
     /// The sender's call.
-    call: Arc<Call>,
-    bytes: Vec<u8>,
+    pub(super) call: Arc<Call>,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A posted receive.
+pub(super) struct Slot {
+    number: u64,
+    /// The sender; any, if there is none.
+    from: Option<usize>,
+    tag: u64,
+    pub(super) message: Option<Message>,
 }
 
 impl Mail {
-    fn put(&mut self, route: Route, message: Message) {
-        self.0.entry(route).or_default().push_back(message);
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
-    fn take(&mut self, route: Route) -> Option<Message> {
-        let messages = self.0.get_mut(&route)?;
+    fn put(&mut self, to: usize, tag: u64, message: Message) {
+        if let Some(message) = self.offer(to, tag, message) {
+            let number = self.number();
+            let from = message.from;
+            let unclaimed = self.unclaimed.entry(Route { from, to, tag });
+            unclaimed.or_default().push_back((number, message));
+        }
+    }
+
+    /// Gives a message to the first receive that matches; gives it back if there is none.
+    fn offer(&mut self, to: usize, tag: u64, message: Message) -> Option<Message> {
+        let slots = self.posted.get_mut(&to).into_iter().flatten();
+        let mut open = slots.filter(|slot| slot.message.is_none() && slot.tag == tag);
+        match open.find(|slot| slot.from.is_none_or(|due| due == message.from)) {
+            Some(slot) => {
+                slot.message = Some(message);
+                None
+            }
+            None => Some(message),
+        }
+    }
+
+    /// Posts a receive in a group of so many ranks, and gives its number.
+    fn post(&mut self, to: usize, from: Option<usize>, tag: u64, ranks: usize) -> u64 {
+        let senders = from.map_or(0..ranks, |from| from..from + 1);
+        let oldest = senders.filter_map(|from| {
+            let route = Route { from, to, tag };
+            Some((self.unclaimed.get(&route)?.front()?.0, route))
+        });
+        let oldest = oldest.min_by_key(|(number, _)| *number);
+        let message = oldest.and_then(|(_, route)| self.claim(route));
+        let number = self.number();
+        let slots = self.posted.entry(to).or_default();
+        slots.push(Slot {
+            number,
+            from,
+            tag,
+            message,
+        });
+        number
+    }
+
+    fn claim(&mut self, route: Route) -> Option<Message> {
+        let messages = self.unclaimed.get_mut(&route)?;
         let message = messages.pop_front();
         if messages.is_empty() {
-            self.0.remove(&route);
+            self.unclaimed.remove(&route);
         }
-        message
+        Some(message?.1)
+    }
+
+    pub(super) fn slot(&mut self, to: usize, number: u64) -> Option<&mut Slot> {
+        let mut slots = self.posted.get_mut(&to)?.iter_mut();
+        slots.find(|slot| slot.number == number)
+    }
+
+    /// Withdraws a receive. A message that it had goes to the next that matches.
+    pub(super) fn withdraw(&mut self, to: usize, number: u64) {
+        let Some(slots) = self.posted.get_mut(&to) else {
+            return;
+        };
+        let place = slots.iter().position(|slot| slot.number == number);
+        let slot = place.map(|place| slots.remove(place));
+        if slots.is_empty() {
+            self.posted.remove(&to);
+        }
+        let withdrawn = slot.and_then(|slot| Some((slot.tag, slot.message?)));
+        let Some((tag, message)) = withdrawn else {
+            return;
+        };
+        if let Some(message) = self.offer(to, tag, message) {
+            let from = message.from;
+            let unclaimed = self.unclaimed.entry(Route { from, to, tag });
+            unclaimed.or_default().push_front((0, message));
+        }
     }
 }
 
@@ -58,31 +146,31 @@ impl Mail {
 #[derive(Default)]
 pub(super) struct Streams {
     sent: HashMap<(usize, usize), u64>,
-    incoming: HashMap<(usize, usize), Incoming>,
+    pub(super) incoming: HashMap<(usize, usize), Stream>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Incoming {
-    /// How many have been taken from the network.
-    taken: u64,
-    /// Whether a thread waits for the next.
-    fetching: bool,
+pub(super) struct Stream {
+    /// The number of messages that have been taken from the network.
+    pub(super) taken: u64,
+    /// True while a thread waits for the next.
+    pub(super) fetching: bool,
 }
 
 impl Streams {
-    /// How many messages a rank has sent to each rank elsewhere.
+    /// The number of messages that a rank has sent to each rank elsewhere.
     pub(super) fn sent_by(&self, rank: usize) -> Vec<(usize, u64)> {
         let own = self.sent.iter().filter(|((from, _), _)| *from == rank);
         own.map(|(&(_, to), &count)| (to, count)).collect()
     }
 
-    /// Whether a message from elsewhere has come.
+    /// True if a message from elsewhere has come.
     pub(super) fn has_received(&self) -> bool {
         self.incoming.values().any(|incoming| incoming.taken > 0)
     }
 
-    fn incoming(&mut self, route: Route) -> &mut Incoming {
-        self.incoming.entry((route.from, route.to)).or_default()
+    pub(super) fn incoming(&mut self, from: usize, to: usize) -> &mut Stream {
+        self.incoming.entry((from, to)).or_default()
     }
 
     /// The number of the next message on the route's stream.
@@ -94,13 +182,13 @@ impl Streams {
 }
 
 impl State {
-    /// Whether the sender has gone, and had sent more before than was taken from the network.
-    fn expects_more(&self, route: Route) -> bool {
-        let taken = self.streams.incoming.get(&(route.from, route.to));
-        let taken = taken.map_or(0, |incoming| incoming.taken);
-        let gone = self.departed[route.from].as_ref();
+    /// True if the sender has gone, and had sent more before than was taken from the network.
+    pub(super) fn expects_more(&self, from: usize, to: usize) -> bool {
+        let taken = self.streams.incoming.get(&(from, to));
+        let taken = taken.map_or(0, |stream| stream.taken);
+        let gone = self.departed[from].as_ref();
         let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
-        sent.any(|&(to, count)| to == route.to && count > taken)
+        sent.any(|&(peer, count)| peer == to && count > taken)
     }
 }
 
@@ -123,11 +211,12 @@ impl Meeting {
             return self.send_away(away, route, &call, timeout, bytes);
         }
         let message = Message {
+            from: route.from,
             call,
             bytes: bytes.to_vec(),
         };
         let mut state = self.await_receiver(route, &message.call)?;
-        state.mail.put(route, message);
+        state.mail.put(route.to, route.tag, message);
         self.inboxes[route.to].notify_all();
         Ok(())
     }
@@ -144,136 +233,58 @@ impl Meeting {
             .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
         let tag = {
             let mut state = self.await_receiver(route, call)?;
-            stream_tag(away, route, state.streams.number(route))
+            stream_tag(away, (route.from, route.to), state.streams.number(route))
         };
         let process = away.layout.process_of(route.to);
         let deadline = Instant::now() + timeout;
         let sent = away.network.send(process, tag, &head, bytes, deadline);
         sent.map_err(|lost| match lost.cause {
-            Cause::Deadline(_) => self.fail(self.no_message(call, (route.from, route.to, timeout))),
+            Cause::Deadline(_) => self.fail(Error::Timeout {
+                rank: self.ranks[route.from],
+                call: call.clone(),
+                missing: vec![self.ranks[route.to]],
+                after: timeout,
+            }),
             _ => self.missed(route.from, &lost, call),
         })
     }
 
-    /// Waits for the next message on the route and copies it into `bytes`.
-    ///
-    /// # Errors
-    /// The group's failure; [`Error::Mismatch`] if the message has another type or shape;
-    /// [`Error::PeerLeft`] if there is no message and the sender has left; [`Error::Timeout`].
-    pub(crate) fn receive(
-        &self,
-        route: Route,
+    /// Posts a receive of `call` for rank `to`, from any rank if no sender is given.
+    pub(crate) fn post(
+        self: &Arc<Self>,
+        to: usize,
+        from: Option<usize>,
         call: Arc<Call>,
-        timeout: Duration,
-        bytes: &mut [u8],
-    ) -> Result<()> {
-        let message = self.next_message(route, &call, timeout)?;
-        let alike = message.call.dtype == call.dtype && message.call.shape == call.shape;
-        if !alike || message.bytes.len() != bytes.len() {
-            return Err(self.fail(Error::Mismatch {
-                rank: self.ranks()[route.to],
-                call,
-                peer: self.ranks()[route.from],
-                peer_call: message.call,
-            }));
-        }
-        bytes.copy_from_slice(&message.bytes);
-        Ok(())
+    ) -> Posted {
+        let tag = call.detail.tag.unwrap_or_default();
+        let number = self.lock().mail.post(to, from, tag, self.ranks.len());
+        Posted::new(Arc::clone(self), (from, to), number, call)
     }
 
-    fn next_message(&self, route: Route, call: &Arc<Call>, after: Duration) -> Result<Message> {
-        let deadline = Instant::now() + after;
-        let elsewhere = self.away.as_ref();
-        let elsewhere = elsewhere.filter(|away| !away.layout.is_here(route.from));
-        let mut state = self.lock();
-        loop {
-            if let Some(message) = state.mail.take(route) {
-                return Ok(message);
-            }
-            // What was sent before the sender went is still on its way.
-            let settles = if state.expects_more(route) {
-                None
-            } else {
-                self.check_peer(&mut state, route.from, call)?
-            };
-            if let Some(failure) = state.failure_in(call) {
-                return Err(failure);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let error = self.no_message(call, (route.to, route.from, after));
-                return Err(self.latch(&mut state, error));
-            }
-            match elsewhere {
-                Some(away) if !state.streams.incoming(route).fetching => {
-                    state.streams.incoming(route).fetching = true;
-                    drop(state);
-                    let come = self.fetch(away, route, deadline);
-                    state = self.lock();
-                    state.streams.incoming(route).fetching = false;
-                    // Another may want the next one, or the one that has just come.
-                    self.inboxes[route.to].notify_all();
-                    match come {
-                        Ok(come) => self.file(&mut state, route, come)?,
-                        // What came by another thread, or the deadline, is looked at above.
-                        Err(lost) if matches!(lost.cause, Cause::Deadline(_)) => {}
-                        Err(lost) => {
-                            drop(state);
-                            return Err(self.missed(route.to, &lost, call));
-                        }
-                    }
-                }
-                _ => {
-                    let settles = settles.map(|at| at.saturating_duration_since(Instant::now()));
-                    let left = settles.map_or(left, |settles| settles.min(left));
-                    state = state.wait_for(&self.inboxes[route.to], left);
-                }
-            }
-        }
-    }
-
-    /// Waits a little for the next message of the route's stream.
-    fn fetch(&self, away: &Away, route: Route, deadline: Instant) -> Fetched {
-        let number = self.lock().streams.incoming(route).taken;
-        let tag = stream_tag(away, route, number);
-        let process = away.layout.process_of(route.from);
-        let next = (Instant::now() + CANCEL_POLL).min(deadline);
-        away.network.receive(process, tag, next)
-    }
-
-    /// Puts what has come where its receiver looks.
-    fn file(
+    /// Puts a message that has come from another process into the receiver's mailbox.
+    pub(super) fn file(
         &self,
         state: &mut State,
-        route: Route,
+        (from, to): (usize, usize),
         (head, bytes): (Vec<u8>, Vec<u8>),
     ) -> Result<()> {
-        state.streams.incoming(route).taken += 1;
+        state.streams.incoming(from, to).taken += 1;
         let read = codec::decode::<Call>(&head);
         let read = read.and_then(|sent| {
             let tag = sent.detail.tag.ok_or("it has no tag")?;
             Ok((sent, tag))
         });
         let (sent, tag) = read.map_err(|message| {
-            let error = self.unreadable(route.to, route.from, message);
+            let error = self.unreadable(to, from, message);
             self.latch(state, error)
         })?;
         let message = Message {
+            from,
             call: Arc::new(sent),
             bytes,
         };
-        state.mail.put(Route { tag, ..route }, message);
+        state.mail.put(to, tag, message);
         Ok(())
-    }
-
-    /// The error of a rank that waited for another.
-    fn no_message(&self, call: &Arc<Call>, (rank, peer, after): (usize, usize, Duration)) -> Error {
-        Error::Timeout {
-            rank: self.ranks[rank],
-            call: call.clone(),
-            missing: vec![self.ranks[peer]],
-            after,
-        }
     }
 
     fn unreadable(&self, rank: usize, peer: usize, message: String) -> Error {
@@ -287,7 +298,7 @@ impl Meeting {
 
     /// Fails if the group has failed or the peer is gone. (A failed group has no messages.) If it left early,
     /// gives until when a better reason may come.
-    fn check_peer(
+    pub(super) fn check_peer(
         &self,
         state: &mut State,
         peer: usize,
@@ -322,12 +333,10 @@ impl Meeting {
     }
 }
 
-/// What the network gave: a message's head and body.
-type Fetched = Result<(Vec<u8>, Vec<u8>), Lost>;
-
-fn stream_tag(away: &Away, route: Route, number: u64) -> Tag {
+/// The tag of a message on the stream from one rank to another.
+pub(super) fn stream_tag(away: &Away, (from, to): (usize, usize), number: u64) -> Tag {
     Tag {
-        group: away.layout.stream(route.from, route.to),
+        group: away.layout.stream(from, to),
         sequence: number,
         part: 0,
     }

@@ -5,7 +5,7 @@
 //! - `meeting`: the group: which operations are under way, and who has come.
 //! - `sharing`: a result that the ranks of a process share.
 //! - `failure`: the one error that ends it all, and the ranks that leave.
-//! - `mail`: point-to-point messages.
+//! - `mail`: point-to-point messages; `posted`: a receive that waits for one.
 //! - `across`: an operation of a group that lies in several processes; `carrier`: what its leader does
 //!   with the network; `relay`: what it carries.
 //! - `away`: what a meeting tells the other processes, and hears from them.
@@ -20,6 +20,7 @@ mod carrier;
 mod failure;
 mod mail;
 mod meeting;
+mod posted;
 mod relay;
 mod shared;
 mod sharing;
@@ -31,6 +32,7 @@ pub(crate) use carrier::{Audience, Carrier, Check, Inward, Outward, Plan, wrong_
 pub(crate) use failure::GRACE;
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
+pub(crate) use posted::Posted;
 pub(crate) use relay::Parcels;
 pub(crate) use shared::{Floor, Lent, Piece};
 pub(crate) use sharing::Given;

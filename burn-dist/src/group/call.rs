@@ -1,0 +1,296 @@
+//! A collective as data: the requirements on its arguments, the signature by which ranks compare their
+//! calls, and the algorithm that runs it.
+//!
+//! A wrong argument is found before anyone is contacted. The rank that gave it gets
+//! [`Error::InvalidArgument`], and the group fails for the others, which would otherwise wait for a call
+//! that never comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ProcessGroup;
+use super::member::Core;
+use crate::collective;
+use crate::element::{Element, ReduceOp};
+use crate::error::{Call, Detail, Error, Result};
+use crate::transport::threads::Entry;
+
+/// The dtype of bool tensors in signatures. Their elements travel as `u8`.
+pub(super) const BOOL: &str = "bool";
+
+/// The right to one operation: its place in the group's order is taken.
+pub(super) struct Ticket {
+    core: Arc<Core>,
+    call: Arc<Call>,
+    timeout: Duration,
+}
+
+impl Ticket {
+    pub(super) fn sequence(&self) -> u64 {
+        self.call.sequence
+    }
+
+    /// Runs the operation that the ticket was taken for.
+    pub(super) fn run<R>(&self, operation: impl FnOnce(Entry<'_>) -> Result<R>) -> Result<R> {
+        let Self {
+            core,
+            call,
+            timeout,
+        } = self;
+        let (meeting, rank) = (&*core.meeting, core.rank);
+        let entry = Entry {
+            meeting,
+            rank,
+            call: Arc::clone(call),
+            timeout: *timeout,
+        };
+        meeting.recorded(rank, call, || operation(entry))
+    }
+}
+
+/// A collective that carries elements, with all that ranks must agree on but the elements.
+#[derive(Clone, Copy, Debug)]
+pub enum Collective {
+    /// In place.
+    Broadcast { root: usize },
+    /// In place.
+    Reduce { op: ReduceOp, root: usize },
+    /// In place.
+    AllReduce { op: ReduceOp },
+    /// From a part to the whole, which the root alone has.
+    Gather { root: usize },
+    /// From a part to the whole.
+    AllGather,
+    /// From the whole, which the root alone has, to a part.
+    Scatter { root: usize },
+    /// From the whole to a part.
+    ReduceScatter { op: ReduceOp },
+    /// From a whole to a whole.
+    AllToAll,
+}
+
+impl Collective {
+    /// The name of its public method.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Broadcast { .. } => "broadcast",
+            Self::Reduce { .. } => "reduce",
+            Self::AllReduce { .. } => "all_reduce",
+            Self::Gather { .. } => "gather",
+            Self::AllGather => "all_gather",
+            Self::Scatter { .. } => "scatter",
+            Self::ReduceScatter { .. } => "reduce_scatter",
+            Self::AllToAll => "all_to_all",
+        }
+    }
+
+    fn reduction(self) -> Option<ReduceOp> {
+        match self {
+            Self::Reduce { op, .. } | Self::AllReduce { op } | Self::ReduceScatter { op } => {
+                Some(op)
+            }
+            _ => None,
+        }
+    }
+
+    fn root(self) -> Option<usize> {
+        match self {
+            Self::Broadcast { root }
+            | Self::Reduce { root, .. }
+            | Self::Gather { root }
+            | Self::Scatter { root } => Some(root),
+            _ => None,
+        }
+    }
+
+    /// Runs the algorithm. Calls in place have an output alone; the lengths have been checked.
+    pub(super) fn run<T: Element>(
+        self,
+        entry: Entry<'_>,
+        input: Option<&[T]>,
+        output: Option<&mut [T]>,
+    ) -> Result<()> {
+        if let Self::Gather { root } = self {
+            return collective::gather(entry, input.unwrap_or_default(), output, root);
+        }
+        let output = output.unwrap_or_default();
+        if let Self::Scatter { root } = self {
+            return collective::scatter(entry, input, output, root);
+        }
+        let input = input.unwrap_or_default();
+        match self {
+            Self::Broadcast { root } => collective::broadcast(entry, output, root),
+            Self::Reduce { op, root } => collective::reduce(entry, output, op, root),
+            Self::AllReduce { op } => collective::all_reduce(entry, output, op),
+            Self::AllGather | Self::Gather { .. } => collective::all_gather(entry, input, output),
+            Self::ReduceScatter { op } => collective::reduce_scatter(entry, input, output, op),
+            Self::AllToAll | Self::Scatter { .. } => collective::all_to_all(entry, input, output),
+        }
+    }
+}
+
+impl<M> ProcessGroup<M> {
+    /// Takes the next place in the group's order for a call whose arguments are right.
+    pub(super) fn ticket(
+        &self,
+        operation: &'static str,
+        dtype: &'static str,
+        shape: &[usize],
+        mut detail: Detail,
+    ) -> Ticket {
+        self.member.lineage().tell_fault();
+        detail.within = self.within.map(Into::into);
+        let core = Arc::clone(self.core());
+        let sequence = core.next_collective();
+        let call = Arc::new(Call {
+            operation: operation.into(),
+            sequence,
+            dtype: dtype.into(),
+            shape: shape.to_vec(),
+            detail,
+        });
+        Ticket {
+            core,
+            call,
+            timeout: self.timeout,
+        }
+    }
+
+    /// Takes the ticket of a collective whose input and output have these lengths on this rank.
+    pub(super) fn collective_ticket(
+        &self,
+        collective: Collective,
+        (dtype, shape): (&'static str, &[usize]),
+        (input, output): (Option<usize>, Option<usize>),
+    ) -> Result<Ticket> {
+        let name = collective.name();
+        let mut detail = Detail::default();
+        if let Some(root) = collective.root() {
+            detail.root = Some(self.check_peer(name, root)?);
+        }
+        if let Some(op) = collective.reduction() {
+            if dtype == BOOL && !matches!(op, ReduceOp::Min | ReduceOp::Max) {
+                let message = format!(
+                    "bool tensors have no {}; use Min (all) or Max (any), or cast them to int",
+                    op.name()
+                );
+                return Err(self.refuse(name, message));
+            }
+            detail.reduction = Some(op.name().into());
+        }
+        let (given, taken) = (input.unwrap_or_default(), output.unwrap_or_default());
+        match collective {
+            Collective::Gather { root } => {
+                self.check_side(name, "output", output.is_some(), root)?;
+                if output.is_some() {
+                    self.check_whole(name, "output", taken, given)?;
+                }
+            }
+            Collective::AllGather => self.check_whole(name, "output", taken, given)?,
+            Collective::Scatter { root } => {
+                self.check_side(name, "input", input.is_some(), root)?;
+                if input.is_some() {
+                    self.check_whole(name, "input", given, taken)?;
+                }
+            }
+            Collective::ReduceScatter { .. } => self.check_whole(name, "input", given, taken)?,
+            Collective::AllToAll => {
+                self.check_parts(name, given)?;
+                if given != taken {
+                    let message = format!(
+                        "the output has {taken} elements and the input {given}; they must be equal"
+                    );
+                    return Err(self.refuse(name, message));
+                }
+            }
+            _ => {}
+        }
+        Ok(self.ticket(name, dtype, shape, detail))
+    }
+
+    /// The length of this rank's output, if it has one, for an input of this length on every rank that has one.
+    pub(super) fn output_length(
+        &self,
+        collective: Collective,
+        input: usize,
+    ) -> Result<Option<usize>> {
+        let whole = input.saturating_mul(self.world_size());
+        Ok(match collective {
+            Collective::Gather { root } => (self.rank() == root).then_some(whole),
+            Collective::AllGather => Some(whole),
+            Collective::Scatter { .. } | Collective::ReduceScatter { .. } => {
+                Some(self.check_parts(collective.name(), input)?)
+            }
+            _ => Some(input),
+        })
+    }
+
+    /// Checks that a length can be cut into one part per rank, and gives the part's.
+    pub(super) fn check_parts(&self, call: &'static str, length: usize) -> Result<usize> {
+        let ranks = self.world_size();
+        if length.is_multiple_of(ranks) {
+            return Ok(length / ranks);
+        }
+        let message = format!(
+            "the input has {length} elements, which {ranks} ranks can't share evenly; pad it to a \
+             multiple of {ranks}"
+        );
+        Err(self.refuse(call, message))
+    }
+
+    /// Checks that a peer is a rank of the group, and gives its global rank.
+    pub(super) fn check_peer(&self, call: &'static str, peer: usize) -> Result<usize> {
+        if let Some(&peer) = self.ranks().get(peer) {
+            return Ok(peer);
+        }
+        let size = self.world_size();
+        let message = format!("there is no rank {peer} in a group of {size}; ranks count from 0");
+        Err(self.refuse(call, message))
+    }
+
+    /// Checks that what the root alone has is there on the root alone.
+    pub(super) fn check_side(
+        &self,
+        call: &'static str,
+        what: &str,
+        given: bool,
+        root: usize,
+    ) -> Result<()> {
+        match (given, self.rank() == root) {
+            (false, true) => {
+                Err(self.refuse(call, format!("the root must give an {what}; pass Some")))
+            }
+            (true, false) => {
+                Err(self.refuse(call, format!("only the root has an {what}; pass None")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the whole has one part per rank.
+    fn check_whole(&self, call: &'static str, what: &str, whole: usize, part: usize) -> Result<()> {
+        let ranks = self.world_size();
+        if part.checked_mul(ranks) == Some(whole) {
+            return Ok(());
+        }
+        let message = format!(
+            "the {what} has {whole} elements where {ranks} ranks with {part} each need {}",
+            part.saturating_mul(ranks)
+        );
+        Err(self.refuse(call, message))
+    }
+
+    /// The error of a call that can't be right, of which the other ranks are told.
+    pub(super) fn refuse(&self, call: &'static str, message: String) -> Error {
+        let core = self.core();
+        core.meeting.fail(
+            core.meeting
+                .left(core.rank, &format!("{call}: {message}"), None),
+        );
+        Error::InvalidArgument {
+            rank: self.global_rank(),
+            call,
+            message,
+        }
+    }
+}

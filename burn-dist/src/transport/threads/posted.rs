@@ -1,0 +1,230 @@
+//! A receive under way: the wait for its message, which other ranks here put into the mailbox, and which it takes
+//! from the network itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::away::Locked;
+use super::mail::{Message, stream_tag};
+use super::meeting::{Meeting, State};
+use crate::error::{Call, Error, Result};
+use crate::transport::network::{CANCEL_POLL, Cancel, Cause, Come, Incoming, Lost};
+
+/// A receive that has its place in the order of its rank's receives, until it is dropped.
+pub(crate) struct Posted {
+    meeting: Arc<Meeting>,
+    /// The receiver's rank within the group.
+    to: usize,
+    /// The sender's rank within the group; any, if there is none.
+    from: Option<usize>,
+    number: u64,
+    call: Arc<Call>,
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        self.meeting.lock().mail.withdraw(self.to, self.number);
+    }
+}
+
+impl Posted {
+    pub(super) fn new(
+        meeting: Arc<Meeting>,
+        (from, to): (Option<usize>, usize),
+        number: u64,
+        call: Arc<Call>,
+    ) -> Self {
+        Self {
+            meeting,
+            to,
+            from,
+            number,
+            call,
+        }
+    }
+
+    /// The call, for records.
+    pub(crate) fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// True if the message has come. Takes in from the network what is there.
+    pub(crate) fn has_come(&self) -> bool {
+        self.is_filled() || {
+            // An error stays for the one who waits: it is the group's failure.
+            let _ = self.fetch(Instant::now());
+            self.is_filled()
+        }
+    }
+
+    fn is_filled(&self) -> bool {
+        let mut state = self.meeting.lock();
+        let slot = state.mail.slot(self.to, self.number);
+        // A group that has failed has no receives; the wait for one is over.
+        slot.is_none_or(|slot| slot.message.is_some())
+    }
+
+    /// Waits for the message, of `length` bytes, and gives the sender's rank within the group with it.
+    ///
+    /// # Errors
+    /// The group's failure; [`Error::Mismatch`] if the message has another type or shape;
+    /// [`Error::PeerLeft`] if there is no message and all who could send one have left; [`Error::Timeout`].
+    pub(crate) fn wait(&self, length: usize, timeout: Duration) -> Result<(usize, Vec<u8>)> {
+        if self.from.is_none() {
+            // Whoever is far away has its turn too, although a message from nearby is there.
+            self.fetch(Instant::now())?;
+        }
+        let message = self.message(timeout)?;
+        let (sent, due) = (&message.call, &self.call);
+        let alike = sent.dtype == due.dtype && sent.shape == due.shape;
+        if alike && message.bytes.len() == length {
+            return Ok((message.from, message.bytes));
+        }
+        let ranks = self.meeting.ranks();
+        Err(self.meeting.fail(Error::Mismatch {
+            rank: ranks[self.to],
+            call: due.clone(),
+            peer: ranks[message.from],
+            peer_call: message.call,
+        }))
+    }
+
+    fn message(&self, after: Duration) -> Result<Message> {
+        let deadline = Instant::now() + after;
+        let mut state = self.meeting.lock();
+        loop {
+            let slot = state.mail.slot(self.to, self.number);
+            if let Some(message) = slot.and_then(|slot| slot.message.take()) {
+                return Ok(message);
+            }
+            let settles = self.check_senders(&mut state)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let ranks = self.senders().map(|rank| self.meeting.ranks[rank]);
+                let error = Error::Timeout {
+                    rank: self.meeting.ranks[self.to],
+                    call: self.call.clone(),
+                    missing: ranks.collect(),
+                    after,
+                };
+                return Err(self.meeting.latch(&mut state, error));
+            }
+            if self.streams(&state).next().is_some() {
+                drop(state);
+                self.fetch((Instant::now() + CANCEL_POLL).min(deadline))?;
+                state = self.meeting.lock();
+            } else {
+                let settles = settles.map(|at| at.saturating_duration_since(Instant::now()));
+                let left = settles.map_or(left, |settles| settles.min(left));
+                state = state.wait_for(&self.meeting.inboxes[self.to], left);
+            }
+        }
+    }
+
+    /// The ranks that may send the message.
+    fn senders(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let all = 0..self.meeting.ranks.len();
+        all.filter(|&rank| self.from.map_or(rank != self.to, |from| rank == from))
+    }
+
+    /// Fails if the group has failed or nobody is left who could send. Gives until when a better reason may come
+    /// for those who left early.
+    fn check_senders(&self, state: &mut State) -> Result<Option<Instant>> {
+        if let Some(failure) = state.failure_in(&self.call) {
+            return Err(failure);
+        }
+        let (mut first, mut settles) = (None, None);
+        for peer in self.senders() {
+            let Some(gone) = state.departed[peer].as_ref() else {
+                return Ok(None);
+            };
+            // What was sent before the sender went is still on its way.
+            if state.expects_more(peer, self.to) {
+                return Ok(None);
+            }
+            settles = gone.waits_until().into_iter().chain(settles).min();
+            first.get_or_insert(peer);
+        }
+        match (first, settles) {
+            (Some(peer), None) => match self.meeting.check_peer(state, peer, &self.call) {
+                Ok(_) => Ok(None),
+                Err(error) => Err(error),
+            },
+            _ => Ok(settles),
+        }
+    }
+
+    /// The streams that may bring the message and that no other thread waits for, by sender.
+    fn streams<'s>(&'s self, state: &'s State) -> impl Iterator<Item = usize> + use<'s> {
+        self.senders().filter(move |&from| {
+            let stream = state.streams.incoming.get(&(from, self.to));
+            let ends = state.departed[from].is_some() && !state.expects_more(from, self.to);
+            !self.meeting.is_here(from) && !ends && !stream.is_some_and(|stream| stream.fetching)
+        })
+    }
+
+    /// Waits until the next message of a stream has come, or this receive has one; files what has come.
+    fn fetch(&self, until: Instant) -> Result<()> {
+        let (meeting, to) = (&*self.meeting, self.to);
+        let Some(away) = &meeting.away else {
+            return Ok(());
+        };
+        let mut state = meeting.lock();
+        let streams: Vec<usize> = self.streams(&state).collect();
+        if streams.is_empty() {
+            return Ok(());
+        }
+        let receives = streams.iter().map(|&from| {
+            let stream = state.streams.incoming(from, to);
+            stream.fetching = true;
+            let tag = stream_tag(away, (from, to), stream.taken);
+            Incoming::ending(away.layout.process_of(from), tag)
+        });
+        let mut receives: Vec<_> = receives.collect();
+        drop(state);
+        let ended = away.network.exchange(&[], &mut receives, until, self);
+        let mut state = meeting.lock();
+        for &from in &streams {
+            state.streams.incoming(from, to).fetching = false;
+        }
+        // Others may want the next ones, or those that have just come.
+        meeting.inboxes[to].notify_all();
+        for (&from, receive) in streams.iter().zip(receives) {
+            if let Some(Come::Whole { head, body }) = receive.come {
+                meeting.file(&mut state, (from, to), (head, body))?;
+            }
+        }
+        match ended {
+            Err(lost) if !matches!(lost.cause, Cause::Deadline(_)) => self.without(state, &lost),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on without a process, if others may send and all its ranks have left in good order.
+    fn without<'m>(&'m self, mut state: Locked<'m>, lost: &Lost) -> Result<()> {
+        let (meeting, to) = (&*self.meeting, self.to);
+        let place = meeting.place(lost.process);
+        if let (None, Cause::Left, Some(place)) = (self.from, &lost.cause, place) {
+            state = meeting.hear_out(state, &place.ranks, to);
+            let is_over =
+                |&rank: &usize| state.departed[rank].is_some() && !state.expects_more(rank, to);
+            if place.ranks.iter().all(is_over) {
+                return Ok(());
+            }
+        }
+        drop(state);
+        if self.is_filled() {
+            // The loss is the next call's to tell.
+            return Ok(());
+        }
+        Err(meeting.missed(to, lost, &self.call))
+    }
+}
+
+impl Cancel for Posted {
+    fn is_cancelled(&self) -> bool {
+        self.is_filled()
+    }
+
+    fn received_from(&self, _: usize) {}
+}
