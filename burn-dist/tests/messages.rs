@@ -43,8 +43,8 @@ fn a_rank_may_write_to_itself_and_send_nothing() {
         let mut word = [0_u8];
         group.recv(&mut word, group.rank(), 0).unwrap();
         assert_eq!(word, [7]);
-        group.send::<f32>(&[], 1 - group.rank(), 0).unwrap();
-        group.recv::<f32>(&mut [], 1 - group.rank(), 0).unwrap();
+        group.send(&[0.0_f32; 0], 1 - group.rank(), 0).unwrap();
+        group.recv(&mut [0.0_f32; 0], 1 - group.rank(), 0).unwrap();
     });
 }
 

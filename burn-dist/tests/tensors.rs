@@ -73,13 +73,13 @@ fn tensors_move_whole() {
         let all = all.into_iter().flatten().enumerate();
         all.for_each(|(peer, found)| same(found, mine(peer, 0)));
 
-        let parts = (rank == 0).then(|| (0..3).map(|part| mine(0, part)).collect());
+        let parts = (rank == 0).then(|| (0..3).map(|part| mine(0, part)).collect::<Vec<_>>());
         same(
             group.scatter((parts, &mine(0, 0)), 0).unwrap(),
             mine(0, rank),
         );
 
-        let sent = (0..3).map(|part| mine(rank, part)).collect();
+        let sent: Vec<_> = (0..3).map(|part| mine(rank, part)).collect();
         let got = group.all_to_all(sent).unwrap();
         got.into_iter()
             .enumerate()

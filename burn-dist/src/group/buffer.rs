@@ -99,10 +99,6 @@ impl<S: Slice + ?Sized> Buffer for &mut S {
     }
 }
 
-#[expect(
-    private_bounds,
-    reason = "names three forms, and is nobody's to implement"
-)]
 impl<C, I, O> Buffer<C> for (&I, &mut O)
 where
     C: Symmetric,
@@ -167,10 +163,6 @@ impl<T: Element, M: Mode> Buffer<form::InPlace, M> for Vec<T> {
     }
 }
 
-#[expect(
-    private_bounds,
-    reason = "names three forms, and is nobody's to implement"
-)]
 impl<C: Symmetric, T: Element, M: Mode> Buffer<C, M> for Vec<T> {
     type Output = Self;
 
