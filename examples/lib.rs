@@ -2,8 +2,7 @@
 //!
 //! - `custom_loop`: the smallest hand-written loop;
 //! - `learner`: a CNN on digits with burn-train, and `learner/plain.rs`, from which it differs in seven lines;
-//! - `mnist`: a CNN on digits, what `cargo xtask train-mnist` runs;
-//! - `doctor`: what a job will meet, measured before it starts, what `cargo xtask doctor` runs.
+//! - `mnist`: a CNN on digits, what `cargo xtask train-mnist` runs.
 //!
-//! `mnist` and `doctor` are binaries of this package (`job` holds what all share), `custom_loop` and
+//! `mnist` is a binary of this package (`job` holds what all share), `custom_loop` and
 //! `learner` are examples; this library is empty.

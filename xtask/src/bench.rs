@@ -2,8 +2,6 @@
 //!
 //! Imports point one way: `bench` > `rounds`, `plot` > `table` > `rows`, `peers` > `programs` > `line`, `run`
 //! > `launch`, `cargo`.
-//!
-//! Caller: `main`.
 
 mod line;
 mod peers;

@@ -1,7 +1,4 @@
-//! Starts cargo with a list of arguments.
-//!
-//! Callers: `train_mnist`, which hands the terminal over for good or builds a program to launch; `ci`,
-//! which goes on afterwards; `bench`, which builds what it runs.
+//! Starts cargo with a list of arguments, and what it has built.
 
 use crate::error::Error;
 use serde_json::Value;
@@ -35,11 +32,6 @@ impl Call {
         self
     }
 
-    #[cfg(test)]
-    pub(crate) fn args(&self) -> &[OsString] {
-        &self.args
-    }
-
     /// Runs cargo and waits for it.
     ///
     /// # Errors
@@ -65,34 +57,17 @@ impl Call {
             .map_err(|cause| Error::Cargo { program, cause })
     }
 
-    /// Lets cargo take this program's place, so that its exit code and every signal are its own:
-    /// Ctrl-C, a termination or a hang-up reach the program that can end cleanly, with nothing in
-    /// between that could die first. `cargo run` does the same with the program it built.
+    /// Lets cargo take this program's place, as [`hand_over`]. `cargo run` does the same with the program it
+    /// built.
     ///
     /// # Errors
     ///
     /// When cargo cannot be started.
-    #[cfg(unix)]
     pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
-        use std::os::unix::process::CommandExt;
-        let program = program();
-        let cause = self.command().exec();
-        Err(Error::Cargo { program, cause })
-    }
-
-    /// Runs cargo and returns its exit code. Ctrl-C goes to every program of the console; this one
-    /// ignores it, to wait for the program that can end cleanly.
-    ///
-    /// # Errors
-    ///
-    /// When cargo cannot be started.
-    #[cfg(not(unix))]
-    pub(crate) fn hand_over(&self) -> Result<ExitCode, Error> {
-        let ignored = ctrlc::set_handler(|| {});
-        if let Err(cause) = ignored {
-            eprintln!("warning: Ctrl-C will not wait for the training to end: {cause}");
-        }
-        self.run().map(exit_code)
+        hand_over(self.command()).map_err(|error| match error {
+            Error::Start { program, cause } => Error::Cargo { program, cause },
+            other => other,
+        })
     }
 
     /// The call, to be started by someone else.
@@ -121,6 +96,38 @@ impl fmt::Display for Call {
         }
         Ok(())
     }
+}
+
+/// Lets a program take this one's place, so that its exit code and every signal are its own: Ctrl-C, a termination
+/// or a hang-up reach the program that can end cleanly, with nothing in between that could die first.
+///
+/// # Errors
+///
+/// When it cannot be started.
+#[cfg(unix)]
+pub(crate) fn hand_over(mut command: Command) -> Result<ExitCode, Error> {
+    use std::os::unix::process::CommandExt;
+    let cause = command.exec();
+    let program = command.get_program().to_owned();
+    Err(Error::Start { program, cause })
+}
+
+/// Runs a program and returns its exit code. Ctrl-C goes to every program of the console; this one ignores it, to
+/// wait for the program that can end cleanly.
+///
+/// # Errors
+///
+/// When it cannot be started.
+#[cfg(not(unix))]
+pub(crate) fn hand_over(mut command: Command) -> Result<ExitCode, Error> {
+    if let Err(cause) = ctrlc::set_handler(|| {}) {
+        eprintln!("warning: Ctrl-C will not wait for the program to end: {cause}");
+    }
+    let program = command.get_program().to_owned();
+    let status = command.status();
+    status
+        .map(exit_code)
+        .map_err(|cause| Error::Start { program, cause })
 }
 
 /// The file that cargo built for the target `name`, which is a `kind` (`bin`, `bench`), from cargo's

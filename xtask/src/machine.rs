@@ -3,8 +3,6 @@
 //! [`Machine`] holds the facts and [`Machine::best_backend`] decides from them alone, so that every
 //! kind of machine can be tested. A wrong guess costs a build and no more: the program that is built
 //! looks at the devices it really finds, and falls back to CPU replicas.
-//!
-//! Callers: `program`, `doctor`.
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -39,7 +39,7 @@ fn training_ends_with_the_program_s_exit_code() {
     assert_eq!(output.status.code(), Some(7));
     let args = String::from_utf8(output.stdout).unwrap();
     assert!(
-        args.contains("--features flex -- --backend cpu --gpus 4 "),
+        args.ends_with("--features examples/flex -- --backend cpu --gpus 4\n"),
         "{args}"
     );
 }
@@ -120,39 +120,94 @@ fn a_missing_cargo_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn the_doctor_tells_before_the_build_what_it_can_see() {
-    let folder = folder(&[("run", "echo \"$@\"; exit 7")]);
-    let doctor = |flags: &[&str], master_port: Option<String>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.arg("doctor").args(flags);
-        command.env_remove("MASTER_PORT");
-        if let Some(port) = master_port {
-            command.env("MASTER_PORT", port);
-        }
-        command.env("CARGO", "/bin/sh").current_dir(folder.path());
-        command.output().unwrap()
+fn training_on_several_nodes_builds_once_and_launches_what_was_built() {
+    // Shell scripts stand for cargo and for `burn-dist`.
+    let built = |name: &str| {
+        format!(
+            r#"{{"reason":"compiler-artifact","target":{{"kind":["bin"],"name":"{name}"}},"executable":"./{name}-built"}}"#
+        )
     };
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    for (flags, variable, part) in [
-        (&["--master-port", &port][..], None, "--master-port"),
-        (&[], Some(port.clone()), "is taken by another program"),
-        (&[], Some("http".to_owned()), "MASTER_PORT is \"http\""),
-        (&["--interface", "nosuch"], None, "127.0.0.1"),
-        (&["--interface", "nosuch", "--nodes", "2"], None, "nosuch"),
-    ] {
-        let output = doctor(flags, variable);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{flags:?}: {error}");
-        assert!(error.contains(part), "{flags:?}: {error}");
-        assert!(output.stdout.is_empty(), "nothing is built");
-    }
+    let build = format!(
+        "echo \"$@\" >> builds\necho '{}'\necho '{}'",
+        built("mnist"),
+        built("burn-dist")
+    );
+    let folder = folder(&[
+        ("build", &build),
+        ("burn-dist-built", "#!/bin/sh\necho \"$@\"; exit 7\n"),
+    ]);
+    let launcher = folder.path().join("burn-dist-built");
+    std::fs::set_permissions(launcher, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let train = || {
+        let flags = [
+            "train-mnist",
+            "--gpus",
+            "3",
+            "--nodes",
+            "2",
+            "--backend",
+            "cpu",
+            "--report",
+            "r",
+        ];
+        xtask(&flags, "/bin/sh", folder.path())
+    };
+    let output = train();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "run --nproc-per-node 2 -- ./mnist-built --gpus 3 --backend cpu --report r\n"
+    );
+    let builds = std::fs::read_to_string(folder.path().join("builds")).unwrap();
+    assert_eq!(
+        builds,
+        "--release --package examples --bin mnist --package burn-dist-cli --bin burn-dist \
+         --no-default-features --features examples/flex,burn-dist-cli/flex \
+         --message-format=json-render-diagnostics\n"
+    );
 
-    drop(taken);
-    let output = doctor(&["--backend", "cpu", "--interface", "127.0.0.1"], None);
-    assert_eq!(output.status.code(), Some(7), "the program's exit code");
-    let args = String::from_utf8(output.stdout).unwrap();
-    let expected =
-        "--bin doctor --no-default-features --features flex -- --backend cpu --gpus 1 --batch-size";
-    assert!(args.contains(expected), "{args}");
+    let write = |script: &str| std::fs::write(folder.path().join("build"), script).unwrap();
+    write("exit 101");
+    assert_eq!(train().status.code(), Some(101), "a build that fails");
+    write("exit 0");
+    let output = train();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("named no file"), "{error}");
+}
+
+#[test]
+fn the_launcher_and_the_doctor_are_those_of_burn_dist() {
+    let folder = folder(&[("run", "echo \"$@\"; exit 7")]);
+    for (words, args) in [
+        (
+            &["launch", "--nnodes", "1", "--", "p", "-x"][..],
+            "run --nnodes 1 -- p -x",
+        ),
+        (&["doctor", "--backend", "cpu"], "doctor --backend cpu"),
+    ] {
+        let output = xtask(words, "/bin/sh", folder.path());
+        assert_eq!(output.status.code(), Some(7));
+        let called = String::from_utf8(output.stdout).unwrap();
+        let expected = format!(
+            "--release --package burn-dist-cli --bin burn-dist --no-default-features --features \
+             burn-dist-cli/flex -- {args}\n"
+        );
+        assert_eq!(called, expected);
+    }
+}
+
+#[test]
+fn wrong_flags_are_told_before_the_build() {
+    let folder = folder(&[("run", "exit 7"), ("build", "exit 7")]);
+    for (flags, part) in [
+        (&["train-mnist", "--nodes", "0"][..], "--nodes is \"0\""),
+        (&["train-mnist", "--backend", "tpu"], "--backend is \"tpu\""),
+        (&["doctor", "--nodes", "many"], "--nodes is \"many\""),
+    ] {
+        let output = xtask(flags, "/bin/sh", folder.path());
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -1,6 +1,4 @@
 //! What a bench program or a peer prints: one measurement a line, as a JSON object.
-//!
-//! Callers: `rounds`, which reads it; all of `bench` for [`Layout`].
 
 use clap::ValueEnum;
 use serde_json::Value;

@@ -2,8 +2,6 @@
 //!
 //! Each peer prints lines like the bench programs' and takes the same flags. What is needed to build one
 //! lies in `xtask/peers`, what is built in `target/peers`.
-//!
-//! Caller: `bench` prepares them, `rounds` runs them.
 
 use super::line::Layout;
 use super::programs::{self, Bench, Setting};

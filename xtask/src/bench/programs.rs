@@ -1,6 +1,4 @@
 //! The bench programs of burn-dist: which there are, what they are told, and their files once built.
-//!
-//! Callers: `bench`, and `peers` for the raw streams.
 
 use super::line::Layout;
 use super::run::Halt;

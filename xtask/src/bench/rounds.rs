@@ -1,7 +1,5 @@
 //! Runs ours and the peers in turn: ours, peer, peer, ours, peer, peer, … so that all meet the same
 //! machine, whatever else it does meanwhile.
-//!
-//! Caller: `bench`.
 
 use super::line::Line;
 use super::peers::Peer;

@@ -1,6 +1,4 @@
 //! From the measurements of all rounds to the rows that are shown: medians and ratios.
-//!
-//! Callers: `bench`; `table`, `plot` and the JSON show [`Row`]s.
 
 use super::line::{Layout, Line};
 use serde_json::{Value, json};

@@ -1,9 +1,7 @@
 //! Runs one program to its end.
-//!
-//! Callers: `peers` and `rounds`; all of `bench` for [`Halt`].
 
 use crate::error::Error;
-use crate::launch::{self, Finish};
+use burn_dist_launcher::{self as launcher, Finish};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -36,14 +34,14 @@ pub(super) struct Ran {
 ///
 /// When the system refuses what every program needs, or the user wants no more.
 pub(super) fn run(command: Command, label: &str, limit: Duration) -> Result<Ran, Halt> {
-    let finished = match launch::watch(command, label, limit) {
-        Err(Error::Start { cause, .. }) => {
+    let finished = match launcher::watch(command, label, limit) {
+        Err(launcher::Error::Start { cause, .. }) => {
             return Ok(Ran {
                 lines: Vec::new(),
                 trouble: Some(format!("can't be started: {cause}")),
             });
         }
-        finished => finished?,
+        finished => finished.map_err(Error::from)?,
     };
     let trouble = match finished.end {
         Finish::Succeeded => None,

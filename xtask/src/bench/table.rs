@@ -1,6 +1,4 @@
 //! Rows as a table of text, and sizes and times as people read them.
-//!
-//! Callers: `bench`; `plot` for sizes and times.
 
 use super::programs::Bench;
 use super::rows::Row;

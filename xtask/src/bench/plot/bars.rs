@@ -1,6 +1,4 @@
 //! Times as bars, with their figures: for each layout and number of ranks, one for each contestant.
-//!
-//! Caller: `plot`.
 
 use super::series::{Contestants, Group, colour};
 use super::{Area, Drawn, FONT, MARGIN, WIDTH};

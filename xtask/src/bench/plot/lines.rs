@@ -1,6 +1,4 @@
 //! Bandwidth over size, both logarithmic: a panel for each layout and number of ranks.
-//!
-//! Caller: `plot`.
 
 use super::series::{Contestants, Group, colour};
 use super::{Area, Drawn, FONT};

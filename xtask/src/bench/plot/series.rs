@@ -1,6 +1,4 @@
 //! Rows, sorted for drawing: who takes part, and what each measured where.
-//!
-//! Callers: `plot`, `lines`, `bars`.
 
 use crate::bench::line::Layout;
 use crate::bench::rows::Row;

@@ -33,20 +33,20 @@ fn lines_do_not_depend_on_how_bytes_come() {
 
 #[test]
 fn a_long_line_is_broken_and_whole() {
-    let mut text: Vec<u8> = (0..LONGEST * 2 + 5)
+    let mut text: Vec<u8> = (0..MAX_LINE * 2 + 5)
         .map(|at| b'a' + (at % 26) as u8)
         .collect();
-    for size in [1000, LONGEST, LONGEST * 3] {
+    for size in [1000, MAX_LINE, MAX_LINE * 3] {
         let found = lines(&text, size);
         let lengths: Vec<_> = found.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [LONGEST, LONGEST, 5]);
+        assert_eq!(lengths, [MAX_LINE, MAX_LINE, 5]);
         assert_eq!(found.concat(), text);
     }
     // The end of a line that just fits makes no line of its own.
-    text.truncate(LONGEST);
+    text.truncate(MAX_LINE);
     text.extend(b"\nb\n");
     let lengths: Vec<_> = lines(&text, 1000).iter().map(Vec::len).collect();
-    assert_eq!(lengths, [LONGEST, 1]);
+    assert_eq!(lengths, [MAX_LINE, 1]);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! What the processes are told, and what is made of what they write.
 
-use crate::launcher::{Launch, make_program, text};
+use crate::launcher::{Launch, burn_dist, text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::process::Command;
 
 #[test]
 fn every_line_has_its_process_and_its_stream() {
@@ -67,14 +66,14 @@ fn ten_thousand_lines_of_each_process_are_complete_and_unmixed() {
 
 #[test]
 fn a_process_s_environment_is_its_place_in_the_job() {
-    let script = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $LOCAL_DEVICES $MASTER_ADDR \
+    let script = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR \
                   $MASTER_PORT $BURN_DIST_SECRET $1";
     let output = Launch::new(2, script).output();
     let mut lines: Vec<_> = text(&output.stdout).lines().collect();
     lines.sort_unstable();
     let words: Vec<Vec<_>> = lines.iter().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(words[0][..7], ["[0]", "0", "0", "2", "2", "1", "127.0.0.1"]);
-    assert_eq!(words[1][..7], ["[1]", "1", "1", "2", "2", "1", "127.0.0.1"]);
+    assert_eq!(words[0][..7], ["[0]", "0", "0", "2", "2", "0", "127.0.0.1"]);
+    assert_eq!(words[1][..7], ["[1]", "1", "1", "2", "2", "0", "127.0.0.1"]);
     assert_eq!(words[0][7..], words[1][7..], "port, secret, argument");
     assert!(words[0][7].parse::<u16>().unwrap() > 0);
     assert_eq!(words[0][8].len(), 64);
@@ -93,14 +92,75 @@ fn a_process_s_environment_is_its_place_in_the_job() {
 }
 
 #[test]
-fn the_port_and_the_devices_can_be_chosen() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["launch", "--nodes=1", "--gpus-per-node=3"])
-        .args(["--master-port=29501", "--", "/bin/sh", "-c"])
-        .arg("echo $LOCAL_DEVICES $MASTER_PORT")
+fn the_address_can_be_chosen() {
+    let output = burn_dist()
+        .args(["run", "--rdzv", "localhost:29501", "--", "/bin/sh", "-c"])
+        .arg("echo $MASTER_ADDR $MASTER_PORT ${TORCHELASTIC_RUN_ID-none}")
+        .env("TORCHELASTIC_RUN_ID", "an outer launcher's")
         .output()
         .unwrap();
-    assert_eq!(text(&output.stdout), "[0] 3 29501\n");
+    assert_eq!(text(&output.stdout), "[0] localhost 29501 none\n");
+}
+
+#[test]
+fn each_rank_has_a_log_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "echo out $RANK; echo err $RANK >&2; printf '1%%\\r2%%'";
+    fs::write(folder.path().join("script"), script).unwrap();
+    let flags = ["--nproc-per-node", "2", "--log_dir", "new/logs"];
+    let mut launch = Launch::of(folder, &flags);
+    let logs = launch.folder.path().join("new/logs");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(
+        logs.join("rank-0.log"),
+        "of an earlier run, and longer than what follows\n",
+    )
+    .unwrap();
+    let output = launch.output();
+    assert!(output.status.success(), "{output:?}");
+    for rank in 0..2 {
+        let log = fs::read_to_string(logs.join(format!("rank-{rank}.log"))).unwrap();
+        let mut lines: Vec<_> = log.lines().collect();
+        lines.sort_unstable();
+        let expected = [
+            "1%".to_owned(),
+            "2%".to_owned(),
+            format!("err {rank}"),
+            format!("out {rank}"),
+        ];
+        assert_eq!(lines, expected);
+        assert!(text(&output.stdout).contains(&format!("[{rank}] out {rank}\n")));
+    }
+    assert_eq!(fs::read_dir(logs).unwrap().count(), 2);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_file_that_can_not_be_written_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("script"), "echo out; echo more").unwrap();
+    let full = folder.path().join("rank-0.log");
+    std::os::unix::fs::symlink("/dev/full", full).unwrap();
+    let output = Launch::of(folder, &["--log-dir", "."]).output();
+    assert!(output.status.success(), "the job goes on: {output:?}");
+    assert_eq!(text(&output.stdout), "[0] out\n[0] more\n");
+    let error = text(&output.stderr);
+    assert!(
+        error.starts_with("warning: cannot write the log file ./rank-0.log: No space left"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+
+    // Before anything is started where the folder can't be made.
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("script"), "echo out").unwrap();
+    let output = Launch::of(folder, &["--log-dir", "script"]).output();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    assert!(
+        text(&output.stderr).contains("give another to --log-dir"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -115,52 +175,4 @@ fn lost_output_ends_the_job() {
     let output = launcher.output();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("error: the output can't be written any more"));
-}
-
-#[test]
-fn training_on_several_nodes_builds_once_and_launches_what_was_built() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, script: &str| fs::write(folder.path().join(name), script).unwrap();
-    // A shell stands for cargo: `sh build …` runs the file `build` of the current folder.
-    write(
-        "build",
-        r#"echo "$@" >> builds
-           echo '{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"mnist"},"executable":"./program"}'"#,
-    );
-    make_program(
-        folder.path(),
-        "#!/bin/sh\necho $RANK of $WORLD_SIZE with $LOCAL_DEVICES: \"$@\"\n",
-    );
-    let train = || {
-        Command::new(env!("CARGO_BIN_EXE_xtask"))
-            .args(["train-mnist", "--nodes", "2", "--gpus", "3"])
-            .args(["--backend", "cpu", "--report", "r.json"])
-            .env("CARGO", "/bin/sh")
-            .current_dir(folder.path())
-            .output()
-            .unwrap()
-    };
-    let output = train();
-    assert!(output.status.success(), "{output:?}");
-    let mut lines: Vec<_> = text(&output.stdout).lines().collect();
-    lines.sort_unstable();
-    let flags = "--backend cpu --gpus 3 --epochs 6 --batch-size 16 --lr 0.03 --seed 42 \
-                 --output runs/mnist --report r.json";
-    assert_eq!(
-        lines,
-        [0, 1].map(|rank| format!("[{rank}] {rank} of 2 with 3: {flags}"))
-    );
-    let builds = fs::read_to_string(folder.path().join("builds")).unwrap();
-    assert_eq!(
-        builds,
-        "--release --package examples --bin mnist --no-default-features --features flex \
-         --message-format=json-render-diagnostics\n"
-    );
-
-    write("build", "exit 101");
-    assert_eq!(train().status.code(), Some(101), "a build that fails");
-    write("build", "exit 0");
-    let output = train();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("named no file"), "{output:?}");
 }

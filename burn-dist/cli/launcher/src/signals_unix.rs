@@ -4,22 +4,22 @@
 //! A signal that was ignored when the launcher began stays ignored, as a hang-up under `nohup`; but for Ctrl-C, which
 //! shells ignore for the background commands of scripts.
 //!
-//! Thread: one, started by [`Signals::new`] and joined by its drop. Caller: `job`.
+//! Thread: one, started by [`Signals::new`] and joined by its drop.
 
 use crate::error::Error;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::{Handle, Signals as Incoming};
 use std::thread::{Builder, JoinHandle};
 
-#[path = "../../../burn-dist/src/launch/interrupt/ignored.rs"]
+#[path = "../../../src/launch/interrupt/ignored.rs"]
 mod ignored;
 
 /// The signal of Ctrl-C.
-pub(super) const INTERRUPT: i32 = SIGINT;
+pub(crate) const INTERRUPT: i32 = SIGINT;
 
 /// Tells of signals until it is dropped.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,7 +30,7 @@ impl Signals {
     /// # Errors
     ///
     /// When the system refuses a handler or a thread.
-    pub(super) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
+    pub(crate) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
         let failed = || Error::system("wait for Ctrl-C");
         let signals = ignored::heeded([SIGHUP, SIGTERM, SIGUSR1, SIGUSR2]).chain([INTERRUPT]);
         let mut incoming = Incoming::new(signals).map_err(failed())?;
@@ -57,6 +57,6 @@ impl Drop for Signals {
 }
 
 /// The signal's name, such as `SIGTERM`.
-pub(super) fn name(signal: i32) -> &'static str {
+pub(crate) fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("unnamed")
 }

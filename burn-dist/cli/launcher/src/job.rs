@@ -1,4 +1,4 @@
-//! Several processes that run and end together.
+//! Processes that run and end together.
 //!
 //! The thread that calls [`run`] owns the [`Job`], decides, and alone sends signals. Each process has
 //! three threads that report to it: one waits for its end, two copy its stdout and stderr. They are
@@ -6,62 +6,74 @@
 //! process group holds open: they end with the launcher. `signals` adds a thread.
 //!
 //! A job goes through [`Phase`]s, each with a deadline once the end has begun, so it ends in any case.
-//!
-//! Caller: `launch`.
 
-use super::group::Group;
-use super::outcome::{Cause, End, Outcome};
-use super::output::{Stream, Tail, copy};
-use super::signals::{INTERRUPT, Signals};
 use crate::error::Error;
+use crate::group::Group;
+use crate::outcome::{Cause, End, Outcome};
+use crate::output::{Copied, Log, Sink, Tail, copy};
+use crate::signals::{INTERRUPT, Signals};
 use std::io;
 use std::mem;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long the others have to end by themselves after one has failed: they have heard of it from that
-/// one, and it may have been quicker to end than the one where it began, which still says why.
+/// Time that the others have to end by themselves after one has failed. They may have heard of the failure
+/// from the process where it began, which may end after them and still says why.
 const SETTLING: Duration = Duration::from_secs(2);
-/// How long processes have to end after they were asked to, and to be gone after they were killed.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
-/// How long they have after the user's signal: to save their work. Who can't wait presses Ctrl-C once more.
+/// Time that processes have to end after SIGTERM, and to be gone after SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// Time that processes have to save their work after the user's signal. A second Ctrl-C cuts it short.
 const SAVING: Duration = Duration::from_secs(30);
-/// The shortest time between two Ctrl-C of a person: launchers of launchers send a signal more than once.
+/// Shortest time between two Ctrl-C of a person: launchers of launchers send a signal more than once.
 const SECOND_THOUGHT: Duration = Duration::from_millis(500);
 
-/// How many of the last lines of a process's stderr are kept for the summary.
+/// Number of the last lines of a process's stderr that the summary shows.
 const LAST: usize = 10;
-/// How many of its stdout, where that is kept for the caller.
+/// Number of the last lines of stdout that are kept for the caller.
 const KEPT: usize = 1000;
 
-/// How a job is run.
+/// A process to start.
 #[derive(Debug)]
-pub(super) struct Terms {
-    /// How long it may take; as long as it likes if none.
-    pub(super) limit: Option<Duration>,
-    /// What the lines of its processes are labelled with; their numbers if none.
-    pub(super) label: Option<String>,
-    /// Whether stdout is kept for the caller instead of shown.
-    pub(super) keeps: bool,
-    /// How long the processes have to end after the user's signal.
-    pub(super) saving: Duration,
+pub struct Task {
+    command: Command,
+    label: String,
+    log: Option<PathBuf>,
 }
 
-impl Default for Terms {
-    fn default() -> Self {
+impl Task {
+    /// A process of this command. The label stands before each line of its output and in messages about it.
+    pub fn new(command: Command, label: impl Into<String>) -> Self {
         Self {
-            limit: None,
-            label: None,
-            keeps: false,
-            saving: SAVING,
+            command,
+            label: label.into(),
+            log: None,
         }
+    }
+
+    /// Writes the lines of stdout and stderr to this file too, without the label. An older file is replaced.
+    #[must_use]
+    pub fn with_log(mut self, file: PathBuf) -> Self {
+        self.log = Some(file);
+        self
     }
 }
 
-/// What the threads of a job report.
+/// Limits of a job, and where its output goes.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// Longest time of the whole job; none for no limit.
+    pub(crate) limit: Option<Duration>,
+    /// True if stdout is kept for the caller instead of shown.
+    pub(crate) keeps: bool,
+    /// Time that the processes have to end after the user's signal.
+    pub(crate) saving: Duration,
+}
+
+/// Report of a thread of the job.
 #[derive(Debug)]
 enum Event {
     Ended(usize, io::Result<ExitStatus>),
@@ -69,6 +81,8 @@ enum Event {
     Closed,
     /// The launcher's stdout or stderr is gone.
     OutputLost,
+    /// A log file can't be written any more.
+    LogLost(Error),
     Signal(i32),
 }
 
@@ -87,15 +101,17 @@ enum Phase {
 #[derive(Debug)]
 struct Job {
     terms: Terms,
-    /// When it has taken too long.
+    /// End of the time limit.
     until: Option<Instant>,
     phase: Phase,
     cause: Option<Cause>,
     /// The first signal that the launcher got.
     signal: Option<i32>,
-    /// When the first Ctrl-C came.
+    /// Time of the first Ctrl-C.
     ctrl_c: Option<Instant>,
+    labels: Vec<String>,
     ends: Vec<End>,
+    lost_logs: Vec<Error>,
     tails: Vec<Arc<Tail>>,
     kept: Arc<Tail>,
     /// Processes that have not ended, and streams that have not.
@@ -107,13 +123,27 @@ struct Job {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the commands as processes 0, 1, … and waits until all have ended. The first that fails ends
-/// the others, as a signal to the launcher does, and the end of the time.
+/// Starts the processes and waits until all have ended. The first that fails ends the others; so does a
+/// signal to the launcher.
 ///
 /// # Errors
 ///
-/// When a process can't be started; those that were are ended before.
-pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error> {
+/// [`Error`] if a process can't be started; those that were started have been ended.
+pub fn run(tasks: Vec<Task>) -> Result<Outcome, Error> {
+    let terms = Terms {
+        limit: None,
+        keeps: false,
+        saving: SAVING,
+    };
+    run_under(tasks, terms)
+}
+
+/// [`run`] under the given terms.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_under(tasks: Vec<Task>, terms: Terms) -> Result<Outcome, Error> {
     let (report, events) = channel();
     // Before the first process, so that no signal can come between.
     let tell = report.clone();
@@ -125,7 +155,9 @@ pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error
         cause: None,
         signal: None,
         ctrl_c: None,
+        labels: Vec::new(),
         ends: Vec::new(),
+        lost_logs: Vec::new(),
         tails: Vec::new(),
         kept: Arc::new(Tail::new(KEPT)),
         running: 0,
@@ -135,8 +167,8 @@ pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error
         group: Group::new()?,
         threads: Vec::new(),
     };
-    for command in commands {
-        if let Err(error) = job.start(command) {
+    for task in tasks {
+        if let Err(error) = job.start(task) {
             job.kill();
             job.wait();
             return Err(error);
@@ -147,8 +179,13 @@ pub(super) fn run(commands: Vec<Command>, terms: Terms) -> Result<Outcome, Error
 }
 
 impl Job {
-    fn start(&mut self, mut command: Command) -> Result<(), Error> {
-        let process = self.ends.len();
+    fn start(&mut self, task: Task) -> Result<(), Error> {
+        let Task {
+            mut command,
+            label,
+            log,
+        } = task;
+        let log = log.map(Log::create).transpose()?.map(Arc::new);
         self.group.enter(&mut command);
         command
             .stdin(Stdio::null())
@@ -156,25 +193,27 @@ impl Job {
             .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|cause| Error::Start {
             program: command.get_program().into(),
-            process,
+            process: label.clone(),
             cause,
         })?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let process = self.ends.len();
         self.ends.push(End::Never);
+        self.labels.push(label);
         let tail = Arc::new(Tail::new(LAST));
         self.tails.push(Arc::clone(&tail));
 
         self.attend(process, child)?;
         if let Some(stdout) = stdout {
-            if self.terms.keeps {
-                let kept = Arc::clone(&self.kept);
-                self.copy(process, stdout, Stream::Kept, Some(kept))?;
+            let (sink, tail) = if self.terms.keeps {
+                (Sink::Nowhere, Some(Arc::clone(&self.kept)))
             } else {
-                self.copy(process, stdout, Stream::Out, None)?;
-            }
+                (Sink::Stdout, None)
+            };
+            self.copy(process, stdout, sink, tail, log.clone())?;
         }
         if let Some(stderr) = stderr {
-            self.copy(process, stderr, Stream::Err, Some(tail))?;
+            self.copy(process, stderr, Sink::Stderr, Some(tail), log)?;
         }
         Ok(())
     }
@@ -197,17 +236,28 @@ impl Job {
         &mut self,
         process: usize,
         from: impl io::Read + Send + 'static,
-        to: Stream,
+        sink: Sink,
         tail: Option<Arc<Tail>>,
+        log: Option<Arc<Log>>,
     ) -> Result<(), Error> {
         let report = self.report.clone();
-        let label = self.terms.label.clone();
-        let label = label.unwrap_or_else(|| process.to_string());
+        let prefix = sink.prefix(process, &self.labels[process]);
         self.spawn(format!("launch-output-{process}"), move || {
-            // As above.
-            let lost = || drop(report.send(Event::OutputLost));
-            copy(from, (process, &label), to, tail.as_deref(), lost);
-            let _ = report.send(Event::Closed);
+            // The job is there as long as anybody waits for its streams.
+            let lost = |event| drop(report.send(event));
+            let to = Copied {
+                sink,
+                prefix,
+                tail: tail.as_deref(),
+                log: log.as_deref(),
+            };
+            copy(
+                from,
+                &to,
+                || lost(Event::OutputLost),
+                |error| lost(Event::LogLost(error)),
+            );
+            lost(Event::Closed);
         })?;
         self.open += 1;
         Ok(())
@@ -222,7 +272,7 @@ impl Job {
         Ok(())
     }
 
-    /// Until all processes and streams have ended, or can't be made to.
+    /// Waits until all processes and streams have ended, or can't be made to.
     fn wait(&mut self) {
         while self.running > 0 || self.open > 0 {
             match self.next() {
@@ -276,6 +326,7 @@ impl Job {
                     self.terminate();
                 }
             }
+            Event::LogLost(error) => self.lost_logs.push(error),
             Event::Signal(signal) => {
                 self.signal.get_or_insert(signal);
                 let again = signal == INTERRUPT
@@ -313,7 +364,9 @@ impl Job {
         let outcome = Outcome {
             cause: self.cause,
             signal: self.signal,
+            labels: mem::take(&mut self.labels),
             ends: mem::take(&mut self.ends),
+            lost_logs: mem::take(&mut self.lost_logs),
             last_lines,
             kept: self.kept.lines(),
             held: self.running == 0 && self.open > 0,

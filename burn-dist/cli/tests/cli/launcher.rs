@@ -9,27 +9,31 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long anything may take on a machine that is busy with other things.
+/// Longest time of anything on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
-/// What the launcher gives processes to end.
+/// Time that the launcher gives processes to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// `launch` with a script as the program, run in a folder of its own.
+/// `burn-dist run` with a script as the program, in a folder of its own.
 pub(crate) struct Launch {
     pub(crate) folder: TempDir,
     pub(crate) command: Command,
 }
 
 impl Launch {
-    pub(crate) fn new(nodes: usize, script: &str) -> Self {
+    pub(crate) fn new(processes: usize, script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("script"), script).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        Self::of(folder, &["--nproc-per-node", &processes.to_string()])
+    }
+
+    /// A launcher with these flags, of the file `script` of the folder.
+    pub(crate) fn of(folder: TempDir, flags: &[&str]) -> Self {
+        let mut command = burn_dist();
         command
-            .args(["launch", "--nodes", &nodes.to_string()])
+            .arg("run")
+            .args(flags)
             .args(["--", "/bin/sh", "script", "an argument"])
-            .env_remove("BURN_DIST_SECRET")
-            .env_remove("BURN_DIST_SECRET_FILE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -55,6 +59,20 @@ impl Launch {
         let pid = |file: &&str| self.wait_for(file).parse().unwrap();
         files.iter().map(pid).collect()
     }
+}
+
+/// The program, with nothing in its environment that says that it belongs to a job.
+pub(crate) fn burn_dist() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_burn-dist"));
+    for name in [
+        "BURN_DIST_SECRET",
+        "BURN_DIST_SECRET_FILE",
+        "MASTER_PORT",
+        "RUST_LOG",
+    ] {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// A launcher; a test that fails ends it.
@@ -97,7 +115,7 @@ pub(crate) fn wait_for_line(path: &Path) -> String {
     }
 }
 
-/// Whether the process runs; one that has ended and was not asked after does not.
+/// True if the process runs; a zombie does not.
 pub(crate) fn runs(pid: u32) -> bool {
     let state = Command::new("ps")
         .args(["-o", "stat=", "-p", &pid.to_string()])

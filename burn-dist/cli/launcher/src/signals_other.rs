@@ -1,15 +1,13 @@
 //! Ctrl-C as an event of the job instead of the launcher's end.
-//!
-//! Caller: `job`.
 
 use crate::error::Error;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-/// What Ctrl-C counts as: Unix's SIGINT.
-pub(super) const INTERRUPT: i32 = 2;
+/// Number of Unix's SIGINT.
+pub(crate) const INTERRUPT: i32 = 2;
 
-/// Whom to tell. The system takes one handler for good, so that one asks here.
+/// Receiver of the signals. The system takes one handler for good, so that one asks here.
 static TELL: Mutex<Option<Tell>> = Mutex::new(None);
 
 type Tell = Box<dyn Fn(i32) + Send>;
@@ -20,7 +18,7 @@ fn set(tell: Option<Tell>) {
 
 /// Tells of Ctrl-C until it is dropped; one at a time.
 #[derive(Debug)]
-pub(super) struct Signals;
+pub(crate) struct Signals;
 
 impl Signals {
     /// Calls `tell` at each Ctrl-C from now on.
@@ -28,7 +26,7 @@ impl Signals {
     /// # Errors
     ///
     /// When the system refuses a handler.
-    pub(super) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
+    pub(crate) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
         set(Some(Box::new(tell)));
         let handler = || {
             if let Some(tell) = &*TELL.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -49,6 +47,6 @@ impl Drop for Signals {
     }
 }
 
-pub(super) fn name(_signal: i32) -> &'static str {
+pub(crate) fn name(_signal: i32) -> &'static str {
     "Ctrl-C"
 }

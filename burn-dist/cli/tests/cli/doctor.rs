@@ -1,20 +1,14 @@
-//! The `doctor` program as a user runs it.
+//! `burn-dist doctor`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, in its helpers too"
-)]
-
+use crate::launcher::{burn_dist, text};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-/// The program, with nothing in its environment that says that it belongs to a job.
 fn doctor(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doctor"));
+    let mut command = burn_dist();
     command
-        .args(["--backend", "cpu", "--batch-size", "2"])
+        .args(["doctor", "--backend", "cpu", "--batch-size", "2"])
         .args(arguments);
-    command.env_remove("RUST_LOG");
     command
 }
 
@@ -51,38 +45,48 @@ fn two_replicas_are_measured_and_written_down() {
 
 #[test]
 fn processes_measure_the_way_between_them() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .unwrap()
-        .port();
-    let start = |process: usize| {
-        doctor(&[])
-            .env("RANK", process.to_string())
-            .env("WORLD_SIZE", "2")
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", port.to_string())
-            .env("BURN_DIST_SECRET", "the secret of this test")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let [first, second] = [0, 1]
-        .map(start)
-        .map(|child| child.wait_with_output().unwrap());
-    for run in [&first, &second] {
-        assert!(
-            run.status.success(),
-            "{}",
-            String::from_utf8_lossy(&run.stderr)
-        );
-    }
-    let text = String::from_utf8(first.stdout).unwrap();
+    let output = burn_dist()
+        .args(["run", "--nproc-per-node", "2", "--"])
+        .arg(env!("CARGO_BIN_EXE_burn-dist"))
+        .args(["doctor", "--backend", "cpu", "--batch-size", "2"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
     assert!(
-        text.contains("latency") && text.contains("0 and 1"),
-        "{text}"
+        said.contains("latency") && said.contains("0 and 1"),
+        "{said}"
     );
-    assert!(second.stdout.is_empty(), "process 0 tells for all");
+    assert!(!said.contains("[1]"), "process 0 tells for all: {said}");
+}
+
+#[test]
+fn a_process_alone_looks_at_port_and_interface() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (flags, variable, part) in [
+        (&["--master-port", &port][..], "", "--master-port"),
+        (&[], port.as_str(), "is taken by another program"),
+        (&[], "http", "MASTER_PORT is \"http\""),
+        (&["--interface", "nosuch"], "", "127.0.0.1"),
+    ] {
+        let mut doctor = doctor(flags);
+        if !variable.is_empty() {
+            doctor.env("MASTER_PORT", variable);
+        }
+        let output = doctor.output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {error}");
+        assert!(error.contains(part), "{flags:?}: {error}");
+        assert!(output.stdout.is_empty(), "nothing is measured");
+    }
+    drop(taken);
+    let output = run(&["--interface", "127.0.0.1", "--master-port", &port]);
+    assert!(output.status.success(), "{output:?}");
+    let error = text(&output.stderr);
+    for part in ["would be reached at 127.0.0.1", "is free", "core(s)"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }
 
 #[test]
@@ -95,11 +99,7 @@ fn each_mistake_is_named_and_ends_with_a_failure() {
         (&["--gpus", "0"][..], 2, "--gpus"),
         (&["--bucket-cap-mb", "0"], 2, "above 0"),
         (&["--epochs", "3"], 2, "--epochs"),
-        (
-            &["--interface", "eth0"],
-            1,
-            "for a job of several processes",
-        ),
+        (&["--job", "j"], 1, "for a job of several processes"),
         (
             &["--json", nowhere.to_str().unwrap()],
             1,

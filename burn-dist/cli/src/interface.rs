@@ -1,6 +1,4 @@
 //! The network interfaces of this machine, by name or address.
-//!
-//! Callers: `program`, before it builds what would find the same mistake only afterwards; `doctor`.
 
 use crate::error::Error;
 use std::collections::BTreeMap;

@@ -6,8 +6,6 @@
 //! SIGKILL, the pipe ends and the guard kills the group. No child runs outside the group for a moment.
 //!
 //! A program that makes a group or session of its own leaves this one, and is then its own affair.
-//!
-//! Callers: `job`; `main` for [`guard`].
 
 use crate::error::Error;
 use rustix::process::{
@@ -21,12 +19,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What the guard writes once signals to the group can't end it any more.
+/// Line that the guard writes once signals to the group can't end it any more.
 const READY: &[u8] = b"ready\n";
 
 /// The process group of one job; dropping it kills everything in it.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     guard: Child,
 }
 
@@ -36,11 +34,11 @@ impl Group {
     /// # Errors
     ///
     /// When this program can't be started once more.
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let failed = || Error::system("start the guard of the processes");
         let program = std::env::current_exe().map_err(failed())?;
         let guard = Command::new(program)
-            .arg("launch-guard")
+            .arg(super::GUARD)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -62,13 +60,13 @@ impl Group {
     }
 
     /// Makes the command start its program inside the group.
-    pub(super) fn enter(&self, command: &mut Command) {
+    pub(crate) fn enter(&self, command: &mut Command) {
         command.process_group(self.id().as_raw_nonzero().get());
     }
 
-    /// What waits for a child's end, on a thread of its own.
+    /// Returns the wait for a child's end, to be called on a thread of its own.
     #[expect(clippy::unused_self, reason = "the other systems' group is needed")]
-    pub(super) fn waiter(
+    pub(crate) fn waiter(
         &self,
         mut child: Child,
     ) -> impl FnOnce() -> io::Result<ExitStatus> + use<> {
@@ -76,17 +74,17 @@ impl Group {
     }
 
     /// Asks all processes to end.
-    pub(super) fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.send(Signal::TERM);
     }
 
     /// Passes on a signal that the launcher got.
-    pub(super) fn forward(&self, signal: i32) {
+    pub(crate) fn forward(&self, signal: i32) {
         self.send(Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
     }
 
     /// Ends all processes, the guard with them.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.send(Signal::KILL);
     }
 
@@ -113,7 +111,7 @@ impl Drop for Group {
 /// # Errors
 ///
 /// When it leads no group, or can't make signals harmless to itself.
-pub(crate) fn guard() -> Result<Infallible, Error> {
+pub fn guard() -> Result<Infallible, Error> {
     // Else it would kill the processes of a shell it was typed into.
     if getpgrp() != getpid() {
         return Err(Error::Guard);

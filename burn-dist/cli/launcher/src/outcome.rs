@@ -1,25 +1,24 @@
-//! What became of a job: the summary for the user, and the exit code.
-//!
-//! Caller: `job` makes an [`Outcome`], `launch` shows it.
+//! End of a job: the summary for the user, and the exit code.
 
-use super::signals;
+use crate::error::Error;
+use crate::signals;
 use std::fmt;
 use std::io;
 use std::process::{ExitCode, ExitStatus};
 use std::time::SystemTime;
 
-/// How a process ended.
+/// End of a process.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     Known(ExitStatus),
     /// The system did not tell.
     Unknown(io::Error),
-    /// It is there still, although it was killed.
+    /// The process is still there, although it was killed.
     Never,
 }
 
 impl End {
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         matches!(self, Self::Known(status) if status.success())
     }
 
@@ -49,7 +48,7 @@ impl fmt::Display for End {
 }
 
 /// The exit code after a signal, as shells have it.
-pub(super) fn after_signal(signal: i32) -> ExitCode {
+pub(crate) fn after_signal(signal: i32) -> ExitCode {
     u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
@@ -63,9 +62,9 @@ fn signal_of(_status: ExitStatus) -> Option<i32> {
     None
 }
 
-/// Why a job ended before all its processes had done their work.
+/// Reason why a job ended before all its processes had done their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// The failure began in this process.
     Failed(usize),
     /// The launcher got this signal.
@@ -76,27 +75,33 @@ pub(super) enum Cause {
     Overdue,
 }
 
-/// What became of a job.
+/// End of a job.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub struct Outcome {
     /// None after success.
-    pub(super) cause: Option<Cause>,
+    pub(crate) cause: Option<Cause>,
     /// The first signal that the launcher got, also when the job was ending already.
-    pub(super) signal: Option<i32>,
-    /// How each process ended.
-    pub(super) ends: Vec<End>,
+    pub(crate) signal: Option<i32>,
+    /// Labels of the processes.
+    pub(crate) labels: Vec<String>,
+    /// End of each process.
+    pub(crate) ends: Vec<End>,
+    /// Log files that could not be written to their end.
+    pub(crate) lost_logs: Vec<Error>,
     /// The last lines that each process wrote to stderr, if one has failed.
-    pub(super) last_lines: Vec<Vec<Vec<u8>>>,
+    pub(crate) last_lines: Vec<Vec<Vec<u8>>>,
     /// The lines of stdout, where they are kept.
-    pub(super) kept: Vec<Vec<u8>>,
+    pub(crate) kept: Vec<Vec<u8>>,
     /// Something outside the job's processes holds their output open, and was not waited for.
-    pub(super) held: bool,
+    pub(crate) held: bool,
 }
 
 impl Outcome {
-    /// Names the process where the failure began, by the time at which each has said that it began
-    /// there; others that failed because of it may have been quicker to end.
-    pub(super) fn blame(mut self, began: impl Fn(usize) -> Option<SystemTime>) -> Self {
+    /// Blames the failure on the process with the earliest time in `began`, which returns the time at which a
+    /// process, by its number from 0, has said that a failure began in it. Others that failed because of that
+    /// failure may have ended before.
+    #[must_use]
+    pub fn blame(mut self, began: impl Fn(usize) -> Option<SystemTime>) -> Self {
         if matches!(self.cause, Some(Cause::Failed(_))) {
             let said = (0..self.ends.len()).filter(|&process| !self.ends[process].is_success());
             let said = said.filter_map(|process| Some((began(process)?, process)));
@@ -107,7 +112,8 @@ impl Outcome {
         self
     }
 
-    pub(super) fn code(&self) -> ExitCode {
+    /// Returns the exit code for the launcher: the failed process's, 128 and the number of a signal, or 0.
+    pub fn code(&self) -> ExitCode {
         match self.cause {
             None => ExitCode::SUCCESS,
             Some(Cause::Failed(process)) => self.ends[process].code(),
@@ -116,8 +122,8 @@ impl Outcome {
         }
     }
 
-    /// The summary as bytes, for the last lines may be no UTF-8. Nothing after success.
-    pub(super) fn summary(&self) -> Vec<u8> {
+    /// Returns the summary as bytes, for the last lines may be no UTF-8. It is empty after success.
+    pub fn summary(&self) -> Vec<u8> {
         let mut text = Vec::new();
         match self.cause {
             None => {}
@@ -147,12 +153,21 @@ impl Outcome {
                   and may still run\n",
             );
         }
+        for lost in &self.lost_logs {
+            text.extend(format!("warning: {lost}; the rest of the output is not in it\n").bytes());
+        }
         text
     }
 
     fn failure(&self, process: usize, text: &mut Vec<u8>) {
         let end = &self.ends[process];
-        text.extend(format!("error: process {process} failed first ({end})").bytes());
+        text.extend(
+            format!(
+                "error: process {} failed first ({end})",
+                self.labels[process]
+            )
+            .bytes(),
+        );
         let lines = &self.last_lines[process];
         if lines.is_empty() {
             text.extend(b"; it wrote nothing to stderr\n");
@@ -173,7 +188,7 @@ impl Outcome {
         let all = self.ends.iter().enumerate();
         let others = all.filter(|(process, _)| Some(*process) != but);
         let ends: Vec<_> = others
-            .map(|(process, end)| format!("process {process}: {end}"))
+            .map(|(process, end)| format!("process {}: {end}", self.labels[process]))
             .collect();
         ends.join("; ")
     }

@@ -1,7 +1,8 @@
 //! How a job ends: by a failure, a signal, or the launcher's own end, with nothing left behind.
 
 use crate::launcher::{
-    GRACE, Launch, PATIENCE, assert_gone, assert_soon_gone, group_of, make_program, runs, text,
+    GRACE, Launch, PATIENCE, assert_gone, assert_soon_gone, burn_dist, group_of, make_program,
+    runs, text,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -290,8 +291,8 @@ fn a_program_that_left_the_group_is_not_waited_for() {
 
 #[test]
 fn a_missing_program_is_an_error_that_says_what_to_do() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["launch", "--nodes=3", "--", "/no/such/program"])
+    let output = burn_dist()
+        .args(["run", "--nproc-per-node=3", "--", "/no/such/program"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -310,8 +311,8 @@ fn when_one_cannot_be_started_those_that_were_are_ended() {
     let script =
         "#!/bin/sh\nrm -f program; echo $$ > pid.$$.tmp; mv pid.$$.tmp pid.$$\nsleep 1000\n";
     make_program(folder.path(), script);
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["launch", "--nodes=1000", "--", "./program"])
+    let output = burn_dist()
+        .args(["run", "--nproc-per-node=1000", "--", "./program"])
         .current_dir(folder.path())
         .output()
         .unwrap();
@@ -330,25 +331,15 @@ fn when_one_cannot_be_started_those_that_were_are_ended() {
 }
 
 #[test]
-fn no_processes_are_a_usage_error() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["launch", "--nodes", "0", "--", "true"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("--nodes <M>"));
-}
-
-#[test]
 fn a_guard_started_by_hand_does_no_harm() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut command = burn_dist();
     let output = command
         .arg("launch-guard")
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("cargo xtask launch"));
+    assert!(text(&output.stderr).contains("burn-dist run"));
 
     // At the head of a group of its own, that group is all it ends.
     let output = command.process_group(0).output().unwrap();

@@ -3,8 +3,6 @@
 //!
 //! What the processes start themselves is not ended, nor is anything when the launcher is killed; job
 //! objects would do both, but only through `unsafe` calls.
-//!
-//! Callers: `job`; `main` for [`guard`].
 
 use crate::error::Error;
 use std::convert::Infallible;
@@ -14,28 +12,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often a waiting thread looks at its child, and whether it is to be killed.
+/// Time between two looks of a waiting thread at its child and at the request to kill it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The processes of one job; dropping it kills them.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     killed: Arc<AtomicBool>,
 }
 
 impl Group {
     #[expect(clippy::unnecessary_wraps, reason = "a process group of Unix can fail")]
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(crate) fn new() -> Result<Self, Error> {
         Ok(Self {
             killed: Arc::default(),
         })
     }
 
     #[expect(clippy::unused_self, reason = "a process group of Unix is needed")]
-    pub(super) fn enter(&self, _command: &mut Command) {}
+    pub(crate) fn enter(&self, _command: &mut Command) {}
 
-    /// What waits for a child's end, on a thread of its own, and kills it when that is asked for.
-    pub(super) fn waiter(
+    /// Returns the wait for a child's end, to be called on a thread of its own; it kills the child on request.
+    pub(crate) fn waiter(
         &self,
         mut child: Child,
     ) -> impl FnOnce() -> io::Result<ExitStatus> + use<> {
@@ -53,15 +51,15 @@ impl Group {
     }
 
     /// There is no way to ask: this ends them.
-    pub(super) fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.kill();
     }
 
     /// The console has told the processes already.
     #[expect(clippy::unused_self, reason = "a process group of Unix is needed")]
-    pub(super) fn forward(&self, _signal: i32) {}
+    pub(crate) fn forward(&self, _signal: i32) {}
 
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.killed.store(true, Ordering::Relaxed);
     }
 }
@@ -73,6 +71,6 @@ impl Drop for Group {
 }
 
 /// Only process groups have a guard.
-pub(crate) fn guard() -> Result<Infallible, Error> {
+pub fn guard() -> Result<Infallible, Error> {
     Err(Error::Guard)
 }
