@@ -121,7 +121,7 @@
 //! # Ok::<(), burn_dist::Error>(())
 //! ```
 //!
-//! `cargo xtask launch --nodes 2 -- PROGRAM` starts it as two processes on one machine, to try it out.
+//! `burn-dist run --nproc-per-node 2 -- PROGRAM` starts it as two processes of this machine.
 //!
 //! **4. For long runs.** [`checkpoint`] lets a run go on after a crash, to the same result bit for bit; [`observe`] shows
 //! where the time goes and who holds the others up; [`preflight`] says beforehand what is wrong with the

@@ -55,7 +55,7 @@ fn alone(options: &JobOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
     if options.tls.is_some() {
         return Err(
             "there is nothing to encrypt: no launcher started this process as one of several \
-             (`cargo xtask train-mnist --nodes 2` would)"
+             (`burn-dist run --nproc-per-node 2` would)"
                 .into(),
         );
     }

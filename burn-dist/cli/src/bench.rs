@@ -80,7 +80,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(options: &Arguments) -> Result<ExitCode, Failure> {
     crate::log_to_stderr();
     let timeout = Duration::from_secs(options.timeout.into());
-    let job = JobConfig::from_env()?.map(|job| job.join_timeout(timeout));
+    let job = JobConfig::from_env()?.map(|job| job.with_join_timeout(timeout));
     let processes = job.as_ref().map_or(1, JobConfig::processes);
     let default = if processes > 1 { 1 } else { 2 };
     let local = options.local_ranks.unwrap_or(default) as usize;
@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Arguments) -> Result<ExitCode, Failure> {
     }
     // The slices lie in host memory; the devices are only what ranks are started on.
     let Devices { devices, .. } = Devices::select(Backend::Cpu, local, false)?;
-    let launcher = Launcher::new(devices).timeout(timeout).job(job);
+    let launcher = Launcher::new(devices).with_timeout(timeout).with_job(job);
     launcher.run(|worker| measure(options, processes, &worker))?;
     Ok(ExitCode::SUCCESS)
 }

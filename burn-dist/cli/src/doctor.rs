@@ -152,7 +152,7 @@ fn measure(options: &Arguments) -> Result<Option<Severity>, Failure> {
     let join_timeout = options.job.join_timeout.unwrap_or(timeout);
     let job = place::place(&options.job)?.map(|job| {
         let declared = [("--batch-size", options.batch_size.to_string())];
-        job.join_timeout(join_timeout).with_options(declared)
+        job.with_join_timeout(join_timeout).with_options(declared)
     });
     let first = job.as_ref().is_none_or(|job| job.process() == 0);
     // A report that can't be written is an error before the measurement.
@@ -165,7 +165,7 @@ fn measure(options: &Arguments) -> Result<Option<Severity>, Failure> {
     let preflight = preflight(options, note);
 
     let timeout = options.job.collective_timeout.unwrap_or(timeout);
-    let launcher = Launcher::new(devices).timeout(timeout).job(job);
+    let launcher = Launcher::new(devices).with_timeout(timeout).with_job(job);
     let reports = launcher.run(|worker| examine(&worker, options, &preflight))?;
     // All ranks have the same one.
     let report = reports.first().ok_or("no replica was started")?;
@@ -185,9 +185,9 @@ fn preflight(options: &Arguments, note: Option<String>) -> Preflight {
     if let Some(size) = options.bucket_cap_mb {
         plan = plan.with_bucket_cap_mb(size);
     }
-    let preflight = Preflight::new().plan(plan);
+    let preflight = Preflight::new().with_plan(plan);
     match note {
-        Some(message) => preflight.known(Finding {
+        Some(message) => preflight.with_known(Finding {
             severity: Severity::Note,
             topic: Topic::Devices,
             message,

@@ -10,8 +10,6 @@
 //! | `report`, `text` | all of it as figures, and as a text |
 //!
 //! Every rank makes the same calls in the same order, on its own thread; nothing is started.
-//!
-//! Callers: users, `examples/doctor`.
 
 mod findings;
 mod forecast;

@@ -29,7 +29,7 @@ use crate::error::{Error, JoinFailure, Result};
 
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
-/// The file for the reason of a failure, which `cargo xtask launch` names.
+/// File for the reason of a failure; `burn-dist run` sets it.
 const ERROR_FILE: &str = "BURN_DIST_ERROR_FILE";
 /// Names the network interface that the others reach this process by.
 const INTERFACE: &str = "BURN_DIST_INTERFACE";

@@ -6,11 +6,11 @@
 //! leaves plain lines; and a line over [`MAX_LINE`] bytes is broken.
 
 use crate::error::Error;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 /// Longest line in bytes that memory is taken for.
 const MAX_LINE: usize = 64 << 10;
@@ -78,7 +78,7 @@ impl Log {
 
     /// Writes whole lines. After the first failure, which is returned, nothing more is written.
     fn write(&self, lines: &[u8]) -> Result<(), Error> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock();
         let Some(open) = &mut *file else {
             return Ok(());
         };
@@ -106,7 +106,7 @@ impl Tail {
     }
 
     fn push(&self, line: &[u8]) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         if lines.len() == self.kept {
             lines.pop_front();
         }
@@ -115,7 +115,7 @@ impl Tail {
 
     /// Returns the lines without their ends, the oldest first.
     pub(crate) fn lines(&self) -> Vec<Vec<u8>> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock();
         lines.iter().cloned().collect()
     }
 }

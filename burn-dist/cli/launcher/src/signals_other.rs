@@ -1,8 +1,8 @@
 //! Ctrl-C as an event of the job instead of the launcher's end.
 
 use crate::error::Error;
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 /// Number of Unix's SIGINT.
 pub(crate) const INTERRUPT: i32 = 2;
@@ -13,7 +13,7 @@ static TELL: Mutex<Option<Tell>> = Mutex::new(None);
 type Tell = Box<dyn Fn(i32) + Send>;
 
 fn set(tell: Option<Tell>) {
-    *TELL.lock().unwrap_or_else(PoisonError::into_inner) = tell;
+    *TELL.lock() = tell;
 }
 
 /// Tells of Ctrl-C until it is dropped; one at a time.
@@ -29,7 +29,7 @@ impl Signals {
     pub(crate) fn new(tell: impl Fn(i32) + Send + 'static) -> Result<Self, Error> {
         set(Some(Box::new(tell)));
         let handler = || {
-            if let Some(tell) = &*TELL.lock().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(tell) = &*TELL.lock() {
                 tell(INTERRUPT);
             }
         };
