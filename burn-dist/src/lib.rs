@@ -149,6 +149,7 @@ pub mod data;
 pub mod ddp;
 mod element;
 mod error;
+pub mod functional;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

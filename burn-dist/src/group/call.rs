@@ -139,7 +139,7 @@ impl<M> ProcessGroup<M> {
         mut detail: Detail,
     ) -> Ticket {
         self.member.lineage().tell_fault();
-        detail.within = self.within.map(Into::into);
+        detail.within = self.within.clone();
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
         let call = Arc::new(Call {
@@ -281,7 +281,7 @@ impl<M> ProcessGroup<M> {
     }
 
     /// The error of a call that can't be right, of which the other ranks are told.
-    pub(super) fn refuse(&self, call: &'static str, message: String) -> Error {
+    pub(crate) fn refuse(&self, call: &'static str, message: String) -> Error {
         let core = self.core();
         core.meeting.fail(
             core.meeting

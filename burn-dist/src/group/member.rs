@@ -55,6 +55,11 @@ impl Core {
         self.meeting.ranks()[self.rank]
     }
 
+    /// Returns the number of collective calls so far.
+    pub(super) fn collectives(&self) -> u64 {
+        self.collectives.load(Ordering::Relaxed)
+    }
+
     pub(super) fn next_collective(&self) -> u64 {
         self.collectives.fetch_add(1, Ordering::Relaxed)
     }

@@ -24,6 +24,7 @@ mod tensor;
 mod work;
 mod world;
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -78,7 +79,7 @@ pub struct ProcessGroup<M = Blocking> {
     member: Arc<Member>,
     timeout: Duration,
     /// The call of the library that this handle's operations are part of.
-    within: Option<&'static str>,
+    within: Option<Cow<'static, str>>,
     mode: PhantomData<M>,
 }
 
@@ -199,7 +200,7 @@ impl<M> ProcessGroup<M> {
         Self {
             member: Arc::clone(&self.member),
             timeout: timeout.min(LONGEST_TIMEOUT),
-            within: self.within,
+            within: self.within.clone(),
             mode: PhantomData,
         }
     }
@@ -207,11 +208,21 @@ impl<M> ProcessGroup<M> {
     /// A handle of the same membership for the operations that a call of the library makes, as a user knows it:
     /// errors name it too.
     #[must_use]
-    pub(crate) fn within(&self, call: &'static str) -> Self {
+    pub(crate) fn within(&self, call: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            within: Some(call),
+            within: Some(call.into()),
             ..self.with_timeout(self.timeout)
         }
+    }
+
+    /// Returns the call of the library that this handle's operations are part of, if there is one.
+    pub(crate) fn caller(&self) -> Option<Cow<'static, str>> {
+        self.within.clone()
+    }
+
+    /// Returns the number of collective calls so far, which is the number of the next.
+    pub(crate) fn calls(&self) -> u64 {
+        self.core().collectives()
     }
 
     /// The process that hosts this rank.
@@ -280,4 +291,4 @@ impl<M> ProcessGroup<M> {
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
-pub(crate) use tests::support::on_ranks;
+pub(crate) use tests::{on_job, support::on_ranks};

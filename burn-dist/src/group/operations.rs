@@ -36,7 +36,7 @@ impl ProcessGroup {
         ProcessGroup {
             member: self.member.clone(),
             timeout: self.timeout,
-            within: self.within,
+            within: self.within.clone(),
             mode: PhantomData,
         }
     }

@@ -4,26 +4,10 @@
 
 use crate::group::ProcessGroup;
 use std::cell::{Cell, RefCell};
-use std::time::{Duration, Instant};
 
 thread_local! {
     static HERE: RefCell<Here> = const { RefCell::new(Here { group: None, samples: None, counts: true }) };
     static LOSS_COUNTS: Cell<bool> = const { Cell::new(true) };
-    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-}
-
-/// Runs what waits for other ranks.
-pub(super) fn waiting<R>(wait: impl FnOnce() -> R) -> R {
-    let start = Instant::now();
-    let result = wait();
-    WAITED.set(WAITED.get() + start.elapsed());
-    result
-}
-
-/// How long this thread's passes have waited for other ranks so far: what tells a slow rank from those that
-/// wait for it inside of forward and backward.
-pub(crate) fn waited() -> Duration {
-    WAITED.get()
 }
 
 /// Where a pass runs.

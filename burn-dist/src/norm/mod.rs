@@ -1,7 +1,7 @@
 //! Normalisation over the batches of all ranks.
 //!
 //! - [`SyncBatchNorm`]: the module;
-//! - `rank_sum`: a sum over ranks that has a gradient;
+//! - `rank_sum`: a sum over ranks whose gradient counts the samples of each rank;
 //! - `counted`: gradients of a loss over nothing;
 //! - `here`: the group that a thread's forward passes belong to; [`uncounted`].
 
@@ -13,10 +13,11 @@ pub(crate) use counted::{counted, counted_on};
 #[cfg(feature = "train")]
 pub(crate) use here::counting;
 pub use here::uncounted;
-pub(crate) use here::{enter, set_loss_counts, waited};
+pub(crate) use here::{enter, set_loss_counts};
 
 use crate::element::ReduceOp;
 use crate::error::Error;
+use crate::functional::waiting;
 use crate::group::ProcessGroup;
 use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::BatchNorm;
@@ -206,7 +207,7 @@ fn share(here: &Here, own: usize) -> (f64, f64) {
         return (1.0, own);
     };
     let mut total = [own];
-    match here::waiting(|| group.all_reduce(&mut total, ReduceOp::Sum)) {
+    match waiting(|| group.all_reduce(&mut total, ReduceOp::Sum)) {
         Ok(()) => (own / total[0].max(1.0), total[0]),
         Err(error) => {
             fail(group, &error);

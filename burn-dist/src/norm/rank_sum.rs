@@ -1,20 +1,15 @@
-//! A sum over ranks that has a gradient: forward adds up what all ranks have, backward adds up what all ranks'
-//! losses say of the sum.
-//!
-//! It is a backend extension, as the hooks of `ddp` are: a plain identity on the sum, whose backward step under
-//! autodiff asks the other ranks. That step waits for them while Burn holds the lock of its graph; each rank
-//! has a graph of its own, so no rank waits for a lock that another holds.
+//! The sum over ranks of statistics, and the gradients of losses that are means over samples.
 //!
 //! Where losses are means over each rank's samples, to be weighed by their numbers `n` when gradients are
 //! averaged, rank `r`'s gradient must come out as `Σ n_q g_q / n_r`: weighing it by `n_r` then gives what the
-//! loss over all samples says.
+//! loss over all samples says. So gradients are multiplied by `n` before they are added up over the ranks, and divided
+//! by it afterwards.
 
 use super::counted::counted_on;
 use super::fail;
-use super::here::{Here, waiting};
+use super::here::Here;
 use crate::element::ReduceOp;
-use crate::error::{Error, Result};
-use crate::group::ProcessGroup;
+use crate::functional;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -24,26 +19,31 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Backend, Dispatch, DispatchKindConversion, DispatchTensor, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Tensor, TensorData};
-use futures_lite::future::block_on;
+use burn::tensor::Tensor;
 
-/// The sum over ranks of a vector that each has.
+/// Returns the sum over ranks of a vector that each has.
 pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
     let Some(group) = &here.group else {
         return own;
     };
-    let mine = own.clone().detach();
-    match waiting(|| group.all_reduce(mine, ReduceOp::Sum)) {
-        Ok(sum) => Tensor::from_dispatch(Dispatch::rank_sum(
-            own.into_dispatch(),
-            sum.into_dispatch(),
-            here.clone(),
-        )),
+    let samples = here.samples.map(|samples| samples as f64);
+    let inverse = samples.map(|samples| if samples > 0.0 { 1.0 / samples } else { 0.0 });
+    let part = weighed(own.clone(), inverse);
+    match functional::all_reduce(group, part, ReduceOp::Sum) {
+        Ok(sum) => weighed(sum, samples),
         Err(error) => {
             fail(group, &error);
             own
         }
     }
+}
+
+/// Returns the tensor; its gradient is multiplied by the weight, if there is one.
+fn weighed(tensor: Tensor<1>, weight: Option<f64>) -> Tensor<1> {
+    let Some(weight) = weight else {
+        return tensor;
+    };
+    Tensor::from_dispatch(Dispatch::gradient_times(tensor.into_dispatch(), weight))
 }
 
 /// Returns the tensor. What is no number in its gradient becomes zero where this rank's loss counts for nothing,
@@ -57,11 +57,11 @@ pub(super) fn counted_gradient<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     Flex: cfg(feature = "flex"),
     Autodiff
 )]
-trait RankSum: Backend {
-    /// Returns `sum`. Under autodiff, its gradient over all ranks becomes that of `own`.
-    fn rank_sum(own: FloatTensor<Self>, sum: FloatTensor<Self>, here: Here) -> FloatTensor<Self> {
-        let _ = (own, here);
-        sum
+trait GradientOps: Backend {
+    /// Returns `tensor`. Under autodiff, its gradient is multiplied by `weight`; it is zero if that is 0.
+    fn gradient_times(tensor: FloatTensor<Self>, weight: f64) -> FloatTensor<Self> {
+        let _ = weight;
+        tensor
     }
 
     /// Returns `tensor`. Under autodiff, its gradient is that of a loss that may count for nothing.
@@ -71,25 +71,20 @@ trait RankSum: Backend {
 }
 
 #[cfg(feature = "flex")]
-impl RankSum for burn::backend::Flex {}
+impl GradientOps for burn::backend::Flex {}
 
 #[cfg(feature = "cube")]
-impl RankSum for burn::backend::Cube {}
+impl GradientOps for burn::backend::Cube {}
 
-impl<B: Backend, C: CheckpointStrategy> RankSum for Autodiff<B, C>
+impl<B: Backend, C: CheckpointStrategy> GradientOps for Autodiff<B, C>
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
-    fn rank_sum(own: FloatTensor<Self>, sum: FloatTensor<Self>, here: Here) -> FloatTensor<Self> {
-        let (_, own) = own.into_parts();
-        let (sum, untracked) = sum.into_parts();
-        match Exchange
-            .prepare::<C>([own, untracked])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prepared) => prepared.finish(here, sum),
-            OpsKind::UnTracked(prepared) => prepared.finish(sum),
+    fn gradient_times(tensor: FloatTensor<Self>, weight: f64) -> FloatTensor<Self> {
+        let (tensor, node) = tensor.into_parts();
+        match Times.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(weight, tensor),
+            OpsKind::UnTracked(prepared) => prepared.finish(tensor),
         }
     }
 
@@ -123,58 +118,30 @@ where
     }
 }
 
-/// The backward step of [`rank_sum`].
+/// The backward step of a gradient that is multiplied by a number.
 #[derive(Debug)]
-struct Exchange;
+struct Times;
 
-impl<B: Backend> Backward<B, 2> for Exchange {
-    type State = Here;
+impl<B: Backend> Backward<B, 1> for Times {
+    type State = f64;
 
     fn backward(
         self,
-        ops: Ops<Self::State, 2>,
+        ops: Ops<Self::State, 1>,
         gradients: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let [Some(own), _] = &ops.parents else {
+        let [Some(parent)] = &ops.parents else {
             return;
         };
-        let device = gradient.device();
-        let Some(group) = &ops.state.group else {
-            return gradients.register::<B>(own.id, gradient);
+        let gradient = if ops.state > 0.0 {
+            B::float_mul_scalar(gradient, ops.state.into())
+        } else {
+            // A rank that does not count has no gradient, even if it computed one that is no number.
+            let (shape, device, dtype) = (gradient.shape(), gradient.device(), gradient.dtype());
+            B::float_zeros(shape, &device, dtype.into())
         };
-        let exchanged = block_on(B::float_into_data(gradient.clone()))
-            .map_err(|error| Error::Tensor {
-                rank: group.global_rank(),
-                operation: "reading the gradient of statistics",
-                message: format!("{error:?}"),
-            })
-            .and_then(|data| over_ranks(group, &data, ops.state.samples));
-        let gradient = match exchanged {
-            Ok(data) => B::float_from_data(data, &device),
-            Err(error) => {
-                fail(group, &error);
-                gradient
-            }
-        };
-        gradients.register::<B>(own.id, gradient);
+        gradients.register::<B>(parent.id, gradient);
     }
-}
-
-/// What all ranks say of the sum together.
-fn over_ranks(
-    group: &ProcessGroup,
-    gradient: &TensorData,
-    samples: Option<usize>,
-) -> Result<TensorData> {
-    let weight = samples.map_or(1.0, |samples| samples as f64);
-    // A rank that does not count has no gradient, even if it computed one that is no number.
-    let weighed = |value: f64| if weight > 0.0 { value * weight } else { 0.0 };
-    let mut sum: Vec<f64> = gradient.iter::<f64>().map(weighed).collect();
-    waiting(|| group.all_reduce(&mut sum, ReduceOp::Sum))?;
-    let back = if weight > 0.0 { 1.0 / weight } else { 0.0 };
-    let sum: Vec<f64> = sum.into_iter().map(|value| value * back).collect();
-    let data = TensorData::new(sum, gradient.shape().clone());
-    Ok(data.convert_dtype(gradient.dtype()))
 }

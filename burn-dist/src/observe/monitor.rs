@@ -9,8 +9,8 @@ use super::straggler::{self, Detector};
 use super::summary::{FIELDS, RankFigures, StepSummary};
 use crate::ddp::SyncStats;
 use crate::error::Result;
+use crate::functional;
 use crate::group::{ProcessGroup, Work};
-use crate::norm;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const UNDER_WAY: usize = 8;
 ///
 /// In synchronous training all ranks' steps take equally long, because the fast ranks wait for the slow
 /// one. So the times that are compared leave waiting for averages (and for the statistics of
-/// [`SyncBatchNorm`](norm::SyncBatchNorm)) out, and have in them all else that
+/// [`SyncBatchNorm`](crate::norm::SyncBatchNorm)) out, and have in them all else that
 /// a rank did between two calls: loading, forward, backward, the optimizer.
 ///
 /// ```no_run
@@ -81,7 +81,7 @@ impl StepMonitor {
         Ok(Self {
             since: Instant::now(),
             stats: SyncStats::default(),
-            waited: norm::waited(),
+            waited: functional::waited(),
             under_way: VecDeque::new(),
             #[cfg(feature = "observe")]
             first: 0,
@@ -106,7 +106,7 @@ impl StepMonitor {
 
     /// Begins the next step now: what came since the last one, such as a validation, is in no step.
     pub fn begin(&mut self, stats: SyncStats) {
-        (self.since, self.stats, self.waited) = (Instant::now(), stats, norm::waited());
+        (self.since, self.stats, self.waited) = (Instant::now(), stats, functional::waited());
     }
 
     /// Numbers the steps from this one on, as a run that goes on from a checkpoint does. TensorBoard forgets what an
@@ -150,7 +150,7 @@ impl StepMonitor {
     /// # Errors
     /// The group's own, of this step or an earlier one.
     pub fn step(&mut self, samples: usize, stats: SyncStats) -> Result<()> {
-        let (now, waited) = (Instant::now(), norm::waited());
+        let (now, waited) = (Instant::now(), functional::waited());
         let step = (now - self.since).as_secs_f64();
         let averaging = stats.averaging.saturating_sub(self.stats.averaging);
         let others = averaging + waited.saturating_sub(self.waited);

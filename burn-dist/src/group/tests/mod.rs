@@ -46,6 +46,9 @@ fn job_on<N: Network + 'static>(
 }
 
 /// Runs `work` as every rank of a job, and returns the results in rank order.
-fn on_job<R: Send>(ranks_per_process: &[usize], work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
+pub(crate) fn on_job<R: Send>(
+    ranks_per_process: &[usize],
+    work: impl Fn(ProcessGroup) -> R + Sync,
+) -> Vec<R> {
     on_groups(job(ranks_per_process), work)
 }
