@@ -139,7 +139,8 @@ fn gradients_are_those_of_finite_differences() {
 fn outputs_are_the_same_whether_tensors_are_tracked_or_not() {
     on_ranks(2, |group| {
         let autodiff = Device::flex().autodiff();
-        let input = |device| matrix(numbers(group.rank(), ROWS * COLUMNS, 0), COLUMNS, device);
+        let input =
+            |device: &Device| matrix(numbers(group.rank(), ROWS * COLUMNS, 0), COLUMNS, device);
         for (name, call) in CALLS {
             let [plain, untracked, tracked] = [
                 input(&Device::flex()),
