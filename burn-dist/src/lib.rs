@@ -127,6 +127,9 @@
 //! where the time goes and who holds the others up; [`preflight`] says beforehand what is wrong with the
 //! machines. Programs that leave the loop to burn-train change five lines: the feature `train`.
 //!
+//! **5. With calls of your own.** [`ProcessGroup`] has the collectives; those in [`functional`] pass gradients on, for
+//! losses over all ranks' outputs and for layers that are split over ranks.
+//!
 //! # Errors
 //!
 //! Everything that a user, another rank or a device can cause is an [`Error`] that says what failed,
