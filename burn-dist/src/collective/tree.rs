@@ -8,8 +8,6 @@
 //!
 //! The tree is evaluated one block of elements at a time: a block of every rank and one block of
 //! partial sums per level of the tree stay in the core's own cache, so memory is read and written once.
-//!
-//! Callers: `all_reduce`, `reduce`, `reduce_scatter`.
 
 use std::ops::Range;
 
@@ -22,29 +20,20 @@ const BLOCK_BYTES: usize = 8 * 1024;
 /// Reduces one block after the other, in memory that is taken once.
 pub(super) struct Reducer<T: Element> {
     op: ReduceOp,
+    /// The ranks that a mean is over.
     ranks: usize,
     block: usize,
-    /// One block of partial results per level of the tree; empty for a mean.
+    /// A block of partial results for each level of the tree; empty for a mean.
     narrow: Vec<T>,
     /// The same in the type that means are summed in; empty for other operations.
     wide: Vec<T::Wide>,
 }
 
 impl<T: Element> Reducer<T> {
-    /// For slices of up to `length` elements of each of `ranks` ranks.
+    /// For blocks of up to `length` elements, of nodes of up to `ranks` ranks.
     pub(super) fn new(op: ReduceOp, ranks: usize, length: usize) -> Self {
-        let levels = ranks.next_power_of_two().trailing_zeros().max(1) as usize;
-        Self::with_levels(op, ranks, length, levels)
-    }
-
-    /// As [`Self::new`], to [`Self::merge`] partial results.
-    pub(super) fn merging(op: ReduceOp, ranks: usize, length: usize) -> Self {
-        let levels = ranks.next_power_of_two().trailing_zeros() as usize;
-        // Here the lowest level too needs a block for each side.
-        Self::with_levels(op, ranks, length, levels + 1)
-    }
-
-    fn with_levels(op: ReduceOp, ranks: usize, length: usize, levels: usize) -> Self {
+        // The lowest level too may need a block for each side.
+        let levels = ranks.next_power_of_two().trailing_zeros() as usize + 1;
         let block = length.min(BLOCK_BYTES / size_of::<T>());
         let (narrow, wide) = match op {
             ReduceOp::Mean => (0, levels * block),
@@ -59,7 +48,7 @@ impl<T: Element> Reducer<T> {
         }
     }
 
-    /// Where slices of `length` elements are cut into blocks.
+    /// The blocks that slices of `length` elements are cut into.
     pub(super) fn blocks(&self, length: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
         let block = self.block.max(1);
         (0..length)
@@ -67,50 +56,9 @@ impl<T: Element> Reducer<T> {
             .map(move |start| start..(start + block).min(length))
     }
 
-    /// Reduces one block of `length` elements, of which `source` gives each rank's.
-    pub(super) fn reduce<'s>(&mut self, length: usize, source: &impl Fn(usize) -> &'s [T]) {
-        self.reduce_part(0..self.ranks, length, source);
-    }
-
-    /// As [`Self::reduce`], for the ranks of one node of the tree.
-    pub(super) fn reduce_part<'s>(
-        &mut self,
-        ranks: Range<usize>,
-        length: usize,
-        source: &impl Fn(usize) -> &'s [T],
-    ) {
-        let narrow = &mut self.narrow;
-        let keep = |value: T| value;
-        match self.op {
-            ReduceOp::Sum => fold(ranks, length, source, narrow, keep, T::plus),
-            ReduceOp::Product => fold(ranks, length, source, narrow, keep, T::times),
-            ReduceOp::Min => fold(ranks, length, source, narrow, keep, T::smaller),
-            ReduceOp::Max => fold(ranks, length, source, narrow, keep, T::larger),
-            ReduceOp::Mean => {
-                fold(
-                    ranks,
-                    length,
-                    source,
-                    &mut self.wide,
-                    T::widen,
-                    T::wide_plus,
-                );
-            }
-        }
-    }
-
-    /// Puts one block of `length` elements together from the partial results of nodes, which `part`
-    /// gives: for every rank, one of the node that it is or of one above it.
-    pub(super) fn merge<'s>(
-        &mut self,
-        length: usize,
-        part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
-    ) {
-        self.merge_part(0..self.ranks, length, part);
-    }
-
-    /// As [`Self::merge`], for the ranks of one node of the tree.
-    pub(super) fn merge_part<'s>(
+    /// Combines one block of `length` elements over the ranks of one tree node. `part` gives the partial
+    /// results: for every rank, one of the node that it is or of one above it.
+    pub(super) fn combine<'s>(
         &mut self,
         ranks: Range<usize>,
         length: usize,
@@ -119,36 +67,26 @@ impl<T: Element> Reducer<T> {
         let narrow = &mut self.narrow;
         let keep = |value: T| value;
         match self.op {
-            ReduceOp::Sum => merge(ranks, length, part, narrow, keep, T::plus),
-            ReduceOp::Product => merge(ranks, length, part, narrow, keep, T::times),
-            ReduceOp::Min => merge(ranks, length, part, narrow, keep, T::smaller),
-            ReduceOp::Max => merge(ranks, length, part, narrow, keep, T::larger),
+            ReduceOp::Sum => combine(ranks, length, part, narrow, keep, T::plus),
+            ReduceOp::Product => combine(ranks, length, part, narrow, keep, T::times),
+            ReduceOp::Min => combine(ranks, length, part, narrow, keep, T::smaller),
+            ReduceOp::Max => combine(ranks, length, part, narrow, keep, T::larger),
             ReduceOp::Mean => {
                 let wide = &mut self.wide;
-                merge(ranks, length, part, wide, T::widen, T::wide_plus);
+                combine(ranks, length, part, wide, T::widen, T::wide_plus);
             }
         }
     }
 
-    /// Appends the block of `length` elements that was reduced last, without dividing a mean.
-    pub(super) fn append_part(&self, length: usize, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(match self.op {
+    /// The first `length` elements of the block that was combined last, as a partial result.
+    pub(super) fn partial(&self, length: usize) -> &[u8] {
+        match self.op {
             ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
             _ => bytemuck::cast_slice(&self.narrow[..length]),
-        });
+        }
     }
 
-    /// As [`Self::append_part`], to memory of the elements' type, which must be that of partial results.
-    pub(super) fn write_part(&self, target: &mut [T]) {
-        let length = target.len();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(target);
-        bytes.copy_from_slice(match self.op {
-            ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
-            _ => bytemuck::cast_slice(&self.narrow[..length]),
-        });
-    }
-
-    /// Writes the block that was reduced last.
+    /// Writes the block that was combined last, which is over all ranks.
     pub(super) fn write(&self, target: &mut [T]) {
         if self.op == ReduceOp::Mean {
             for (target, &sum) in target.iter_mut().zip(&self.wide) {
@@ -165,7 +103,10 @@ impl<T: Element> Reducer<T> {
 pub(crate) fn reduce_slices<T: Element>(op: ReduceOp, sources: &[&[T]], target: &mut [T]) {
     let mut reducer = Reducer::<T>::new(op, sources.len(), target.len());
     for block in reducer.blocks(target.len()) {
-        reducer.reduce(block.len(), &|rank| &sources[rank][block.clone()]);
+        reducer.combine(0..sources.len(), block.len(), &|ranks| {
+            let elements = &sources[ranks.start][block.clone()];
+            (ranks.len() == 1).then(|| Part::Rank(bytemuck::cast_slice(elements)))
+        });
         reducer.write(&mut target[block]);
     }
 }
@@ -197,8 +138,9 @@ fn halves(ranks: &Range<usize>) -> (Range<usize>, Range<usize>) {
     (ranks.start..middle, middle..ranks.end)
 }
 
-/// Evaluates the tree over `ranks` from the partial results of nodes, as [`fold`] does from elements.
-fn merge<'s, T: Element, A: bytemuck::Pod>(
+/// Evaluates the tree over `ranks` into the first `length` elements of `scratch`, from the partial results of
+/// nodes. The rest of `scratch` is for the levels below.
+fn combine<'s, T: Element, A: bytemuck::Pod>(
     ranks: Range<usize>,
     length: usize,
     part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
@@ -213,14 +155,14 @@ fn merge<'s, T: Element, A: bytemuck::Pod>(
     match (part(&left), part(&right)) {
         (Some(left), Some(right)) => join_parts(&left, &right, &mut scratch[..length], lift, join),
         (_, Some(right)) => {
-            merge(left, length, part, scratch, lift, join);
+            combine(left, length, part, scratch, lift, join);
             let add = |sum: &mut A, value| *sum = join(*sum, value);
             right.for_each(&mut scratch[..length], lift, add);
         }
         (_, None) => {
-            merge(left, length, part, scratch, lift, join);
+            combine(left, length, part, scratch, lift, join);
             let (sums, below) = scratch.split_at_mut(length);
-            merge(right, length, part, below, lift, join);
+            combine(right, length, part, below, lift, join);
             for (sum, &right) in sums.iter_mut().zip(&*below) {
                 *sum = join(*sum, right);
             }
@@ -293,48 +235,6 @@ fn join_parts<T: Element, A: bytemuck::Pod>(
     }
 }
 
-/// Evaluates the tree over `ranks` into the first `length` elements of `scratch`; what lies behind
-/// them is for the levels below.
-fn fold<'s, T: Element, A: Copy>(
-    ranks: Range<usize>,
-    length: usize,
-    source: &impl Fn(usize) -> &'s [T],
-    scratch: &mut [A],
-    lift: impl Fn(T) -> A + Copy,
-    join: impl Fn(A, A) -> A + Copy,
-) {
-    let count = ranks.len();
-    let half = count.next_power_of_two() / 2;
-    let middle = ranks.start + half;
-    match (half, count - half) {
-        (0, _) => {
-            for (sum, &only) in scratch[..length].iter_mut().zip(source(ranks.start)) {
-                *sum = lift(only);
-            }
-        }
-        (1, 1) => {
-            let pairs = source(ranks.start).iter().zip(source(middle));
-            for (sum, (&left, &right)) in scratch[..length].iter_mut().zip(pairs) {
-                *sum = join(lift(left), lift(right));
-            }
-        }
-        (_, 1) => {
-            fold(ranks.start..middle, length, source, scratch, lift, join);
-            for (sum, &right) in scratch[..length].iter_mut().zip(source(middle)) {
-                *sum = join(*sum, lift(right));
-            }
-        }
-        _ => {
-            fold(ranks.start..middle, length, source, scratch, lift, join);
-            let (left, below) = scratch.split_at_mut(length);
-            fold(middle..ranks.end, length, source, below, lift, join);
-            for (sum, &right) in left.iter_mut().zip(&*below) {
-                *sum = join(*sum, right);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,8 +253,8 @@ mod tests {
         values.swap_remove(0)
     }
 
-    /// The order in which `fold` joins, as an index into a table of the expressions seen so far.
-    fn by_fold(ranks: usize) -> String {
+    /// The order in which `combine` joins, as an index into a table of the expressions seen so far.
+    fn by_combine(ranks: usize) -> String {
         let sources: Vec<[u8; 1]> = (0..ranks as u8).map(|rank| [rank]).collect();
         let seen = std::cell::RefCell::new(Vec::<String>::new());
         let keep = |text: String| {
@@ -366,10 +266,10 @@ mod tests {
             let text = format!("({}+{})", seen.borrow()[left], seen.borrow()[right]);
             keep(text)
         };
-        fold(
+        combine(
             0..ranks,
             1,
-            &|rank| &sources[rank],
+            &|node| (node.len() == 1).then(|| Part::Rank(&sources[node.start])),
             &mut scratch,
             |rank: u8| keep(format!("x{rank}")),
             join,
@@ -379,10 +279,10 @@ mod tests {
 
     #[test]
     fn ranks_are_joined_in_the_canonical_order() {
-        assert_eq!(by_fold(6), "(((x0+x1)+(x2+x3))+(x4+x5))");
+        assert_eq!(by_combine(6), "(((x0+x1)+(x2+x3))+(x4+x5))");
         for ranks in 1..=17 {
             let leaves = (0..ranks).map(|rank| format!("x{rank}")).collect();
-            assert_eq!(by_fold(ranks), by_strides(leaves), "{ranks} ranks");
+            assert_eq!(by_combine(ranks), by_strides(leaves), "{ranks} ranks");
         }
     }
 

@@ -63,8 +63,10 @@ impl ProcessGroup {
         let reporter = Reporter::among(network.clone(), ranks_per_process, records);
         let registry = Registry::new(&reporter);
         let meeting = match Layout::new(ALL, &hosts, here) {
-            Some(layout) => Meeting::across(ranks, layout, network.clone(), &registry, &reporter),
-            None => Meeting::local(ranks, &reporter),
+            Some(layout) if !layout.is_local() => {
+                Meeting::across(ranks, layout, network.clone(), &registry, &reporter)
+            }
+            _ => Meeting::local(ranks, &reporter),
         };
         let world = World::new(network, &registry, reporter);
         let local = first..first + ranks_per_process[here];

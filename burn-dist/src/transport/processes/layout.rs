@@ -30,16 +30,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layout of a group whose rank `r` is hosted by process `processes[r]`, in process `here`;
-    /// none if that hosts all of it or nothing of it, so that there is nobody to talk with.
+    /// The layout of a group whose rank `r` is hosted by process `processes[r]`, in process `here`; none if
+    /// that hosts no rank of it.
     pub(crate) fn new(group: u64, processes: &[usize], here: usize) -> Option<Self> {
         let mut distinct = processes.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
         let here = distinct.iter().position(|&process| process == here)?;
-        if distinct.len() == 1 {
-            return None;
-        }
         let mut places: Vec<Place> = distinct
             .into_iter()
             .map(|process| Place {
@@ -60,6 +57,30 @@ impl Layout {
             here,
             seats,
         })
+    }
+
+    /// True if all ranks are in one process.
+    pub(crate) fn is_local(&self) -> bool {
+        self.places.len() == 1
+    }
+
+    /// The number of ranks.
+    pub(crate) fn ranks(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The layout of a group whose ranks are all in this process.
+    pub(crate) fn local_only(ranks: usize) -> Self {
+        let place = Place {
+            process: 0,
+            ranks: (0..ranks).collect(),
+        };
+        Self {
+            group: 0,
+            places: vec![place],
+            here: 0,
+            seats: (0..ranks).map(|rank| (0, rank)).collect(),
+        }
     }
 
     /// All places.
@@ -105,8 +126,17 @@ impl Layout {
         found.ok()
     }
 
+    /// The layout of the sub-group of these ranks, some of which are in this process, that a split made for a
+    /// colour.
+    pub(crate) fn child(&self, sequence: u64, colour: u64, members: &[usize]) -> Self {
+        let processes: Vec<_> = members.iter().map(|&rank| self.process_of(rank)).collect();
+        let group = self.child_number(sequence, colour);
+        let here = self.places[self.here].process;
+        Self::new(group, &processes, here).unwrap_or_else(|| Self::local_only(members.len()))
+    }
+
     /// The number of the sub-group of a colour that a split made.
-    pub(crate) fn child(&self, sequence: u64, colour: u64) -> u64 {
+    fn child_number(&self, sequence: u64, colour: u64) -> u64 {
         number(b"split", [self.group, sequence, colour])
     }
 
@@ -146,16 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn a_group_within_one_process_has_nobody_to_talk_with() {
-        assert!(Layout::new(0, &[3, 3], 3).is_none());
+    fn a_layout_is_that_of_a_process_which_hosts_ranks() {
+        assert!(Layout::new(0, &[3, 3], 3).unwrap().is_local());
+        assert!(!Layout::new(0, &[3, 4], 3).unwrap().is_local());
         assert!(Layout::new(0, &[3, 4], 5).is_none());
     }
 
     #[test]
     fn groups_have_their_own_numbers() {
         let layout = Layout::new(0, &[0, 1], 0).unwrap();
-        assert_eq!(layout.child(1, 2), layout.child(1, 2));
-        assert_ne!(layout.child(1, 2), layout.child(2, 1));
-        assert_ne!(layout.child(0, 1), layout.stream(0, 1));
+        assert_eq!(layout.child_number(1, 2), layout.child_number(1, 2));
+        assert_ne!(layout.child_number(1, 2), layout.child_number(2, 1));
+        assert_ne!(layout.child_number(0, 1), layout.stream(0, 1));
     }
 }

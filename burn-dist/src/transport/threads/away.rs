@@ -23,14 +23,14 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 
 /// How a meeting reaches the ranks in other processes.
 pub(crate) struct Away {
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     pub(super) network: Arc<dyn Network>,
     registry: Arc<Registry>,
     speaking: Mutex<()>,
 }
 
 impl Away {
-    fn new(layout: Layout, network: Arc<dyn Network>, registry: Arc<Registry>) -> Self {
+    fn new(layout: Arc<Layout>, network: Arc<dyn Network>, registry: Arc<Registry>) -> Self {
         Self {
             layout,
             network,
@@ -39,14 +39,10 @@ impl Away {
         }
     }
 
-    /// For the sub-group of these ranks; none if they are all here.
-    pub(super) fn child(&self, sequence: u64, colour: u64, members: &[usize]) -> Option<Self> {
-        let processes = members.iter().map(|&rank| self.layout.process_of(rank));
-        let processes: Vec<usize> = processes.collect();
-        let group = self.layout.child(sequence, colour);
-        let layout = Layout::new(group, &processes, self.network.process())?;
+    /// For a sub-group of several processes.
+    pub(super) fn child(&self, layout: Arc<Layout>) -> Self {
         let (network, registry) = (self.network.clone(), self.registry.clone());
-        Some(Self::new(layout, network, registry))
+        Self::new(layout, network, registry)
     }
 }
 
@@ -136,10 +132,11 @@ impl Meeting {
         registry: &Arc<Registry>,
         reporter: &Arc<Reporter>,
     ) -> Arc<Self> {
-        let away = Away::new(layout, network, registry.clone());
+        let layout = Arc::new(layout);
+        let away = Away::new(layout.clone(), network, registry.clone());
         let ranks: Arc<[usize]> = ranks.into();
         let group = Group::root(ranks.clone());
-        let meeting = Self::new(ranks, group, Some(away), reporter);
+        let meeting = Self::new(ranks, group, layout, Some(away), reporter);
         meeting.register();
         meeting
     }
@@ -155,26 +152,6 @@ impl Meeting {
     #[cfg(test)]
     pub(crate) fn is_local(&self) -> bool {
         self.away.is_none()
-    }
-
-    /// Whether this process hosts the rank.
-    pub(super) fn is_here(&self, rank: usize) -> bool {
-        self.away
-            .as_ref()
-            .is_none_or(|away| away.layout.is_here(rank))
-    }
-
-    /// The place of a rank among those here.
-    pub(super) fn seat(&self, rank: usize) -> usize {
-        self.away
-            .as_ref()
-            .map_or(rank, |away| away.layout.seat(rank))
-    }
-
-    /// The rank that has a seat here.
-    pub(super) fn at_seat(&self, seat: usize) -> usize {
-        let away = self.away.as_ref();
-        away.map_or(seat, |away| away.layout.local()[seat])
     }
 
     /// Tells the other processes what is in the outbox.
@@ -232,8 +209,7 @@ impl Meeting {
 
     /// What hosts ranks of the group in a process.
     pub(super) fn place(&self, process: usize) -> Option<&Place> {
-        let layout = &self.away.as_ref()?.layout;
-        Some(&layout.places()[layout.place_of(process)?])
+        Some(&self.layout.places()[self.layout.place_of(process)?])
     }
 
     /// What the loss of a process means to the group, in this call: nothing new, if it has failed or all
@@ -286,7 +262,6 @@ impl Told for Meeting {
                 sent,
                 early,
             } => {
-                let layout = self.away.as_ref().map(|away| &away.layout);
                 let gone = state.departed.get(rank);
                 // The last word on a rank that left early is news.
                 let known = gone.is_some_and(|gone| {
@@ -294,7 +269,7 @@ impl Told for Meeting {
                     gone.is_none_or(|gone| gone.settles.is_some() && !early)
                 });
                 // A process speaks for its own ranks alone.
-                if known && layout.is_some_and(|layout| layout.process_of(rank) == from) {
+                if known && self.layout.process_of(rank) == from {
                     let reason = reason.into();
                     let gone = Gone {
                         reason,

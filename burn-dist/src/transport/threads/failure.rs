@@ -104,7 +104,7 @@ impl Meeting {
 
     /// Whether an operation needs a rank that has gone; all ranks here have come to one that is not open.
     pub(super) fn lacks(&self, rank: usize, gone: &Gone, call: &Call, open: Option<&Open>) -> bool {
-        if self.is_here(rank) {
+        if self.layout.is_here(rank) {
             open.is_some_and(|open| !open.came[rank])
         } else {
             !gone.reached.contains(call.sequence)
@@ -178,7 +178,8 @@ impl Meeting {
 
     pub(super) fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &Open) -> Error {
         // An operation is opened by a rank that comes to it, so there is a lowest.
-        let mut came = (0..self.ranks.len()).filter(|&rank| open.came[rank] && self.is_here(rank));
+        let mut came =
+            (0..self.ranks.len()).filter(|&rank| open.came[rank] && self.layout.is_here(rank));
         let peer = came.next().unwrap_or(rank);
         Error::Mismatch {
             rank: self.ranks[rank],
@@ -205,10 +206,8 @@ impl Meeting {
             // Before anybody is woken, so that the records show where the ranks wait.
             self.reporter.begin();
         }
-        if state.failure.is_none()
-            && let Some(away) = &self.away
-        {
-            let here = self.ranks[away.layout.local()[0]];
+        if state.failure.is_none() && self.away.is_some() {
+            let here = self.ranks[self.layout.local()[0]];
             let failure = Failure::new(&error, here);
             let notice = Notice::failed(failure, &state.done, self.reporter.has_begun());
             state.outbox.push_back(notice);

@@ -23,7 +23,7 @@ use super::shared::{Exchange, Floor, Lent, Missed};
 use super::sharing::Spare;
 use crate::error::{Call, Departure, Error, Result};
 use crate::record::{Group, Recorder};
-use crate::transport::processes::{Notice, Reporter, Spans};
+use crate::transport::processes::{Layout, Notice, Reporter, Spans};
 
 /// What the ranks of one group share.
 pub(crate) struct Meeting {
@@ -34,6 +34,8 @@ pub(crate) struct Meeting {
     pub(super) inboxes: Vec<Condvar>,
     /// Memory for results that the ranks here share.
     pub(super) spare: Spare,
+    /// Where the ranks are.
+    pub(super) layout: Arc<Layout>,
     /// How it reaches the ranks in other processes, if there are any.
     pub(super) away: Option<Away>,
     /// The group as records name it, and who keeps them.
@@ -132,13 +134,6 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// The group's failure, if it has one or gets one before all have come.
-    pub(crate) fn attend<R>(self, lent: Lent<'_>, share: impl FnOnce(Floor<'_>) -> R) -> Result<R> {
-        let occasion = self.meeting.enter(self.rank, &self.call)?;
-        let deadline = Instant::now() + self.timeout;
-        self.exchange(&occasion, lent, deadline, share)
-    }
-
-    /// The part of [`Self::attend`] after the rank has been let in.
     pub(super) fn exchange<R>(
         &self,
         occasion: &Occasion,
@@ -153,7 +148,7 @@ impl Entry<'_> {
             timeout,
         } = *self;
         let outcome = occasion.exchange.attend(
-            meeting.seat(rank),
+            meeting.layout.seat(rank),
             lent,
             deadline,
             || meeting.give_up(rank, call, (deadline, timeout)),
@@ -167,7 +162,7 @@ impl Entry<'_> {
             Missed::Closed => self.withdrawn(),
             Missed::Broken(seat) => {
                 let call = Some(Arc::clone(call));
-                let peer = meeting.at_seat(seat);
+                let peer = meeting.layout.local()[seat];
                 meeting.fail(meeting.left(peer, "panicked while it reduced", call))
             }
         })
@@ -191,12 +186,14 @@ impl Meeting {
     pub(super) fn new(
         ranks: Arc<[usize]>,
         group: Arc<Group>,
+        layout: Arc<Layout>,
         away: Option<Away>,
         reporter: &Arc<Reporter>,
     ) -> Arc<Self> {
         let size = ranks.len();
         Arc::new(Self {
             ranks,
+            layout,
             state: Mutex::new(State {
                 open: Vec::new(),
                 carried: Vec::new(),
@@ -223,7 +220,8 @@ impl Meeting {
     pub(crate) fn local(ranks: Vec<usize>, reporter: &Arc<Reporter>) -> Arc<Self> {
         let ranks: Arc<[usize]> = ranks.into();
         let group = Group::root(ranks.clone());
-        Self::new(ranks, group, None, reporter)
+        let layout = Arc::new(Layout::local_only(ranks.len()));
+        Self::new(ranks, group, layout, None, reporter)
     }
 
     /// Makes a rank's call, and keeps a record of how far it comes.
@@ -268,12 +266,16 @@ impl Meeting {
         let place = found.unwrap_or_else(|| {
             let ranks: Arc<[usize]> = members.iter().map(|&rank| self.ranks[rank]).collect();
             let group = self.group.child(sequence, colour, ranks.clone());
-            let away = self.away.as_ref();
-            let away = away.and_then(|away| away.child(sequence, colour, members));
+            let layout = Arc::new(self.layout.child(sequence, colour, members));
+            let away = self.away.as_ref().filter(|_| !layout.is_local());
+            let away = away.map(|away| away.child(layout.clone()));
             births.push(Birth {
                 key,
-                meeting: Self::new(ranks, group, away, &self.reporter),
-                unfetched: members.iter().filter(|&&rank| self.is_here(rank)).count(),
+                meeting: Self::new(ranks, group, layout, away, &self.reporter),
+                unfetched: members
+                    .iter()
+                    .filter(|&&rank| self.layout.is_here(rank))
+                    .count(),
             });
             births.len() - 1
         });
@@ -369,14 +371,13 @@ impl Meeting {
 
     /// An operation that nobody has come to.
     fn open(&self, call: &Arc<Call>) -> Open {
-        let (ranks, away) = (0..self.ranks.len(), self.away.as_ref());
-        let seats = away.map_or(ranks.len(), |away| away.layout.local().len());
+        let ranks = 0..self.ranks.len();
         Open {
             call: call.clone(),
-            came: ranks.map(|rank| !self.is_here(rank)).collect(),
+            came: ranks.map(|rank| !self.layout.is_here(rank)).collect(),
             occasion: Arc::new(Occasion {
-                exchange: Exchange::new(seats),
-                relay: Relay::new(away.map_or(0, |away| away.layout.places().len())),
+                exchange: Exchange::new(self.layout.local().len()),
+                relay: Relay::new(self.layout.places().len()),
             }),
         }
     }

@@ -6,33 +6,30 @@
 //! - `sharing`: a result that the ranks of a process share.
 //! - `failure`: the one error that ends it all, and the ranks that leave.
 //! - `mail`: point-to-point messages; `posted`: a receive that waits for one.
-//! - `across`: an operation of a group that lies in several processes; `carrier`: what its leader does
-//!   with the network; `relay`: what it carries.
+//! - `running`: an operation under way; `relay`: what goes to other processes in it, and comes from them.
 //! - `away`: what a meeting tells the other processes, and hears from them.
 //!
 //! No threads are started here: every rank calls on its own, and a thread of the network's brings news
 //! from other processes. Locks are taken in the order meeting, exchange or relay; none is held while
 //! memory is worked on or the network is waited for.
 
-mod across;
 mod away;
-mod carrier;
 mod failure;
 mod mail;
 mod meeting;
 mod posted;
 mod relay;
+mod running;
 mod shared;
 mod sharing;
 
 use super::locks::{Signal, lock, wait_for};
 
-pub(crate) use across::Abroad;
-pub(crate) use carrier::{Audience, Carrier, Check, Inward, Outward, Plan, wrong_length};
 pub(crate) use failure::GRACE;
 pub(crate) use mail::Route;
 pub(crate) use meeting::{Entry, Meeting};
 pub(crate) use posted::Posted;
-pub(crate) use relay::Parcels;
-pub(crate) use shared::{Floor, Lent, Piece};
-pub(crate) use sharing::Given;
+pub(crate) use relay::Arrived;
+pub(crate) use running::RunningOp;
+pub(crate) use shared::{Floor, Lent, segment};
+pub(crate) use sharing::{Given, Loaned};

@@ -18,11 +18,17 @@ use bytes::Bytes;
 use super::shared::watch_for;
 use super::{Signal, lock};
 
-/// What came from each place, with this one's own parcel at its own.
-pub(crate) type Parcels = Arc<[Bytes]>;
+/// The bytes that have come to a process in an operation.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    /// By node; empty for this one.
+    pub(crate) received: Vec<Bytes>,
+    /// The result that the ranks of the process share, if they do.
+    pub(crate) shared: Bytes,
+}
 
 /// What goes to other processes, and comes from them, in one operation.
-pub(super) struct Relay {
+pub(crate) struct Relay {
     pub(super) parcels: Box<[OnceLock<Bytes>]>,
     /// The places that have not been heard from in this round.
     awaited: Mutex<Vec<usize>>,
@@ -34,7 +40,7 @@ pub(super) struct Relay {
 }
 
 pub(super) enum End {
-    Delivered(Parcels),
+    Delivered(Arc<Arrived>),
     Closed,
 }
 
@@ -80,29 +86,33 @@ impl Relay {
     }
 
     /// Begins a round in which these places are to be heard from.
-    pub(super) fn await_all(&self, places: Vec<usize>) {
+    pub(crate) fn await_all(&self, places: Vec<usize>) {
         let mut awaited = lock(&self.awaited);
         if self.end.get().is_none() {
             *awaited = places;
         }
     }
 
-    pub(super) fn heard_from(&self, place: usize) {
+    pub(crate) fn heard_from(&self, place: usize) {
         lock(&self.awaited).retain(|&other| other != place);
     }
 
-    pub(super) fn awaited(&self) -> Vec<usize> {
+    pub(crate) fn awaited(&self) -> Vec<usize> {
         lock(&self.awaited).clone()
     }
 
     /// Waits for the leader; nothing if the group failed. At the deadline, `on_deadline` is called once.
-    pub(super) fn wait(&self, deadline: Instant, on_deadline: impl FnOnce()) -> Option<Parcels> {
+    pub(super) fn wait(
+        &self,
+        deadline: Instant,
+        on_deadline: impl FnOnce(),
+    ) -> Option<Arc<Arrived>> {
         watch_for(|| self.end.get().is_some());
         let mut on_deadline = Some(on_deadline);
         let mut awaited = lock(&self.awaited);
         loop {
             match self.end.get() {
-                Some(End::Delivered(parcels)) => return Some(parcels.clone()),
+                Some(End::Delivered(arrived)) => return Some(arrived.clone()),
                 Some(End::Closed) => return None,
                 None => {}
             }

@@ -373,12 +373,9 @@ impl<'f> Floor<'f> {
         })
     }
 
-    /// The part of a slice of `length` bytes that is this rank's: nearly equal parts, cut at
-    /// multiples of a cache line so that no two ranks write to one, and no element is cut.
-    pub(crate) fn segment(&self, length: usize) -> Range<usize> {
-        let step = length.div_ceil(self.ranks).next_multiple_of(CACHE_LINE);
-        let cut = |rank: usize| rank.saturating_mul(step).min(length);
-        cut(self.rank)..cut(self.rank + 1)
+    /// The part of a slice of `length` bytes that is this rank's.
+    fn segment(&self, length: usize) -> Range<usize> {
+        segment(length, self.ranks, self.rank)
     }
 
     /// This rank's segment of what every rank has lent, in rank order.
@@ -402,6 +399,14 @@ impl<'f> Floor<'f> {
         };
         (0..self.loans.len()).map(cut).collect()
     }
+}
+
+/// The part of a slice of `length` bytes that is a rank's: nearly equal parts, cut at multiples of a cache line
+/// so that no two ranks write to one, and no element is cut.
+pub(crate) fn segment(length: usize, ranks: usize, rank: usize) -> Range<usize> {
+    let step = length.div_ceil(ranks).next_multiple_of(CACHE_LINE);
+    let cut = |rank: usize| rank.saturating_mul(step).min(length);
+    cut(rank)..cut(rank + 1)
 }
 
 /// The unit in which slices are cut: a multiple of every element's size.

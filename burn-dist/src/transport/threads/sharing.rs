@@ -10,9 +10,8 @@
 //! else the memory is taken from the group's [`Spare`], which gets it back when the last rank has dropped
 //! the result, so that results of one size, dropped before the next, take no new memory.
 //!
-//! Invariants: a group keeps at most one memory that nobody uses, and gives it out for no less than half
-//! of it. Memory is not written to while it is
-//! shared: it can't be reached by then but as `Bytes`.
+//! Invariants: a group keeps at most two memories that nobody uses, and gives it out for no less than half
+//! of it. Memory is not written to while it is shared: it can't be reached by then but as `Bytes`.
 //!
 //! Callers: `collective::all_reduce` and `collective::remote`.
 
@@ -24,7 +23,7 @@ use bytes::Bytes;
 
 use super::lock;
 use super::meeting::Entry;
-use super::relay::{End, Relay};
+use super::relay::{Arrived, End, Relay};
 use super::shared::{Floor, Lent};
 use crate::error::Result;
 
@@ -74,9 +73,12 @@ impl<T: Pod> AsMut<[u8]> for Elements<T> {
     }
 }
 
-/// The memory that a group has used last, once nobody uses it.
+/// The memories that a group has used last, once nobody uses them: one of little and one of much.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Spare(Arc<Mutex<Option<Vec<Unit>>>>);
+pub(super) struct Spare(Arc<Mutex<[Option<Vec<Unit>>; 2]>>);
+
+/// The most units of a memory of little.
+const LITTLE: usize = (64 << 10) / size_of::<Unit>();
 
 /// What memory is counted in: as strictly aligned as any element.
 type Unit = u64;
@@ -86,7 +88,11 @@ impl Spare {
     pub(super) fn take(&self, bytes: usize) -> Loaned {
         let units = bytes.div_ceil(size_of::<Unit>());
         let fits = |memory: &mut Vec<Unit>| (units..=2 * units).contains(&memory.len());
-        let kept = lock(&self.0).take_if(fits);
+        let kept = if bytes == 0 {
+            None
+        } else {
+            lock(&self.0)[usize::from(units > LITTLE)].take_if(fits)
+        };
         Loaned {
             memory: kept.unwrap_or_else(|| bytemuck::zeroed_vec(units)),
             bytes,
@@ -118,8 +124,10 @@ impl AsMut<[u8]> for Loaned {
 impl Drop for Loaned {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        // What it displaces is freed after the lock.
-        let _displaced = lock(&self.home.0).replace(memory);
+        if !memory.is_empty() {
+            // What it displaces is freed after the lock.
+            let _displaced = lock(&self.home.0)[usize::from(memory.len() > LITTLE)].replace(memory);
+        }
     }
 }
 
@@ -135,7 +143,7 @@ impl Entry<'_> {
         given: Given<'_, T>,
         share: impl FnOnce(Floor<'_>),
     ) -> Result<Bytes> {
-        if self.meeting.seat(self.rank) > 0 {
+        if self.meeting.layout.seat(self.rank) > 0 {
             return self.follow(bytemuck::cast_slice(given.elements()), share);
         }
         match given {
@@ -179,7 +187,7 @@ impl Entry<'_> {
         self.exchange(&occasion, Lent::Read(input), deadline, share)?;
         // Nothing remains that could make the leader wait: it comes out of the exchange as this rank did.
         let come = occasion.relay.wait(deadline, || ());
-        come.and_then(|come| come.first().cloned())
+        come.map(|come| come.shared.clone())
             .ok_or_else(|| self.withdrawn())
     }
 }
@@ -200,7 +208,13 @@ impl Drop for Delivery<'_, '_> {
             // Whatever failed has said so already, unless the leader panicked.
             meeting.fail(meeting.left(rank, "panicked while it reduced", None));
         }
-        let end = result.map_or(End::Closed, |result| End::Delivered(Arc::new([result])));
+        let arrived = |shared| Arrived {
+            received: Vec::new(),
+            shared,
+        };
+        let end = result.map_or(End::Closed, |result| {
+            End::Delivered(Arc::new(arrived(result)))
+        });
         self.relay.end(end);
     }
 }

@@ -20,7 +20,8 @@ fn attend(meeting: &Meeting, rank: usize, call: Arc<Call>, timeout: Duration) ->
         call,
         timeout,
     }
-    .attend(Lent::Read(&[]), |_| ())
+    .begin()?
+    .share(Lent::Read(&[]), |_| ())
 }
 
 const LONG: Duration = Duration::from_mins(5);

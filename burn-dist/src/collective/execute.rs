@@ -1,0 +1,353 @@
+//! The executor of plans: it moves and combines bytes as the steps say.
+//!
+//! ```text
+//! begin ── the ranks of the process lend their buffers ──> share
+//!   (several processes) the leader exchanges with the others ──> all finish from what has come
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::arena::{Arena, Batch};
+use super::combine::{Combiner, combine_block, elements};
+use super::leader::Leader;
+use super::operation::Operation;
+use super::plan::{self, Exchange, Lend, Memory, Plan, Span, Step};
+use super::tree::{Part, Reducer};
+use crate::element::Element;
+use crate::error::Result;
+use crate::transport::processes::Layout;
+use crate::transport::threads::{Arrived, Entry, Floor, Given, Lent, RunningOp};
+
+/// The buffers of one rank.
+pub(crate) enum Buffers<'b> {
+    /// One buffer, which holds the input before and the output after.
+    InPlace(&'b mut [u8]),
+    Apart {
+        input: &'b [u8],
+        output: &'b mut [u8],
+    },
+}
+
+impl Buffers<'_> {
+    fn output(&mut self) -> &mut [u8] {
+        match self {
+            Self::InPlace(buffer) => buffer,
+            Self::Apart { output, .. } => output,
+        }
+    }
+}
+
+/// The result of an all-reduce that may be shared.
+pub(crate) enum Reduced<T> {
+    /// Memory of this rank's own.
+    Own(Vec<T>),
+    /// The elements, as bytes that other ranks of this process see too.
+    Shared(Bytes),
+}
+
+/// Runs an operation on the rank's buffers.
+pub(crate) fn run<T: Element>(
+    entry: Entry<'_>,
+    operation: &Operation,
+    mut buffers: Buffers<'_>,
+) -> Result<()> {
+    let op = entry.begin()?;
+    let plan = plan::plan(operation, op.layout(), op.rank());
+    let mut combiner = Combiner::new(operation, op.ranks());
+    share::<T>(&op, &plan, &mut combiner, &mut buffers)?;
+    if let Some(arrived) = exchange(&op, plan.exchange, &mut combiner, buffers.output())? {
+        let read = |span: &Span| cut(come(&op, &arrived, span.memory), span);
+        let mut targets = Targets::new(Some(buffers.output()));
+        targets.run(&plan.finish, &mut combiner, &read);
+    }
+    Ok(())
+}
+
+/// Runs an operation on bytes of any lengths. `read` makes the result of what every process has sent; its error
+/// names the node whose bytes are wrong.
+pub(crate) fn run_bytes<R>(
+    entry: Entry<'_>,
+    operation: &Operation,
+    input: &[u8],
+    read: impl Fn(&Layout, &[Bytes]) -> Result<R, (usize, String)>,
+) -> Result<R> {
+    let op = entry.begin()?;
+    let layout = op.layout();
+    let plan = plan::plan(operation, layout, op.rank());
+    let mut combiner = Combiner::<u8>::new(operation, op.ranks());
+    let mut buffers = Buffers::Apart {
+        input,
+        output: &mut [],
+    };
+    share(&op, &plan, &mut combiner, &mut buffers)?;
+    let arrived = exchange(&op, plan.exchange, &mut combiner, &mut [])?;
+    let come = (0..layout.places().len()).map(|node| match &arrived {
+        Some(arrived) if node != layout.here() => arrived.received[node].clone(),
+        _ => op.parcel(0),
+    });
+    let come: Vec<_> = come.collect();
+    read(layout, &come).map_err(|(node, message)| op.malformed(node, message))
+}
+
+/// Runs an all-reduce whose result the ranks of a process share, where that saves work.
+pub(crate) fn run_shared<T: Element>(
+    entry: Entry<'_>,
+    operation: &Operation,
+    given: Given<'_, T>,
+) -> Result<Reduced<T>> {
+    let layout = entry.layout();
+    if entry.ranks() > 1 && layout.is_local() {
+        let share = |floor: Floor<'_>| {
+            let mut combiner = Combiner::new(operation, layout.ranks());
+            combine_lent::<T>(floor, &mut combiner);
+        };
+        return entry.attend_together(given, share).map(Reduced::Shared);
+    }
+    if plan::shares_result(operation, layout) {
+        let op = entry.begin()?;
+        let plan = plan::plan(operation, op.layout(), op.rank());
+        let mut combiner = Combiner::<T>::new(operation, op.ranks());
+        let mut buffers = Buffers::Apart {
+            input: bytemuck::cast_slice(given.elements()),
+            output: &mut [],
+        };
+        share(&op, &plan, &mut combiner, &mut buffers)?;
+        let arrived = exchange(&op, plan.exchange, &mut combiner, &mut [])?;
+        // An operation of several processes has something that arrives.
+        return Ok(Reduced::Shared(
+            arrived.map(|all| all.shared.clone()).unwrap_or_default(),
+        ));
+    }
+    let mut buffer = given.into_own();
+    let bytes = bytemuck::cast_slice_mut(&mut buffer);
+    run::<T>(entry, operation, Buffers::InPlace(bytes))?;
+    Ok(Reduced::Own(buffer))
+}
+
+/// The memory of what has come to this process, and of its own parcels.
+fn come<'a>(op: &'a RunningOp<'_>, arrived: &'a Arrived, memory: Memory) -> &'a [u8] {
+    match memory {
+        Memory::Received(node) => &arrived.received[node],
+        Memory::Shared => &arrived.shared,
+        Memory::Parcel(number) => op.parcel_bytes(number),
+        Memory::Input(_) | Memory::Lent | Memory::Output => &[],
+    }
+}
+
+/// The first stage: lends the rank's buffer and does its steps on what all have lent.
+fn share<T: Element>(
+    op: &RunningOp<'_>,
+    plan: &Plan<'_>,
+    combiner: &mut Combiner<'_, T>,
+    buffers: &mut Buffers<'_>,
+) -> Result<()> {
+    let (lent, output) = match (plan.lend, buffers) {
+        (Lend::InPlace, Buffers::InPlace(buffer)) => (Lent::InPlace(buffer), None),
+        (Lend::InPlace, Buffers::Apart { output, .. }) => (Lent::InPlace(output), None),
+        (Lend::Input, Buffers::InPlace(buffer)) => (Lent::Read(buffer), None),
+        (Lend::Input, Buffers::Apart { input, output }) => (Lent::Read(input), Some(&mut **output)),
+        (Lend::Nothing, buffers) => (Lent::Read(&[]), Some(buffers.output())),
+    };
+    op.share(lent, |floor| {
+        if let [Step::Combine { into, .. }] = &plan.share[..]
+            && into.memory == Memory::Lent
+        {
+            return combine_lent(floor, combiner);
+        }
+        let mut targets = Targets::new(output);
+        let read = |span: &Span| match span.memory {
+            Memory::Input(rank) => cut(floor.read(op.seat_of(rank)), span),
+            _ => &[],
+        };
+        targets.run(&plan.share, combiner, &read);
+        // Before this stage ends for any rank: the leader reads them next.
+        for (number, parcel) in targets.parcels {
+            op.fill(number, parcel.into());
+        }
+    })
+}
+
+/// The part of a memory that a span names.
+fn cut<'m>(memory: &'m [u8], span: &Span) -> &'m [u8] {
+    &memory[span.bytes.start..span.bytes.end.min(memory.len())]
+}
+
+/// Combines this rank's segment of all inputs into the segments of all outputs that are lent.
+fn combine_lent<T: Element>(floor: Floor<'_>, combiner: &mut Combiner<'_, T>) {
+    let mut pieces = floor.pieces();
+    // All buffers have one length, so the segments have too. They are aligned: a segment starts at a multiple of
+    // a cache line, which every element's size divides.
+    let count = pieces.first().map_or(0, |piece| piece.input().len()) / size_of::<T>();
+    let (reducer, blocks) = combiner.begin(count);
+    for block in blocks {
+        let bytes = block.start * size_of::<T>()..block.end * size_of::<T>();
+        reducer.combine(0..pieces.len(), block.len(), &|ranks| {
+            let input = || &pieces[ranks.start].input()[bytes.clone()];
+            (ranks.len() == 1).then(|| Part::Rank(input()))
+        });
+        let mut done: Option<&[u8]> = None;
+        for piece in &mut pieces {
+            if let Some(output) = piece.output() {
+                let target = &mut output[bytes.clone()];
+                match done {
+                    // A mean is divided once.
+                    None => reducer.write(bytemuck::cast_slice_mut(target)),
+                    Some(done) => target.copy_from_slice(done),
+                }
+                done = Some(target);
+            }
+        }
+    }
+}
+
+/// The memory that a rank writes in the stages in which it uses no network.
+struct Targets<'b> {
+    output: Option<&'b mut [u8]>,
+    /// The parcels that this rank fills, by number.
+    parcels: Vec<(usize, Vec<u8>)>,
+}
+
+impl<'b> Targets<'b> {
+    fn new(output: Option<&'b mut [u8]>) -> Self {
+        Self {
+            output,
+            parcels: Vec::new(),
+        }
+    }
+
+    fn run<'s, T: Element>(
+        &mut self,
+        steps: &[Step],
+        combiner: &mut Combiner<'_, T>,
+        read: &impl Fn(&Span) -> &'s [u8],
+    ) {
+        for (number, step) in steps.iter().enumerate() {
+            match step {
+                Step::Copy { from, into } => {
+                    let bytes = read(from);
+                    match into.memory {
+                        Memory::Parcel(parcel) => {
+                            let rest = || {
+                                parcel_bytes(&steps[number..], parcel, combiner.operation(), read)
+                            };
+                            self.parcel(parcel, rest).extend_from_slice(bytes);
+                        }
+                        _ => self.output(into).copy_from_slice(bytes),
+                    }
+                }
+                Step::Combine {
+                    sources,
+                    into,
+                    last,
+                } => {
+                    let operation = combiner.operation();
+                    let (reducer, blocks) = combiner.begin(elements(operation, sources, into));
+                    for block in blocks {
+                        combine_block(reducer, operation, sources, &block, read);
+                        if let (Memory::Parcel(parcel), false) = (into.memory, last) {
+                            let rest = || parcel_bytes(&steps[number..], parcel, operation, read);
+                            let bytes = reducer.partial(block.len());
+                            self.parcel(parcel, rest).extend_from_slice(bytes);
+                        } else {
+                            write::<T>(reducer, &block, *last, self.output(into));
+                        }
+                    }
+                }
+                // The network belongs to the stage between.
+                Step::Send { .. } | Step::Recv { .. } => {}
+            }
+        }
+    }
+
+    fn output(&mut self, span: &Span) -> &mut [u8] {
+        let output = self.output.as_deref_mut().unwrap_or_default();
+        &mut output[span.bytes.clone()]
+    }
+
+    /// The parcel to append to; a new one has room for `capacity` bytes.
+    fn parcel(&mut self, number: usize, capacity: impl FnOnce() -> usize) -> &mut Vec<u8> {
+        let found = self.parcels.iter().position(|(other, _)| *other == number);
+        let at = found.unwrap_or_else(|| {
+            self.parcels.push((number, Vec::with_capacity(capacity())));
+            self.parcels.len() - 1
+        });
+        &mut self.parcels[at].1
+    }
+}
+
+/// The bytes that these steps append to a parcel.
+fn parcel_bytes<'s>(
+    steps: &[Step],
+    parcel: usize,
+    operation: &Operation,
+    read: &impl Fn(&Span) -> &'s [u8],
+) -> usize {
+    let own = |into: &Span| into.memory == Memory::Parcel(parcel);
+    let bytes = steps.iter().map(|step| match step {
+        Step::Copy { from, into } if own(into) => read(from).len(),
+        Step::Combine { sources, into, .. } if own(into) => {
+            elements(operation, sources, into) * operation.partial
+        }
+        _ => 0,
+    });
+    bytes.sum()
+}
+
+/// Writes a block of a combination to its place in `target`.
+fn write<T: Element>(reducer: &Reducer<T>, block: &Range<usize>, last: bool, target: &mut [u8]) {
+    let target = &mut target[block.start * size_of::<T>()..block.end * size_of::<T>()];
+    if last {
+        reducer.write(bytemuck::cast_slice_mut(target));
+    } else {
+        target.copy_from_slice(reducer.partial(block.len()));
+    }
+}
+
+/// The second stage: the leader does its steps, and all ranks of the process get what has arrived; none within
+/// one process.
+fn exchange<T: Element>(
+    op: &RunningOp<'_>,
+    exchange: Option<Exchange<'_>>,
+    combiner: &mut Combiner<'_, T>,
+    output: &mut [u8],
+) -> Result<Option<Arc<Arrived>>> {
+    let Some(exchange) = exchange else {
+        return Ok(None);
+    };
+    if !op.leads() {
+        let _span = tracing::trace_span!("wait for network").entered();
+        return op.follow().map(Some);
+    }
+    let _span = tracing::trace_span!("network").entered();
+    let leader = Leader::new(op)?;
+    let mut memory = Arena::new(op, output, &exchange);
+    let mut batch = Batch::new(exchange.patience);
+    for step in exchange.steps {
+        match step {
+            Step::Send { .. } | Step::Recv { .. } => batch.steps.push(step),
+            Step::Combine {
+                sources,
+                into,
+                last,
+            } => {
+                batch.pass(&leader, &mut memory)?;
+                let operation = combiner.operation();
+                let (reducer, blocks) = combiner.begin(elements(operation, &sources, &into));
+                for block in blocks {
+                    combine_block(reducer, operation, &sources, &block, &|span| {
+                        memory.read(span)
+                    });
+                    write::<T>(reducer, &block, last, memory.write(&into));
+                }
+            }
+            // What has come is copied by each rank, in the last stage.
+            Step::Copy { .. } => {}
+        }
+    }
+    batch.pass(&leader, &mut memory)?;
+    let arrived = memory.into_arrived();
+    Ok(Some(leader.deliver(arrived)))
+}
