@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control;
+use crate::codec;
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
 use crate::transport::threads::{Arrived, RunningOp};
@@ -39,7 +39,7 @@ impl<'o, 'm> Leader<'o, 'm> {
             call: Vec::new(),
             delivered: false,
         };
-        let call = control::encode(&**op.call());
+        let call = codec::encode(&**op.call());
         leader.call = call.map_err(|message| op.malformed(op.layout().here(), message))?;
         Ok(leader)
     }
@@ -133,7 +133,7 @@ impl<'o, 'm> Leader<'o, 'm> {
 
     /// Both sides find a mismatch. They tell it alike, the lower rank last.
     fn mismatch(&self, node: usize, head: &[u8]) -> Error {
-        let call: Arc<Call> = match control::decode(head) {
+        let call: Arc<Call> = match codec::decode(head) {
             Ok(call) => Arc::new(call),
             Err(message) => return self.op.malformed(node, message),
         };
