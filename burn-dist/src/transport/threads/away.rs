@@ -148,12 +148,6 @@ impl Meeting {
         }
     }
 
-    /// Whether all ranks are in this process.
-    #[cfg(test)]
-    pub(crate) fn is_local(&self) -> bool {
-        self.away.is_none()
-    }
-
     /// Tells the other processes what is in the outbox.
     fn tell(&self) {
         let Some(away) = &self.away else { return };

@@ -246,6 +246,12 @@ impl Meeting {
         outcome
     }
 
+    /// Where the ranks are.
+    #[cfg(test)]
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// The global rank of each member.
     pub(crate) fn ranks(&self) -> &[usize] {
         &self.ranks

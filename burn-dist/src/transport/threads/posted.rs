@@ -159,7 +159,9 @@ impl Posted {
         self.senders().filter(move |&from| {
             let stream = state.streams.incoming.get(&(from, self.to));
             let ends = state.departed[from].is_some() && !state.expects_more(from, self.to);
-            !self.meeting.is_here(from) && !ends && !stream.is_some_and(|stream| stream.fetching)
+            !self.meeting.layout.is_here(from)
+                && !ends
+                && !stream.is_some_and(|stream| stream.fetching)
         })
     }
 
