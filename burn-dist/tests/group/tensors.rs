@@ -1,16 +1,8 @@
 //! The collectives on tensors: dtypes, dimensions, autodiff, and what can't travel.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
 
-mod support;
-
+use crate::support::on_ranks;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_dist::{Error, ReduceOp};
-use support::on_ranks;
 
 fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec_as::<f32>().unwrap()

@@ -1,9 +1,10 @@
 //! The sharded loader: order, positions, and agreement with Burn's own loader; `workers`: its threads, and
-//! what fails in them.
+//! what fails in them; `sampler`: properties of the sampler below it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where a value is missing")]
 
 mod ranks;
+mod sampler;
 mod workers;
 
 use burn::data::dataloader::batcher::Batcher;

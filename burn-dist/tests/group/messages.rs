@@ -1,16 +1,8 @@
 //! Point to point: tags, order, and mismatches.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
 
-mod support;
-
+use crate::support::mismatches::message_mismatch;
+use crate::support::on_ranks;
 use burn_dist::ReduceOp;
-use support::mismatches::message_mismatch;
-use support::on_ranks;
 
 #[test]
 fn messages_of_one_tag_keep_their_order_and_tags_are_apart() {

@@ -1,15 +1,7 @@
 //! Many small operations of all kinds in a random order, the same on all ranks, blocking and not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
 
-mod support;
-
+use crate::support::{OPS, Random, all_values, assert_same, on_ranks, reduced, values};
 use burn_dist::{ProcessGroup, ReduceOp, Work};
-use support::{OPS, Random, all_values, assert_same, on_ranks, reduced, values};
 
 const STEPS: u64 = 2000;
 

@@ -1,23 +1,15 @@
 //! Every collective against its definition: all types, operations and sizes, 1 to 8 ranks, blocking and
 //! asynchronous. Results are compared bit by bit, because the order of a reduction is part of its
 //! definition.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
 
-mod support;
-
-use burn_dist::{ProcessGroup, ReduceOp};
-use half::{bf16, f16};
-use proptest::prelude::*;
-use support::collectives::{
+use crate::support::collectives::{
     check_all_types, check_blocking_among_asynchronous, check_dropped_work, check_moves,
     check_reductions,
 };
-use support::{OPS, on_ranks};
+use crate::support::{OPS, on_ranks};
+use burn_dist::{ProcessGroup, ReduceOp};
+use half::{bf16, f16};
+use proptest::prelude::*;
 
 #[test]
 fn all_types_operations_and_small_sizes_on_1_to_8_ranks() {

@@ -1,16 +1,8 @@
 //! Sub-groups: who is in which, in what order, and what they know of one another.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
 
-mod support;
-
+use crate::support::collectives::split_by_parity;
+use crate::support::on_ranks;
 use burn_dist::{Error, ReduceOp};
-use support::collectives::split_by_parity;
-use support::on_ranks;
 
 #[test]
 fn ranks_of_a_colour_form_a_group_ordered_by_key() {

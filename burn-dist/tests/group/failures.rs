@@ -2,24 +2,16 @@
 //!
 //! Groups have their default timeout of 5 minutes unless a test is about timeouts: a test that ends at
 //! all shows that nobody waited for it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(clippy::float_cmp, reason = "results are exact")]
-
-mod support;
 
 use std::time::Duration;
 
-use burn_dist::{Error, ProcessGroup, ReduceOp};
-use support::failures::{
+use crate::support::failures::{
     abort_a_twin, check_stayed_away, go_early, panic_in_rank_2, refusals, return_together,
     send_too_little, stay_away, wait_for_a_silent_sender,
 };
-use support::mismatches::{self, Mismatch, check_one_story};
-use support::on_ranks;
+use crate::support::mismatches::{self, Mismatch, check_one_story};
+use crate::support::on_ranks;
+use burn_dist::{Error, ProcessGroup, ReduceOp};
 
 /// Ranks of one process, of which the last makes other calls, must all have the one error.
 #[track_caller]

@@ -1,7 +1,5 @@
 //! Properties of the sampler, over random sizes: what each rank sees, and what all see together.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where a value is missing")]
-
 use burn_dist::data::{
     DistributedSampler, DistributedSamplerConfig, EpochPlan, IndexBatch, Remainder, SamplerState,
 };
