@@ -212,10 +212,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
                     time
                 };
                 // Less than a second. The result of an interrupted wait is found by the next try.
-                let time = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: time.subsec_nanos().into(),
-                };
+                let time = Timespec::try_from(time).unwrap_or_default();
                 let _ = poll(&mut polled, Some(&time));
             }
         }

@@ -83,10 +83,7 @@ impl Connection {
         // A connection that ends is shut down, which ends this wait. It is bounded because an exchange may have
         // read all bytes before the poll, and notices with them.
         let readable = PollFd::new(self.stream.socket(), PollFlags::IN);
-        let wait = Timespec {
-            tv_sec: 0,
-            tv_nsec: READER_POLL.subsec_nanos().into(),
-        };
+        let wait = Timespec::try_from(READER_POLL).unwrap_or_default();
         if let Err(error) = poll(&mut [readable], Some(&wait))
             && error != rustix::io::Errno::INTR
         {
