@@ -1,5 +1,5 @@
-//! One function for each decoder of what comes from outside: given any bytes, it checks what must hold
-//! of them, and panics where that does not.
+//! One function for each decoder of bytes from outside: it checks the decoder's properties for any bytes, and
+//! panics where one does not hold.
 //!
 //! The fuzz targets in `fuzz/` call these; so do the ordinary tests, on the corpus that lies there and on
 //! thousands of mutations of it. Nothing here is part of the library: it is compiled for tests and with
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::rendezvous::timed::Stream;
-use crate::{codec, ddp, error, rendezvous, transport};
+use crate::net::timed::Stream;
+use crate::{codec, ddp, error, net, rendezvous, transport};
 
-/// The bytes of a connection between processes; the first byte says in which pieces the others come.
+/// Bytes of a connection between processes. The first byte selects the pieces in which the others arrive.
 ///
 /// # Panics
 /// If something does not hold, as all functions here.
@@ -25,15 +25,15 @@ pub fn frame(bytes: &[u8]) {
     transport::tcp::check_frames(bytes);
 }
 
-/// What the other side of a handshake sends; the first byte says who connected.
+/// Bytes of the other side of a handshake. The first byte selects the side that connected.
 ///
 /// # Panics
 /// See [`frame`].
 pub fn handshake(bytes: &[u8]) {
-    rendezvous::auth::check(bytes);
+    net::auth::check(bytes);
 }
 
-/// What a member sends to the store, and what the store sends back.
+/// Bytes of a member to the store, and of the store back.
 ///
 /// # Panics
 /// See [`frame`].
@@ -57,7 +57,7 @@ pub fn variables(bytes: &[u8]) {
     rendezvous::check_variables(bytes);
 }
 
-/// A control message; the first byte says of which type.
+/// A control message. The first byte selects its type.
 ///
 /// # Panics
 /// See [`frame`].
@@ -75,7 +75,7 @@ pub fn control(bytes: &[u8]) {
     }
 }
 
-/// What is accepted as a message means the same when it is sent on.
+/// Checks that accepted bytes mean the same after they are encoded again.
 pub(crate) fn check_message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     let Ok(message) = codec::decode::<T>(bytes) else {
         return;
@@ -104,12 +104,12 @@ impl<'b> Script<'b> {
         }
     }
 
-    /// What was read of its bytes.
+    /// Returns the bytes that were read.
     pub(crate) fn read(&self) -> &'b [u8] {
         &self.bytes[..self.position.get()]
     }
 
-    /// What was written to it.
+    /// Returns the bytes that were written to it.
     pub(crate) fn sent(&self) -> Vec<u8> {
         self.sent.borrow().clone()
     }

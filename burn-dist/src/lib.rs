@@ -161,6 +161,7 @@ mod group;
 #[doc(hidden)]
 pub mod kernels;
 pub mod launch;
+mod net;
 pub mod norm;
 pub mod observe;
 pub mod preflight;
@@ -181,4 +182,5 @@ pub use group::{
     AnyRank, Blocking, Buffer, DEFAULT_TIMEOUT, Message, Mode, P2p, ProcessGroup, Slot, Source,
     Start, Started, Work, form,
 };
-pub use rendezvous::{JobConfig, Secret, Tls};
+pub use net::{Secret, Tls};
+pub use rendezvous::JobConfig;

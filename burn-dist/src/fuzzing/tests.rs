@@ -20,7 +20,7 @@ type Target = (&'static str, fn(&[u8]), Seeds);
 fn targets() -> [Target; 6] {
     [
         ("frame", frame, transport::tcp::frame_seeds()),
-        ("handshake", handshake, rendezvous::auth::seeds()),
+        ("handshake", handshake, net::auth::seeds()),
         ("store", store, rendezvous::store_seeds()),
         ("nodes", nodes, rendezvous::node_seeds()),
         ("variables", variables, rendezvous::variable_seeds()),

@@ -13,7 +13,7 @@ use super::threads::Launcher;
 use crate::error::{Error, JoinFailure, Result};
 use crate::group::{DEFAULT_TIMEOUT, ProcessGroup};
 use crate::rendezvous::{self, Host, JobConfig, Joined};
-use crate::transport::tcp::connect::{Place, connect};
+use crate::transport::tcp::connect::{NetworkConfig, connect};
 
 impl Launcher {
     /// The memberships of this process's ranks in the group of all ranks, and where the job's other
@@ -43,7 +43,7 @@ impl Launcher {
         let deadline = started + job.join_timeout();
         // There is one for each process.
         let address = addresses.get(job.process()).map(SocketAddr::ip);
-        let place = Place {
+        let place = NetworkConfig {
             process: job.process(),
             addresses,
             listener,
@@ -64,20 +64,18 @@ impl Launcher {
         let network = connect(place, deadline, &mut gone)?;
         // Process 0 may have closed the store by now.
         let _ = store.leave();
-        // The store has done its work, too: from now on this process has no open port.
+        // The store has done its work. The port for the other processes stays open as long as the network.
         let store = host.map(Host::close).unwrap_or_default();
-        let transport = network.rejected();
         tracing::info!(
             process = job.process(),
             ranks = ?ranks_per_process,
-            "all processes of the job are connected, and its ports are closed"
+            "all processes of the job are connected, and its store is closed"
         );
-        if store.total() + transport.total() > 0 {
+        if store.total() > 0 {
             tracing::warn!(
                 process = job.process(),
                 %store,
-                %transport,
-                "connections were turned away while the job's ports were open"
+                "connections were turned away while the port was open"
             );
         }
         let groups = ProcessGroup::launched_world(network, &ranks_per_process, records)?;

@@ -1,13 +1,11 @@
-//! Addresses: where process 0 is, where this machine listens, and that no port is open to strangers.
-//!
-//! Callers: `join`.
+//! Addresses of process 0 and of this machine, and the check that no port is open to strangers without a secret.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 
-use super::secret::Secret;
 use crate::error::JoinFailure;
+use crate::net::secret::Secret;
 
 /// The addresses of a host. The system's resolver has a deadline of its own.
 pub(super) fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, JoinFailure> {

@@ -1,32 +1,30 @@
-//! What a process must know to join its job.
-//!
-//! Callers: training programs make one, `join` uses it.
+//! The configuration by which a process joins its job.
+
+mod name;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::options::Options;
-use super::secret::Secret;
-use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
+use crate::net::secret::Secret;
+use crate::net::tls::Tls;
+pub(super) use name::check_name;
 
-/// How long processes wait for one another, unless told otherwise.
+/// Default time for all processes to join.
 const JOIN_TIMEOUT: Duration = Duration::from_mins(5);
-/// After what silence a process is given up, unless told otherwise. A process that stands still for less than
-/// two thirds of it is never given up: the last sign of life may have come a third of it before.
+/// Default silence after which a process is lost. A process that stands still for less than two thirds of it is
+/// never lost: its last heartbeat may be a third of it older.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// The port of a job without a name whose launcher tells none; the one that users of `PyTorch` know.
-const PORT: u16 = 29_500;
-/// The most bytes of a job's name.
-const MAX_NAME: usize = 256;
-
-/// What a process must know to join its job: its number, how many processes there are, and where
-/// process 0 is. A process may bring several ranks (one for each of its devices).
+/// Configuration of a process in its job: its number, the number of processes, and the address of process 0. A
+/// process may have several ranks (one for each of its devices).
 ///
-/// [`from_env`](Self::from_env) takes it from what launchers set; what is called on it afterwards
-/// replaces what the environment said.
+/// [`from_env`](Self::from_env) reads it from the variables of launchers. Later calls of `with_*` replace its
+/// settings.
 ///
 /// # Example
 ///
@@ -65,7 +63,7 @@ pub struct JobConfig {
     gpus: VisibleGpus,
 }
 
-/// What a launcher says of the CUDA GPUs that it shows this process.
+/// CUDA GPUs that the launcher makes visible to this process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VisibleGpus {
     /// `CUDA_VISIBLE_DEVICES`.
@@ -101,23 +99,6 @@ impl JobConfig {
             agent_listens: false,
             gpus: VisibleGpus::default(),
         }
-    }
-
-    /// A name that only this job has (default: none). Processes of jobs with different names never join one
-    /// another, even where they share a secret and find one another's port. What the launcher calls the job
-    /// (a Slurm job and step, torchrun's run id) counts as well.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Rendezvous`] if it is empty, or has more than 256 bytes or a control character.
-    pub fn with_name(mut self, name: impl Into<String>) -> Result<Self> {
-        let name = name.into();
-        check_name(&name).map_err(|what| {
-            let message = format!("the job's name {name:?} {what}");
-            self.fault(self.master.clone(), JoinFailure::Configuration(message))
-        })?;
-        self.name = Some(name);
-        Ok(self.with_named_port())
     }
 
     /// Declares options that must be the same in all processes of the job, as text: a learning rate, a seed,
@@ -179,7 +160,7 @@ impl JobConfig {
         self
     }
 
-    /// How long to wait for the other processes (default: 5 minutes).
+    /// Sets the time to wait for the other processes (default: 5 minutes).
     #[must_use]
     pub fn with_join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
@@ -229,7 +210,7 @@ impl JobConfig {
         self.process
     }
 
-    /// How many processes the job has.
+    /// Returns the number of processes of the job.
     pub fn processes(&self) -> usize {
         self.processes
     }
@@ -239,34 +220,18 @@ impl JobConfig {
         self.local_process
     }
 
-    /// How many of the job's processes run on this machine, if the launcher told it.
+    /// Returns the number of the job's processes on this machine, if the launcher set it.
     pub fn local_processes(&self) -> Option<usize> {
         self.local_processes
     }
 
-    /// Where process 0 is: `host:port`.
+    /// Returns the address of process 0, `host:port`.
     pub fn master(&self) -> &str {
         &self.master
     }
 
-    /// The name by which the job's processes know one another; empty if it has none.
-    pub(super) fn job_name(&self) -> String {
-        let parts = [&self.launcher_job, &self.name];
-        let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
-        parts.join("/")
-    }
-
     pub(super) fn options(&self) -> &Options {
         &self.options
-    }
-
-    /// Takes the launcher's own name of the job.
-    pub(super) fn launched(mut self, name: Option<String>) -> Self {
-        self.launcher_job = name.map(|name| match check_name(&name) {
-            Ok(()) => name,
-            Err(_) => format!("{:016x}", hash(&name)),
-        });
-        self
     }
 
     /// Notes that the launcher's agent listens at the master's address: then its machine need not be that of
@@ -287,39 +252,6 @@ impl JobConfig {
 
     pub(crate) fn visible_gpus(&self) -> &VisibleGpus {
         &self.gpus
-    }
-
-    /// Puts process 0 at a port of a host.
-    pub(super) fn at(mut self, host: &str, port: u16) -> Self {
-        self.master = if host.contains(':') && !host.starts_with('[') {
-            format!("[{host}]:{port}") // an IPv6 address
-        } else {
-            format!("{host}:{port}")
-        };
-        self
-    }
-
-    /// Puts process 0 at the port of a host that follows from the job's name and the launcher's number of it.
-    pub(super) fn at_port_of(mut self, host: &str, number: Option<u64>) -> Self {
-        self.named_port = Some((host.to_owned(), number));
-        self.with_named_port()
-    }
-
-    fn with_named_port(self) -> Self {
-        let Some((host, number)) = &self.named_port else {
-            return self;
-        };
-        let named = match number {
-            // The launcher's name says no more than its number.
-            Some(number) => Some(number.wrapping_add(self.name.as_deref().map_or(0, hash))),
-            None => Some(self.job_name())
-                .filter(|name| !name.is_empty())
-                .map(|name| hash(&name)),
-        };
-        // Below the ports that systems give to connections, and rarely the same for two jobs.
-        let port = named.map_or(PORT, |number| 10_000 + (number % 20_000) as u16);
-        let host = host.clone();
-        self.at(&host, port)
     }
 
     pub(crate) fn error_file(&self) -> Option<&Path> {
@@ -353,13 +285,10 @@ impl JobConfig {
     /// The caller's listener, the first time.
     pub(super) fn take_listener(&self) -> Option<TcpListener> {
         let listener = self.listener.as_ref()?;
-        listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        listener.lock().take()
     }
 
-    /// What can be seen to be wrong before anyone is asked; gives the master's host and port.
+    /// Checks the settings that can be checked without a network, and returns the master's host and port.
     pub(crate) fn check(&self) -> Result<(&str, u16)> {
         let fault =
             |message: String| self.fault(self.master.clone(), JoinFailure::Configuration(message));
@@ -412,25 +341,6 @@ impl JobConfig {
             failure,
         }
     }
-}
-
-/// Checks a job's name; an error says what is wrong with it.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    if name.trim().is_empty() {
-        Err("is empty".to_owned())
-    } else if name.len() > MAX_NAME {
-        Err(format!("has more than {MAX_NAME} bytes"))
-    } else if name.contains(char::is_control) {
-        Err("has a control character".to_owned())
-    } else {
-        Ok(())
-    }
-}
-
-/// FNV-1a: the same on all machines and in all versions.
-fn hash(text: &str) -> u64 {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 /// The longest time to wait for anything: far more than anyone waits, and no clock overflows with it.

@@ -23,9 +23,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::{self, JobConfig, VisibleGpus};
-use super::secret::Secret;
-use super::tls::Tls;
 use crate::error::{Error, JoinFailure, Result};
+use crate::net::secret::Secret;
+use crate::net::tls::Tls;
 
 /// Names the file by which process 0 tells the others its address.
 const ADDRESS_FILE: &str = "BURN_DIST_ADDRESS_FILE";
@@ -45,7 +45,7 @@ const TIMEOUT: &str = "BURN_DIST_TIMEOUT";
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 impl JobConfig {
-    /// What the launcher of this process says; none if it was not started by one.
+    /// Reads the configuration from the variables of this process's launcher; none if no launcher started it.
     ///
     /// | launcher | variables |
     /// |---|---|
@@ -105,13 +105,13 @@ impl JobConfig {
             .with_torchrun_listens(place.agent_listens);
         config = match (told, place.port) {
             (Some(port), _) if place.agent_listens => config.at(&host, beside(port)),
-            (Some(port), _) | (None, Port::Known(port)) => config.at(&host, port),
+            (Some(port), _) | (None, PortSource::Known(port)) => config.at(&host, port),
             // Nobody meets there.
             (None, _) if place.processes == 1 => config.at(&host, 0),
-            (None, Port::Told) => {
+            (None, PortSource::Told) => {
                 return Err(unset("MASTER_PORT", "the port on which process 0 listens"));
             }
-            (None, Port::Follows(number)) => config.at_port_of(&host, number),
+            (None, PortSource::Follows(number)) => config.at_port_of(&host, number),
         };
         config = config.with_visible_gpus(VisibleGpus {
             list: lookup(VISIBLE).map(|list| list.to_string_lossy().into_owned()),
@@ -140,16 +140,16 @@ pub(crate) fn operation_timeout() -> Result<Option<Duration>> {
     Variables(&|name| std::env::var_os(name)).seconds(TIMEOUT)
 }
 
-/// The place of this process in its job, as its launcher says.
+/// The position of this process in its job, from its launcher.
 #[derive(Debug)]
-struct Place {
+struct Position {
     process: usize,
     processes: usize,
     local_process: Option<usize>,
     local_processes: Option<usize>,
     /// The machine of process 0, if that follows from what the launcher says.
     host: Option<String>,
-    port: Port,
+    port: PortSource,
     /// The launcher's own name of the job.
     job: Option<String>,
     /// True if the launcher itself listens on `MASTER_PORT`.
@@ -158,9 +158,9 @@ struct Place {
     gpus_on_node: Option<usize>,
 }
 
-/// The port of process 0, where `MASTER_PORT` is not set.
+/// Source of process 0's port, if `MASTER_PORT` is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Port {
+enum PortSource {
     /// It must be set.
     Told,
     /// The launcher says it.
@@ -174,7 +174,7 @@ struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
 impl Variables<'_> {
     /// The name or address of the machine of process 0.
-    fn host(&self, place: &Place) -> Result<String> {
+    fn host(&self, place: &Position) -> Result<String> {
         let expected = "the name or address of the machine of process 0";
         let local = place.local_processes.unwrap_or(1) == place.processes;
         let host = match (self.text("MASTER_ADDR")?, &place.host) {

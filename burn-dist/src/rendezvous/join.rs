@@ -7,7 +7,6 @@
 //!
 //! Threads: those of the store's server in process 0, which live as long as [`Joined`].
 //!
-//! Callers: `launch`.
 
 mod host;
 mod records;
@@ -27,34 +26,33 @@ pub(crate) use records::record_seeds;
 use register::Entry;
 
 use super::address;
-use super::auth::Rejected;
 use super::config::JobConfig;
 use super::store::{StoreClient, StoreError};
 use crate::error::{JoinFailure, Result};
+use crate::net::auth::HandshakeError;
 
-/// The most processes of a job: the store has a connection for each.
-const MOST: usize = 4000;
-/// The most ranks of a process: memory is taken for each of the job's.
-const MOST_RANKS: usize = 4096;
-/// How long one attempt to reach process 0 may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
-/// How long a process that won't join tries to tell the others.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// The pauses between two attempts: the first, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+/// Most processes of a job: the store has a connection for each.
+const MAX_PROCESSES: usize = 4000;
+/// Most ranks of a process: memory is allocated for each of the job's.
+const MAX_RANKS: usize = 4096;
+/// Longest attempt to reach process 0.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a process that can't join to tell the others.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest pause between two attempts.
+const RETRY: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
-/// After how long in vain the log says what is still tried or waited for; then each time after twice as
-/// long.
-const REMIND: Duration = Duration::from_secs(10);
+/// Time of a wait until the log says what it waits for; then each time after twice as long.
+const REMIND_AFTER: Duration = Duration::from_secs(10);
 
-/// A job that this process has joined, and all others too.
+/// A job that all its processes have joined.
 #[derive(Debug)]
 pub(crate) struct Joined {
     /// The job's store.
     pub(crate) store: StoreClient,
-    /// How many ranks each process brings.
+    /// Number of ranks of each process.
     pub(crate) ranks_per_process: Vec<usize>,
-    /// Where each process listens for the others.
+    /// Address of each process's port for the others.
     pub(crate) addresses: Vec<SocketAddr>,
     /// This process's listener, bound to its address.
     pub(crate) listener: TcpListener,
@@ -76,10 +74,10 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
     let (name, port) = config.check()?;
     let started = Instant::now();
     let deadline = started + config.join_timeout();
-    if !(1..=MOST_RANKS).contains(&local_ranks) || config.processes() > MOST {
+    if !(1..=MAX_RANKS).contains(&local_ranks) || config.processes() > MAX_PROCESSES {
         let message = format!(
-            "{local_ranks} ranks in one of {} processes; a process brings from 1 to {MOST_RANKS} ranks, \
-             and a job has at most {MOST} processes",
+            "{local_ranks} ranks in one of {} processes; a process brings from 1 to {MAX_RANKS} ranks, \
+             and a job has at most {MAX_PROCESSES} processes",
             config.processes()
         );
         return Err(config.fault(String::new(), JoinFailure::Configuration(message)));
@@ -148,7 +146,7 @@ impl JobConfig {
             return Ok(());
         }
         let started = Instant::now();
-        let deadline = started + self.join_timeout().min(FAREWELL);
+        let deadline = started + self.join_timeout().min(ABANDON_TIMEOUT);
         let host = match self.process() {
             0 => Some(Host::start(self, (name, port), started, deadline)?),
             _ => None,
@@ -196,8 +194,8 @@ fn persist<T>(
     deadline: Instant,
     mut attempt: impl FnMut() -> Result<T, (String, Attempt)>,
 ) -> Result<T> {
-    let [mut pause, longest] = PAUSES;
-    let mut remind = REMIND;
+    let [mut pause, longest] = RETRY;
+    let mut remind = REMIND_AFTER;
     loop {
         let (address, failure) = match attempt() {
             Ok(done) => return Ok(done),
@@ -225,11 +223,11 @@ fn persist<T>(
     }
 }
 
-/// What became of an attempt that failed.
+/// Result of a failed attempt.
 enum Attempt {
-    /// It may be there later.
+    /// A later attempt may succeed.
     Again(JoinFailure),
-    /// It won't.
+    /// No attempt can succeed.
     Fatal(JoinFailure),
 }
 
@@ -254,7 +252,7 @@ fn attempt(
         // This process would listen on the network, too: better said before it waits.
         address::check_open(address.ip(), config.secret())
             .map_err(|failure| failed(Attempt::Fatal(failure)))?;
-        let until = deadline.min(Instant::now() + ATTEMPT);
+        let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         match StoreClient::connect(
             address,
             config.secret(),
@@ -272,24 +270,24 @@ fn attempt(
     Err(last)
 }
 
-/// Whether another attempt can end otherwise.
+/// Decides if another attempt may succeed.
 fn judge(error: &StoreError) -> Attempt {
     match error {
-        StoreError::Rejected(Rejected::Version { ours, theirs }) => {
+        StoreError::Handshake(HandshakeError::Version { ours, theirs }) => {
             Attempt::Fatal(JoinFailure::Version {
                 ours: ours.clone(),
                 theirs: theirs.clone(),
             })
         }
-        StoreError::Rejected(
-            rejected @ (Rejected::WrongSecret
-            | Rejected::OtherJob { .. }
-            | Rejected::NotAPeer(_)
-            | Rejected::PlainPeer
-            | Rejected::TlsPeer
-            | Rejected::Certificate(_)
-            | Rejected::CertificateRefused(_)
-            | Rejected::Tls(_)),
+        StoreError::Handshake(
+            rejected @ (HandshakeError::WrongSecret
+            | HandshakeError::OtherJob { .. }
+            | HandshakeError::NotAPeer(_)
+            | HandshakeError::PlainPeer
+            | HandshakeError::TlsPeer
+            | HandshakeError::Certificate(_)
+            | HandshakeError::CertificateRefused(_)
+            | HandshakeError::Tls(_)),
         ) => Attempt::Fatal(JoinFailure::Rejected(rejected.to_string())),
         other => Attempt::Again(JoinFailure::Unreachable {
             after: Duration::ZERO,

@@ -1,12 +1,11 @@
-//! Strangers at the ports of a job.
+//! Strangers at the ports of a job, while it connects and while it works.
 //!
-//! A process's ports are open from its start until all processes are connected, then they are closed for
-//! good. The test holds a job in that state, by stopping process 2 once it has entered, so that processes
-//! 0 and 1 wait for its call; does to all three ports what strangers do; and lets process 2 go on. The
-//! job then works, while the ports are tried again.
+//! The test stops process 2 once it has entered the job, so that processes 0 and 1 wait for its connection, and
+//! attacks the store's port and the ports of both. Then process 2 goes on, the job works, the store's port is
+//! closed, and the ports of processes 0 and 1 are attacked again.
 //!
-//! What was thrown at a port and what the job says it turned away are equal: each stranger waits here
-//! until it has been turned away, so none is still with the system when the port closes.
+//! The number of strangers at a port equals the number that the job says it turned away: each stranger waits
+//! until it was turned away, so none is left in the system's queue when the port closes.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -30,12 +29,11 @@ const STREAMS: usize = 10_000;
 const IDLE: usize = 1_000;
 /// Longer than any wait here takes, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How much a process may grow at its peak. At most 64 connections to the store and 256 to the
-/// transport's port are heard at once, each by a thread that touches some 50 KiB of stack and buffers:
-/// 16 MB; as much again for what the allocator keeps.
+/// Most growth of a process at its peak. At most 64 connections to the store and 256 to the port for the other
+/// processes are pending at once, each with a thread that touches some 50 KiB of stack and buffers: 16 MB; as much
+/// again for the allocator.
 const PEAK_KIB: u64 = 32 << 10;
-/// How much it may grow from the first half of the streams to the second: a leak of 1 KiB for each
-/// connection would be more.
+/// Most growth from the first half of the streams to the second. A leak of 1 KiB for each connection would be more.
 const DRIFT_KIB: u64 = 3 << 10;
 
 /// Checks a sum in every step until the test says that it is enough.
@@ -67,7 +65,7 @@ pub(crate) fn work(worker: &Worker) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a stranger connects to.
+/// A port, with the purpose that its connections prove.
 #[derive(Clone, Copy)]
 struct Port {
     address: SocketAddr,
@@ -85,7 +83,7 @@ impl Handshake {
     fn begin(stream: &mut TcpStream, port: Port, nonce: [u8; 32]) -> io::Result<Self> {
         let mut preamble = [0; 64];
         preamble[..8].copy_from_slice(b"burndist");
-        let version = concat!(env!("CARGO_PKG_VERSION"), "/3");
+        let version = concat!(env!("CARGO_PKG_VERSION"), "/4");
         preamble[8..8 + version.len()].copy_from_slice(version.as_bytes());
         preamble[32..].copy_from_slice(&nonce);
         stream.write_all(&preamble)?;
@@ -151,7 +149,7 @@ fn nonce(random: &mut Random) -> [u8; 32] {
     std::array::from_fn(|_| random.below(256) as u8)
 }
 
-/// What one stranger does, but for the wait for its end.
+/// Disturbs a port like a stranger; the caller waits for the end of the connection.
 fn disturb(stream: &mut TcpStream, port: Port, recorded: &[u8], random: &mut Random) {
     let kind = random.below(8);
     let sent = match kind {
@@ -237,7 +235,7 @@ fn drip(port: Port) {
     let mut stream = connect(port);
     let start = Instant::now();
     // What it sends is the beginning of a genuine handshake, so that it is not refused for that.
-    for byte in b"burndist0.1.0/2".iter().chain(&[0; 1000]) {
+    for byte in b"burndist0.1.0/4".iter().chain(&[0; 1000]) {
         if stream.write_all(&[*byte]).is_err() {
             return;
         }
@@ -266,10 +264,11 @@ fn address(job: &mut Job, process: usize, words: &str) -> SocketAddr {
 
 /// The count that a process told of a port: `store=12 (…)`.
 fn count(job: &Job, process: usize, port: &str) -> u64 {
-    let words = "connections were turned away while the job's ports were open";
-    let line = job.told(process).find(|line| line.contains(words));
+    let words = "connections were turned away while the port was open";
+    let (port, mut lines) = (format!("{port}="), job.told(process));
+    let line = lines.find(|line| line.contains(words) && line.contains(&port));
     let Some(line) = line else { return 0 };
-    let (_, rest) = line.split_once(&format!("{port}=")).unwrap();
+    let (_, rest) = line.split_once(&port).unwrap();
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -280,6 +279,66 @@ fn allow_many_files(needed: u64) {
     setrlimit(Resource::Nofile, limit).unwrap();
     let granted = limit.current.unwrap_or(u64::MAX);
     assert!(granted >= needed, "{granted} open files are allowed");
+}
+
+/// Attacks ports at once in every way: streams of bytes, thousands of idle connections at the first two, and slow
+/// ones. The processes must not grow by more than what is bounded.
+fn attack(job: &Job, ports: &[Port], seed: u64, recorded: &[u8]) {
+    let before = [0, 1].map(|process| {
+        let reset = format!("/proc/{}/clear_refs", job.system_id(process));
+        // Where the system can't do it, the peak since the start is looked at, which is no less.
+        let _ = fs::write(reset, "5");
+        status(job, process, "VmRSS")
+    });
+    let mut idle = Vec::new();
+    let mut halves = Vec::new();
+    thread::scope(|scope| {
+        for port in ports {
+            scope.spawn(move || drip(*port));
+        }
+        for port in &ports[..2] {
+            idle.extend((0..IDLE).map(|_| connect(*port)));
+        }
+        for half in [1, 2] {
+            throw(ports, STREAMS / 2, seed + half * 1_000_000, recorded);
+            halves.push([0, 1].map(|process| status(job, process, "VmRSS")));
+        }
+        for stream in &idle {
+            await_close(stream, 0);
+        }
+    });
+    for process in [0, 1] {
+        let peak = status(job, process, "VmHWM");
+        let figures = (
+            before[process],
+            peak,
+            halves[0][process],
+            halves[1][process],
+        );
+        eprintln!("process {process}: before, peak, halves in KiB: {figures:?}");
+        let growth = peak.saturating_sub(before[process]);
+        assert!(growth < PEAK_KIB, "{figures:?}");
+        let drift = halves[1][process].saturating_sub(halves[0][process]);
+        assert!(drift < DRIFT_KIB, "{figures:?}");
+    }
+}
+
+/// Returns the number of streams that [`throw`] throws at one of several ports.
+fn share(streams: usize, ports: usize, port: usize) -> usize {
+    (0..streams).filter(|number| number % ports == port).count()
+}
+
+/// Checks that every sum of every process was right.
+fn assert_ended_well(job: &Job) {
+    for process in 0..3 {
+        let told: Vec<_> = job.told(process).collect();
+        let right = told.iter().any(|line| line.starts_with("right in "));
+        assert!(
+            right && told.last().unwrap().as_str() == "done",
+            "{}",
+            job.report()
+        );
+    }
 }
 
 #[test]
@@ -299,79 +358,44 @@ fn a_job_goes_on_whatever_strangers_do() {
     });
     let ports = [store, transport[0], transport[1]];
     let recorded = record(store);
-    // Whoever hears strangers has its threads and buffers after the first few.
+    // The threads and buffers of the ports exist after the first few strangers.
     throw(&ports, 300, 1, &recorded);
-
-    let before = [0, 1].map(|process| {
-        let reset = format!("/proc/{}/clear_refs", job.system_id(process));
-        // Where the system can't do it, the peak since the start is looked at, which is no less.
-        let _ = fs::write(reset, "5");
-        status(&job, process, "VmRSS")
-    });
-    let mut idle = Vec::new();
-    let mut halves = Vec::new();
-    thread::scope(|scope| {
-        for port in ports {
-            scope.spawn(move || drip(port));
-        }
-        for port in &ports[..2] {
-            idle.extend((0..IDLE).map(|_| connect(*port)));
-        }
-        for half in [1, 2] {
-            throw(&ports, STREAMS / 2, half * 1_000_000, &recorded);
-            halves.push([0, 1].map(|process| status(&job, process, "VmRSS")));
-        }
-        for stream in &idle {
-            await_close(stream, 0);
-        }
-    });
-    for process in [0, 1] {
-        let peak = status(&job, process, "VmHWM");
-        let figures = (
-            before[process],
-            peak,
-            halves[0][process],
-            halves[1][process],
-        );
-        eprintln!("process {process}: before, peak, halves in KiB: {figures:?}");
-        let growth = peak.saturating_sub(before[process]);
-        assert!(growth < PEAK_KIB, "{figures:?}");
-        let drift = halves[1][process].saturating_sub(halves[0][process]);
-        assert!(drift < DRIFT_KIB, "{figures:?}");
-    }
+    attack(&job, &ports, 0, &recorded);
 
     job.signal(2, Signal::CONT);
     for process in 0..3 {
         job.wait_until_told(process, "going");
     }
-    // The job works, and none of its ports is open any more.
-    for number in 0..3_000 {
-        let port = ports[number % ports.len()];
+    // The store is closed. The other ports stay open while the job works.
+    let error = TcpStream::connect_timeout(&store.address, PATIENCE).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    attack(&job, &transport, 7_000_000, &recorded);
+
+    fs::write(job.folder().join("enough"), "").unwrap();
+    job.wait_for_all();
+    assert_ended_well(&job);
+    for port in ports {
         let error = TcpStream::connect_timeout(&port.address, PATIENCE).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
     }
-    fs::write(job.folder().join("enough"), "").unwrap();
-    job.wait_for_all();
-    for process in 0..3 {
-        let told: Vec<_> = job.told(process).collect();
-        let right = told.iter().any(|line| line.starts_with("right in "));
-        assert!(
-            right && told.last().unwrap().as_str() == "done",
-            "{}",
-            job.report()
-        );
-    }
 
-    // Every one is counted: streams, idle ones, and the slow one. (Three ports share the streams.)
-    let streams = |port: usize| {
-        let shared = |streams: usize| (0..streams).filter(|number| number % 3 == port).count();
-        (shared(300) + 2 * shared(STREAMS / 2)) as u64
-    };
-    let expected = [0, 1, 2].map(|port| streams(port) + 1 + [IDLE as u64, IDLE as u64, 0][port]);
+    // Every one is counted: streams, idle ones, and the slow one.
+    let joining = |port| share(300, 3, port) + 2 * share(STREAMS / 2, 3, port) + 1;
+    let working = |port| 2 * share(STREAMS / 2, 2, port) + 1 + IDLE;
+    let expected = [
+        joining(0) + IDLE,
+        joining(1) + IDLE + working(0),
+        joining(2) + working(1),
+    ];
     let counted = [
         count(&job, 0, "store"),
         count(&job, 0, "transport"),
         count(&job, 1, "transport"),
     ];
-    assert_eq!(counted, expected, "{}", job.report());
+    assert_eq!(
+        counted.map(|count| count as usize),
+        expected,
+        "{}",
+        job.report()
+    );
 }

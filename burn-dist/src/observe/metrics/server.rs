@@ -1,40 +1,27 @@
 //! Answers `GET /metrics`, and nothing else, to several clients at once.
 //!
-//! Threads: `burn-dist-metrics`, started by [`Endpoint::start`], joined when the endpoint is dropped. It never waits for
-//! one client alone. It holds [`MAX_CLIENTS`] at most: one more has the oldest closed, first of those that have not
-//! asked for anything.
+//! Threads: `burn-dist-metrics` accepts; `burn-dist-metrics-N` answers client N. All end when the endpoint is dropped.
+//! Of more than [`MAX_CLIENTS`], the oldest is closed.
 
 use super::Metrics;
-use super::client::{Attended, Client};
+use super::client;
 use crate::error::{Error, Result};
-use mio::{Events, Interest, Poll, Token, Waker};
-use std::fmt;
-use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use crate::net::acceptor::{Acceptor, PortLimits, Service};
+use crate::net::rejects::Reject;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The most clients at once.
+/// Most clients at once.
 const MAX_CLIENTS: usize = 32;
 
-/// When to accept again after the system refused to.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Time of one client in all.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-const LISTENER: Token = Token(0);
-const WAKER: Token = Token(1);
-/// The token of the first client.
-const CLIENTS: usize = 2;
-
-/// The port, its thread, and what is served there.
-pub(in crate::observe) struct Endpoint {
-    address: SocketAddr,
-    metrics: Arc<Metrics>,
-    stopping: Arc<AtomicBool>,
-    waker: Waker,
-    thread: Option<JoinHandle<()>>,
-}
+/// The port of the metrics, and the metrics.
+#[derive(Debug)]
+pub(in crate::observe) struct Endpoint(Acceptor<Scrapes>);
 
 impl Endpoint {
     /// Listens on `PORT` of this machine alone, or on `HOST:PORT`.
@@ -46,63 +33,42 @@ impl Endpoint {
         };
         let found = resolve(address).map_err(wrong)?;
         let system = |error: io::Error| wrong(format!("{error}; choose another port or address"));
-        let mut listener = mio::net::TcpListener::bind(found).map_err(system)?;
-        let address = listener.local_addr().map_err(system)?;
-        let poll = Poll::new().map_err(system)?;
-        let registry = poll.registry();
-        let registered = registry.register(&mut listener, LISTENER, Interest::READABLE);
-        registered.map_err(system)?;
-        let waker = Waker::new(registry, WAKER).map_err(system)?;
-        let (metrics, stopping) = (Arc::<Metrics>::default(), Arc::<AtomicBool>::default());
-        let reception = Reception {
-            listener,
-            poll,
-            metrics: Arc::clone(&metrics),
-            stopping: Arc::clone(&stopping),
-            clients: (0..MAX_CLIENTS).map(|_| None).collect(),
-            accept_again: None,
+        let listener = TcpListener::bind(found).map_err(system)?;
+        let limits = PortLimits {
+            pending: MAX_CLIENTS,
+            live: MAX_CLIENTS,
+            handshake: CLIENT_TIMEOUT,
         };
-        let thread = thread::Builder::new()
-            .name("burn-dist-metrics".to_owned())
-            .spawn(move || reception.run())
-            .map_err(system)?;
-        Ok(Self {
-            address,
-            metrics,
-            stopping,
-            waker,
-            thread: Some(thread),
-        })
+        let name = "burn-dist-metrics".to_owned();
+        let scrapes = Scrapes(Arc::default());
+        Acceptor::start(listener, name, "the metrics endpoint", limits, scrapes)
+            .map(Self)
+            .map_err(system)
     }
 
     pub(in crate::observe) fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
     pub(in crate::observe) fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+        Arc::clone(&self.0.service().0)
     }
 }
 
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
-}
+/// Answers clients. Their whole connection counts as the handshake, so that a newer one can evict any of them.
+struct Scrapes(Arc<Metrics>);
 
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        if let Err(error) = self.waker.wake() {
-            // A thread that can't be told can't be joined either.
-            tracing::error!("metrics endpoint could not be stopped: {error}");
-        } else if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("metrics endpoint ended with a panic");
-        }
+impl Service for Scrapes {
+    type Session = ();
+
+    fn handshake(&self, socket: Arc<TcpStream>, deadline: Instant) -> Result<(), Reject> {
+        // A client that breaks off, or is too slow, gets nothing, and disturbs nobody.
+        let _ = client::answer(&socket, &self.0, deadline);
+        Ok(())
+    }
+
+    fn serve(&self, (): ()) -> Result<(), Reject> {
+        Ok(())
     }
 }
 
@@ -118,108 +84,6 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
     found
         .next()
         .ok_or_else(|| format!("it has no address; {advice}"))
-}
-
-/// The state of the thread.
-struct Reception {
-    listener: mio::net::TcpListener,
-    poll: Poll,
-    metrics: Arc<Metrics>,
-    stopping: Arc<AtomicBool>,
-    /// Each in a seat of its own.
-    clients: Vec<Option<Client>>,
-    /// When to accept again, where nothing will tell.
-    accept_again: Option<Instant>,
-}
-
-impl Reception {
-    fn run(mut self) {
-        let mut events = Events::with_capacity(2 * MAX_CLIENTS);
-        while !self.stopping.load(Ordering::Acquire) {
-            let patience = self.patience();
-            if let Err(error) = self.poll.poll(&mut events, patience)
-                && error.kind() != ErrorKind::Interrupted
-            {
-                tracing::error!("metrics endpoint stopped: {error}");
-                return;
-            }
-            let now = Instant::now();
-            let mut accept = self.accept_again.is_some_and(|again| again <= now);
-            for event in &events {
-                match event.token() {
-                    LISTENER => accept = true,
-                    WAKER => {}
-                    Token(token) => self.attend(token - CLIENTS),
-                }
-            }
-            for seat in &mut self.clients {
-                seat.take_if(|client| client.deadline <= now);
-            }
-            if accept {
-                self.accept();
-            }
-        }
-    }
-
-    /// Returns how long nothing needs to be done unless a socket is ready.
-    fn patience(&self) -> Option<Duration> {
-        let deadlines = self.clients.iter().flatten().map(|client| client.deadline);
-        let next = deadlines.chain(self.accept_again).min()?;
-        Some(next.saturating_duration_since(Instant::now()))
-    }
-
-    /// Accepts those who wait; as many as there are seats, so that whoever has one is attended to in between.
-    fn accept(&mut self) {
-        self.accept_again = None;
-        for _ in 0..MAX_CLIENTS {
-            match self.listener.accept() {
-                Ok((stream, _)) => self.seat(Client::new(stream)),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return,
-                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => {
-                        self.accept_again = Some(Instant::now() + ACCEPT_BACKOFF);
-                        return;
-                    }
-                },
-            }
-        }
-        self.accept_again = Some(Instant::now());
-    }
-
-    fn seat(&mut self, mut client: Client) {
-        let seats = self.clients.iter().enumerate();
-        // A free one; else of those who ask for nothing the oldest; else the oldest.
-        let place = |seat: &Option<Client>| {
-            let taken = seat.as_ref();
-            taken.map(|client| (client.has_asked(), client.deadline))
-        };
-        let Some((seat, _)) = seats.min_by_key(|(_, seat)| place(seat)) else {
-            return;
-        };
-        // Closed before the new one is registered.
-        self.clients[seat] = None;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let token = Token(seat + CLIENTS);
-        let registry = self.poll.registry();
-        if registry
-            .register(&mut client.stream, token, interest)
-            .is_ok()
-        {
-            self.clients[seat] = Some(client);
-            self.attend(seat);
-        }
-    }
-
-    /// Attends to the client of a seat, if it has one: an event may be of one that is gone.
-    fn attend(&mut self, seat: usize) {
-        if let Some(place) = self.clients.get_mut(seat)
-            && let Some(client) = place
-            && client.attend(&self.metrics) == Attended::Done
-        {
-            *place = None;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::{JobConfig, nodes};
 use crate::error::{Error, JoinFailure};
-use crate::rendezvous::secret::SECRET_FILE;
+use crate::net::secret::SECRET_FILE;
 
 /// Reads the bytes as Slurm's list of nodes.
 pub(crate) fn check_nodes(bytes: &[u8]) {

@@ -1,6 +1,6 @@
 //! Which variables each launcher sets, and which launcher counts where several have left theirs.
 
-use super::{Place, Port, Variables, below, unset, wrong};
+use super::{PortSource, Position, Variables, below, unset, wrong};
 use crate::error::Result;
 
 /// True if torchrun's own agent listens at `MASTER_ADDR` and `MASTER_PORT`: its usual way.
@@ -89,9 +89,8 @@ const KUBERNETES: Names = Names {
 const NUMBERS_ALONE: [&str; 3] = ["PMIX_RANK", "PALS_RANKID", "ALPS_APP_PE"];
 
 impl Variables<'_> {
-    /// What the launcher that was started last says: inside an allocation of Slurm, or in a Pod, one starts
-    /// `mpirun` or torchrun.
-    pub(super) fn place(&self) -> Result<Option<Place>> {
+    /// Reads the position from the innermost launcher: `mpirun` or torchrun within an allocation of Slurm or a Pod.
+    pub(super) fn place(&self) -> Result<Option<Position>> {
         if self.has(TORCHRUN.process) {
             return self.torchrun().map(Some);
         }
@@ -135,12 +134,12 @@ impl Variables<'_> {
         self.refuse_halves().map(|()| None)
     }
 
-    fn torchrun(&self) -> Result<Place> {
+    fn torchrun(&self) -> Result<Position> {
         let agent_listens = self.text(AGENT_STORE)?.is_some_and(|told| told == "True");
         let place = self.read(&TORCHRUN)?;
-        Ok(Place {
+        Ok(Position {
             agent_listens,
-            port: Port::Told,
+            port: PortSource::Told,
             // What torchrun calls a job that was given no name.
             job: place.job.filter(|name| name != "none"),
             ..place
@@ -204,7 +203,7 @@ impl Variables<'_> {
     }
 
     /// Reads and checks a launcher's variables.
-    pub(super) fn read(&self, names: &Names) -> Result<Place> {
+    pub(super) fn read(&self, names: &Names) -> Result<Position> {
         let process = self.required(names.process, "the number of this process, from 0")?;
         let processes = self.required(names.processes, "how many processes the job has")?;
         if processes == 0 {
@@ -236,13 +235,13 @@ impl Variables<'_> {
             Some(name) => self.text(name)?.filter(|name| !name.trim().is_empty()),
             None => None,
         };
-        Ok(Place {
+        Ok(Position {
             process,
             processes,
             local_process,
             local_processes,
             host: None,
-            port: Port::Follows(None),
+            port: PortSource::Follows(None),
             job,
             agent_listens: false,
             by_slurm: false,

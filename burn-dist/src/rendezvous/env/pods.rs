@@ -3,10 +3,10 @@
 use std::num::ParseIntError;
 
 use super::launchers::Names;
-use super::{Place, Port, Variables, unset, wrong};
+use super::{PortSource, Position, Variables, unset, wrong};
 use crate::error::Result;
 
-/// What Kubeflow tells torchrun, which a program started without it reads itself.
+/// Variable of Kubeflow for torchrun, read here if the program is started without torchrun.
 const PET_NODES: &str = "PET_NNODES";
 const PET_NODE: &str = "PET_NODE_RANK";
 
@@ -27,7 +27,7 @@ const LEADER_WORKER_SET: Names = Names {
 
 impl Variables<'_> {
     /// The place of a process that has its machine or Pod to itself, as far as its job goes.
-    pub(super) fn pods(&self) -> Result<Option<Place>> {
+    pub(super) fn pods(&self) -> Result<Option<Position>> {
         let place = if self.has(PET_NODES) || self.has(PET_NODE) {
             self.kubeflow()?
         } else if self.has(SKYPILOT.process) || self.has(SKYPILOT.processes) {
@@ -40,22 +40,22 @@ impl Variables<'_> {
                     None => return Err(wrong("SKYPILOT_NODE_IPS", list, expected.to_owned())),
                 },
             };
-            Place { host, ..place }
+            Position { host, ..place }
         } else if self.has(LEADER_WORKER_SET.process) || self.has(LEADER_WORKER_SET.processes) {
             let place = self.read(&LEADER_WORKER_SET)?;
             let host = self.text("LWS_LEADER_ADDRESS")?;
-            Place { host, ..place }
+            Position { host, ..place }
         } else {
             return Ok(None);
         };
-        Ok(Some(Place {
+        Ok(Some(Position {
             local_process: Some(0),
             local_processes: Some(1),
             ..place
         }))
     }
 
-    fn kubeflow(&self) -> Result<Place> {
+    fn kubeflow(&self) -> Result<Position> {
         let Some(nodes) = self.text(PET_NODES)? else {
             return Err(unset(PET_NODES, "how many nodes the job has"));
         };
@@ -77,13 +77,13 @@ impl Variables<'_> {
             Some(port) => Some(port),
             None => port,
         };
-        Ok(Place {
+        Ok(Position {
             process,
             processes,
             local_process: None,
             local_processes: None,
             host,
-            port: port.map_or(Port::Follows(None), Port::Known),
+            port: port.map_or(PortSource::Follows(None), PortSource::Known),
             job: self.text("PET_RDZV_ID")?.filter(|id| !id.trim().is_empty()),
             agent_listens: false,
             by_slurm: false,

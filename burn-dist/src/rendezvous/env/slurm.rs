@@ -1,7 +1,7 @@
 //! What Slurm's `srun` tells a task of a step.
 
 use super::launchers::Names;
-use super::{Place, Port, Variables, nodes, wrong};
+use super::{PortSource, Position, Variables, nodes, wrong};
 use crate::error::Result;
 
 /// Set for the tasks of a step, which `srun` starts, and not for the script of a batch job.
@@ -27,7 +27,7 @@ impl Variables<'_> {
         self.has(NAMES.process) && self.has(STEP_NODES)
     }
 
-    /// How many tasks the step has.
+    /// Returns the number of tasks of the step.
     pub(super) fn slurm_tasks(&self) -> Result<Option<usize>> {
         let expected = "how many tasks the step has";
         match self.number(STEP_TASKS, expected)? {
@@ -36,7 +36,7 @@ impl Variables<'_> {
         }
     }
 
-    pub(super) fn slurm(&self) -> Result<Place> {
+    pub(super) fn slurm(&self) -> Result<Position> {
         let processes = if self.has(STEP_TASKS) {
             STEP_TASKS
         } else {
@@ -61,9 +61,9 @@ impl Variables<'_> {
             Some(step) => format!("Slurm {job}.{step}"),
             None => format!("Slurm {job}"),
         });
-        Ok(Place {
+        Ok(Position {
             host,
-            port: Port::Follows(number),
+            port: PortSource::Follows(number),
             job: name,
             local_processes: self.tasks_of_this_node(&place)?,
             by_slurm: true,
@@ -72,8 +72,8 @@ impl Variables<'_> {
         })
     }
 
-    /// How many of the step's tasks run on this node, as far as what is said of it makes sense.
-    fn tasks_of_this_node(&self, place: &Place) -> Result<Option<usize>> {
+    /// Returns the number of the step's tasks on this node, if the variables are consistent.
+    fn tasks_of_this_node(&self, place: &Position) -> Result<Option<usize>> {
         let fits = |tasks: &usize| {
             (1..=place.processes).contains(tasks)
                 && place.local_process.is_none_or(|local| local < *tasks)

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use super::register;
 use super::{Attempt, persist, system};
 use crate::error::{JoinFailure, Result};
+use crate::net::files;
+use crate::net::rejects::RejectCounts;
 use crate::rendezvous::address;
 use crate::rendezvous::config::JobConfig;
-use crate::rendezvous::files;
-use crate::rendezvous::rejects::Rejects;
 use crate::rendezvous::store::{Limits, StoreClient, StoreServer};
 
-/// The most bytes of a file with an address.
-const MAX_ADDRESS: usize = 256;
+/// Most bytes of a file with an address.
+const MAX_ADDRESS_BYTES: usize = 256;
 
 /// The store's server, and the file that tells where it is, if there is one.
 #[derive(Debug)]
@@ -97,18 +97,18 @@ impl Host {
         })
     }
 
-    /// Closes the store; says what it turned away while it was open.
-    pub(crate) fn close(mut self) -> Rejects {
-        self.server.shutdown();
-        self.server.rejected()
+    /// Closes the store, and returns the number of connections that it turned away.
+    pub(crate) fn close(self) -> RejectCounts {
+        self.server.stop();
+        self.server.rejects()
     }
 
-    /// Where the store listens.
+    /// Returns the address of the store.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// The address of this machine that others use.
+    /// Returns the address by which others reach this machine.
     pub(super) fn reached_at(&self) -> IpAddr {
         self.reached_at
     }
@@ -123,7 +123,7 @@ impl Host {
         // They may be gone already; then there is nobody left to wait for.
         let _ = register::linger(store, &failure, processes);
         if let JoinFailure::Missing { turned_away, .. } = &mut failure {
-            *turned_away = self.server.rejected().total();
+            *turned_away = self.server.rejects().total();
         }
         failure
     }
@@ -214,7 +214,7 @@ pub(super) fn read_address(file: &Path) -> Result<SocketAddr, JoinFailure> {
             file.display()
         ),
     };
-    let bytes = files::read(file, MAX_ADDRESS).map_err(unreachable)?;
+    let bytes = files::read(file, MAX_ADDRESS_BYTES).map_err(unreachable)?;
     let text = std::str::from_utf8(&bytes).ok();
     let address = text.and_then(|text| text.trim().parse().ok());
     address.ok_or_else(|| unreachable("it holds no address".to_owned()))

@@ -20,7 +20,7 @@ pub(super) struct Job {
     pub(super) processes: usize,
 }
 
-/// What a process says of itself.
+/// A process's description of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Member {
     pub(super) ranks: usize,
@@ -29,7 +29,7 @@ pub(super) struct Member {
     pub(super) system_id: u32,
 }
 
-/// What a process enters into the list.
+/// Entry of a process in the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entered {
     pub(super) member: Member,
@@ -37,7 +37,7 @@ pub(super) struct Entered {
     pub(super) differences: Vec<Difference>,
 }
 
-/// How joining ended, for all.
+/// Outcome of joining, the same for all processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Verdict {
     Complete,
@@ -69,7 +69,7 @@ impl std::fmt::Display for Member {
     }
 }
 
-/// What a verdict means to a process; a complete list is no failure, so it never comes here.
+/// Returns the failure of a verdict, which is not that of a complete list.
 pub(super) fn failure(verdict: Verdict) -> JoinFailure {
     match verdict {
         Verdict::Complete => JoinFailure::Lost("the others went on without this process".into()),
@@ -118,7 +118,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JoinFailure
         .map_err(|error| JoinFailure::Lost(format!("its record can't be read: {error}").into()))
 }
 
-/// What must hold of any bytes that stand in the store; the first says as what they are read.
+/// Checks the properties of the decoders of values for any bytes. The first byte selects the type.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_records(bytes: &[u8]) {
     use crate::fuzzing::check_message;

@@ -17,24 +17,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::records::{Entered, Job, Member, Verdict, decode, encode, failure};
-use super::{MOST_RANKS, REMIND};
+use super::{MAX_RANKS, REMIND_AFTER};
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
 use crate::rendezvous::options::{Options, summary};
 use crate::rendezvous::store::{StoreClient, StoreError, Swap};
 
-/// How many entries a part of the list has, so that it stays a small value.
-const PART: usize = 512;
-/// How long one request for the verdict waits. The server reads nothing of a connection meanwhile, so this is
-/// also how late it notices that the process behind it is gone.
-const SLICE: Duration = Duration::from_millis(500);
-/// How long process 0 stays for the others to read why joining failed.
+/// Entries of a part of the list, so that it stays a small value.
+const ENTRIES_PER_PART: usize = 512;
+/// Longest wait of one request for the verdict. The server reads nothing of a connection meanwhile, so it also bounds
+/// how late the server notices that a process is gone.
+const VERDICT_POLL: Duration = Duration::from_millis(500);
+/// Time that process 0 stays for the others to read why joining failed.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long it stays where others may still be on their way.
+/// Time that it stays if others may still connect.
 const LINGER_FOR_ALL: Duration = Duration::from_secs(5);
-/// How often it looks whether they have.
-const LOOK: Duration = Duration::from_millis(10);
-/// The most bytes of a reason that is told to the others.
+/// Time between two checks if they have.
+const LINGER_POLL: Duration = Duration::from_millis(10);
+/// Most characters of a reason that is told to the others.
 const MAX_REASON: usize = 2000;
 
 /// The list, when all have come.
@@ -160,7 +160,7 @@ impl Entry {
         if !differing.is_empty() {
             return publish(store, &Verdict::Options(differing)).map(drop);
         }
-        for (part, members) in members.chunks(PART).enumerate() {
+        for (part, members) in members.chunks(ENTRIES_PER_PART).enumerate() {
             let bytes = encode(&members)?;
             store.set(&part_key(part), &bytes)?;
         }
@@ -174,10 +174,10 @@ impl Entry {
         started: Instant,
         deadline: Instant,
     ) -> Result<Verdict, JoinFailure> {
-        let mut remind = REMIND;
+        let mut remind = REMIND_AFTER;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match store.wait_for("verdict", SLICE.min(left), deadline) {
+            match store.wait_for("verdict", VERDICT_POLL.min(left), deadline) {
                 Ok(bytes) => return decode(&bytes),
                 Err(StoreError::Late(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -208,7 +208,7 @@ impl Entry {
         }
     }
 
-    /// Who has not entered.
+    /// Returns the processes that have not entered.
     fn absent(&self, store: &mut StoreClient) -> Result<Vec<usize>, JoinFailure> {
         let mut absent = Vec::new();
         for process in 0..self.processes {
@@ -229,7 +229,7 @@ impl Entry {
 
     fn list(&self, store: &mut StoreClient, job: &Job) -> Result<List, JoinFailure> {
         let mut members: Vec<Member> = Vec::with_capacity(self.processes);
-        for part in 0..self.processes.div_ceil(PART) {
+        for part in 0..self.processes.div_ceil(ENTRIES_PER_PART) {
             let bytes = store.get(&part_key(part))?;
             members.extend(decode::<Vec<Member>>(&bytes.unwrap_or_default())?);
         }
@@ -239,7 +239,7 @@ impl Entry {
                 format!("its list has {count} processes").into(),
             ));
         }
-        let odd = |member: &&Member| !(1..=MOST_RANKS).contains(&member.ranks);
+        let odd = |member: &&Member| !(1..=MAX_RANKS).contains(&member.ranks);
         if let Some(member) = members.iter().find(odd) {
             let what = format!("in its list, {member} has {} ranks", member.ranks);
             return Err(JoinFailure::Lost(what.into()));
@@ -313,7 +313,7 @@ pub(super) fn linger(
         if store.add("read", 0)? >= expected.max(came) {
             break;
         }
-        thread::sleep(LOOK);
+        thread::sleep(LINGER_POLL);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::*;
 use crate::error::Error;
-use crate::rendezvous::secret::Secret;
+use crate::net::secret::Secret;
 use crate::rendezvous::store::StoreServer;
 
 const PATIENCE: Duration = Duration::from_secs(20);

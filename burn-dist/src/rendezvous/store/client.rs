@@ -1,21 +1,21 @@
 //! A client of the store: one connection, one operation at a time.
 //!
-//! Invariant: once an exchange broke, what comes next on the connection could be the answer to
-//! another question, so every later call fails with the same error.
+//! Invariant: after a broken exchange the next bytes could be the answer to another request, so every later call
+//! fails with the same error.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wire::{self, Reply, Request, Unread};
-use super::{GONE, KEY, PURPOSE, Rejected, VALUE, same_job};
-use crate::rendezvous::auth::{self, Role};
-use crate::rendezvous::channel::Channel;
-use crate::rendezvous::secret::Secret;
-use crate::rendezvous::tls::Tls;
+use super::{GONE, HandshakeError, MAX_KEY, MAX_VALUE, PURPOSE, check_job};
+use crate::net::auth::{self, Role};
+use crate::net::channel::Channel;
+use crate::net::secret::Secret;
+use crate::net::tls::Tls;
 
-/// How long the server may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for the server to answer a request that does not wait.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the store.
 #[derive(Debug)]
@@ -25,43 +25,43 @@ pub(crate) struct StoreClient {
     broken: Option<StoreError>,
 }
 
-/// Why the store did not do what it was asked to.
+/// Reason why a request to the store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
     /// No connection came about.
     #[error("{0}")]
     Unreachable(Arc<str>),
-    /// It did, but one side did not accept the other.
+    /// A connection, but one side did not accept the other.
     #[error("{0}")]
-    Rejected(Rejected),
+    Handshake(HandshakeError),
     /// The connection broke.
     #[error("the connection to the store was lost: {0}")]
     Lost(Arc<str>),
-    /// The key had no value before the deadline.
+    /// No value of the key before the deadline.
     #[error("nobody set {0:?} in the store before the deadline")]
     Late(String),
-    /// The server says why not.
+    /// The server's reason.
     #[error("the store refused: {0}")]
     Refused(String),
 }
 
-/// What became of a comparison.
+/// Result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Swap {
     /// The value was the expected one and is now the new one.
     Done,
-    /// It was this one, and still is.
+    /// The value was this one, and still is.
     Differs(Option<Vec<u8>>),
 }
 
 impl StoreClient {
-    /// Connects to the store of the job with this name, with TLS if there are certificates, and proves the
-    /// secret; one attempt.
+    /// Connects once to the store of the job with this name, with TLS if there are certificates, and proves the
+    /// secret.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unreachable`] if there is no connection before the deadline,
-    /// [`StoreError::Rejected`] if one side did not accept the other, [`StoreError::Refused`] or
+    /// [`StoreError::Handshake`] if one side did not accept the other, [`StoreError::Refused`] or
     /// [`StoreError::Lost`] if the server had no place.
     pub(crate) fn connect(
         server: SocketAddr,
@@ -82,10 +82,10 @@ impl StoreClient {
         }
         stream.set_nodelay(true).map_err(unreachable)?;
         let role = Role::Connects;
-        let stream = Channel::open(stream, tls, role, deadline).map_err(StoreError::Rejected)?;
+        let stream = Channel::open(stream, tls, role, deadline).map_err(StoreError::Handshake)?;
         auth::authenticate(&stream, secret, role, PURPOSE, job.as_bytes(), deadline)
-            .and_then(|theirs| same_job(job, &theirs))
-            .map_err(StoreError::Rejected)?;
+            .and_then(|theirs| check_job(job, &theirs))
+            .map_err(StoreError::Handshake)?;
         let mut client = Self {
             stream,
             local,
@@ -96,12 +96,12 @@ impl StoreClient {
         Ok(client)
     }
 
-    /// The address of this side: one that the server's machine can reach.
+    /// Returns the address of this side, which the server's machine can reach.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.local
     }
 
-    /// Gives a key its value.
+    /// Sets the value of a key.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl StoreClient {
         }
     }
 
-    /// The value of a key, if it has one.
+    /// Returns the value of a key, if it has one.
     pub(crate) fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let key = key.to_owned();
         match self.ask(&Request::Get { key }, Instant::now())? {
@@ -124,15 +124,14 @@ impl StoreClient {
         }
     }
 
-    /// The value of a key, as soon as it has one; [`StoreError::Late`] if that is not before the
-    /// deadline.
+    /// Waits for the value of a key. [`StoreError::Late`] if it has none at the deadline.
     pub(crate) fn wait(&mut self, key: &str, deadline: Instant) -> Result<Vec<u8>, StoreError> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.wait_for(key, left, deadline)
     }
 
-    /// As [`wait`](Self::wait), but the server waits for the value no longer than `time`; a server that is busy
-    /// may answer as late as the deadline.
+    /// Waits for the value of a key like [`wait`](Self::wait), at the server for at most `time`. A busy server may
+    /// answer as late as the deadline.
     pub(crate) fn wait_for(
         &mut self,
         key: &str,
@@ -150,7 +149,7 @@ impl StoreClient {
         }
     }
 
-    /// Adds to the number at a key, 0 if it has no value, and gives the sum.
+    /// Adds to the number at a key, 0 if it has no value, and returns the sum.
     pub(crate) fn add(&mut self, key: &str, amount: i64) -> Result<i64, StoreError> {
         let key = key.to_owned();
         match self.ask(&Request::Add { key, amount }, Instant::now())? {
@@ -159,7 +158,7 @@ impl StoreClient {
         }
     }
 
-    /// Gives a key its value if its value so far is the expected one (none: it has none).
+    /// Sets the value of a key if it is the expected one so far (none: it has none).
     pub(crate) fn compare_and_set(
         &mut self,
         key: &str,
@@ -179,8 +178,8 @@ impl StoreClient {
         }
     }
 
-    /// From now on this client stands for a process: if its connection ends before it has
-    /// [left](Self::leave), that process is gone.
+    /// Lets this client stand for a process: if its connection ends before it has [left](Self::leave), that process
+    /// is gone.
     pub(crate) fn announce(&mut self, process: usize) -> Result<(), StoreError> {
         match self.ask(&Request::Announce { process }, Instant::now())? {
             Reply::Done => Ok(()),
@@ -188,7 +187,7 @@ impl StoreClient {
         }
     }
 
-    /// Ends in good order.
+    /// Ends the connection in good order.
     pub(crate) fn leave(mut self) -> Result<(), StoreError> {
         match self.ask(&Request::Leave, Instant::now())? {
             Reply::Done => Ok(()),
@@ -196,8 +195,8 @@ impl StoreClient {
         }
     }
 
-    /// The first process that ended without having left, if one has. A server that is busy may answer as late
-    /// as the deadline.
+    /// Returns the first process that ended without having left, if one has. A busy server may answer as late as
+    /// the deadline.
     pub(crate) fn gone(&mut self, deadline: Instant) -> Result<Option<usize>, StoreError> {
         let key = GONE.to_owned();
         let value = match self.ask(&Request::Get { key }, deadline)? {
@@ -211,12 +210,12 @@ impl StoreClient {
         }
     }
 
-    /// One request and its reply, which may take until [`PATIENCE`] after `due`.
+    /// Sends a request and receives its reply, until [`REPLY_TIMEOUT`] after `due`.
     fn ask(&mut self, request: &Request, due: Instant) -> Result<Reply, StoreError> {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
         }
-        let deadline = due.max(Instant::now()) + PATIENCE;
+        let deadline = due.max(Instant::now()) + REPLY_TIMEOUT;
         let sent = wire::send(&self.stream, request, deadline);
         // A server that turned this client away has said why, even where the request was not sent.
         let reply = wire::receive(&self.stream, deadline).map_err(|unread| match (sent, unread) {
@@ -242,12 +241,12 @@ impl StoreClient {
     }
 }
 
-/// What the server would refuse is not sent, because it would not even be read.
+/// Checks what the server would refuse: it would not even read it.
 fn check(key: &str, values: &[&[u8]]) -> Result<(), StoreError> {
     let longest = values.iter().map(|value| value.len()).max().unwrap_or(0);
-    if key.len() > KEY || longest > VALUE {
+    if key.len() > MAX_KEY || longest > MAX_VALUE {
         return Err(StoreError::Refused(format!(
-            "a key of {} and a value of {longest} bytes; {KEY} and {VALUE} are allowed",
+            "expected at most {MAX_KEY} bytes of key and {MAX_VALUE} of value, got {} and {longest}",
             key.len()
         )));
     }

@@ -26,7 +26,7 @@ pub(crate) fn check(bytes: &[u8]) {
         let sent = Script::new(&[]);
         let deadline = std::time::Instant::now() + patience;
         assert!(wire::send(&sent, &reply, deadline).is_ok());
-        assert!(sent.sent().len() <= wire::MESSAGE + 4);
+        assert!(sent.sent().len() <= wire::MAX_MESSAGE + 4);
         let sent = sent.sent();
         let back = Script::new(&sent);
         let read = wire::receive_next::<Reply>(&back, patience);
@@ -69,7 +69,7 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     ];
     let all = bytes(&conversation);
     let large = Request::Set {
-        key: "k".repeat(super::KEY + 1),
+        key: "k".repeat(super::MAX_KEY + 1),
         value: vec![0; 300],
     };
     vec![

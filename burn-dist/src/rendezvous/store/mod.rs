@@ -1,21 +1,17 @@
 //! The key-value store by which the processes of a job find one another. Process 0 serves it over TCP;
 //! every process, process 0 too, is a client.
 //!
-//! | file | idea |
+//! | file | content |
 //! |---|---|
 //! | `client` | the operations, one after the other, on one connection |
-//! | `server` | threads: one that accepts, one for each connection |
-//! | `connections` | who is connected, and how many may be |
-//! | `table` | the values, and who waits for one |
+//! | `server` | the port, and a thread for each connection |
+//! | `table` | the values, and the requests that wait for one |
 //! | `wire` | requests and replies as bytes |
 //!
-//! Invariants: nobody who hasn't proved the secret is read beyond the handshake; connections, keys,
-//! values and messages are bounded; no lock is held during I/O.
-//!
-//! Callers: `join`.
+//! Invariants: nothing beyond the handshake is read of a connection that has not proved the secret; connections,
+//! keys, values and messages are bounded; no lock is held during I/O.
 
 mod client;
-mod connections;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
 mod server;
@@ -29,40 +25,39 @@ use std::time::Duration;
 pub(crate) use client::{StoreClient, StoreError, Swap};
 pub(crate) use server::StoreServer;
 
-use super::rejected::Rejected;
+use crate::net::handshake_error::HandshakeError;
 
-/// Checks that the other side of a connection belongs to the job of this name; both sides have said theirs
-/// within the proof.
-fn same_job(ours: &str, theirs: &[u8]) -> Result<(), Rejected> {
+/// Checks that the name that the peer sent within its proof is that of this process's job.
+fn check_job(ours: &str, theirs: &[u8]) -> Result<(), HandshakeError> {
     if ours.as_bytes() == theirs {
         return Ok(());
     }
-    Err(Rejected::OtherJob {
+    Err(HandshakeError::OtherJob {
         ours: ours.to_owned(),
         theirs: String::from_utf8_lossy(theirs).into_owned(),
     })
 }
 
-/// What connections to the store are for, as [`auth`](super::auth) proves it.
+/// Purpose of a connection to the store, which both sides prove.
 const PURPOSE: &[u8] = b"store";
 
-/// The key with the number of the first process that ended without having left.
+/// Key with the number of the first process that ended without having left.
 const GONE: &str = "gone";
-/// The most bytes of a key.
-const KEY: usize = 256;
-/// The most bytes of a value.
-const VALUE: usize = 64 << 10;
+/// Most bytes of a key.
+const MAX_KEY: usize = 256;
+/// Most bytes of a value.
+const MAX_VALUE: usize = 64 << 10;
 
-/// How much of everything a server allows.
+/// Bounds of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Connections that have proved the secret.
     pub(crate) connections: usize,
-    /// Connections that have not yet; one more costs the oldest of them its place.
+    /// Connections that have not yet. One more costs the oldest of them its place.
     pub(crate) pending: usize,
-    /// The time to prove it.
+    /// Time to prove it.
     pub(crate) proof: Duration,
-    /// The time for the rest of a request whose first byte came, and for taking a reply.
+    /// Time for the rest of a request whose first byte was received, and for taking a reply.
     pub(crate) request: Duration,
     /// Keys.
     pub(crate) keys: usize,

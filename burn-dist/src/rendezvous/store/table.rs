@@ -1,33 +1,35 @@
-//! The values of the store, and who waits for one.
+//! The values of the store, and the requests that wait for one.
 //!
-//! Invariant: whoever waits holds no lock; a waiter is woken by its own key only, so that a thousand
-//! processes that wait for one key are not woken by every other.
+//! Invariant: a request waits without a lock, and is woken for its own key only: a thousand processes that wait
+//! for one key are not woken by every other.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::wire::{Reply, Request};
-use super::{GONE, KEY, Limits, VALUE};
+use parking_lot::{Condvar, Mutex};
 
-/// The longest that a request may wait, whatever it asks for.
-const LONGEST: Duration = Duration::from_hours(24);
+use super::wire::{Reply, Request};
+use super::{GONE, Limits, MAX_KEY, MAX_VALUE};
+
+/// Longest wait of a request, whatever it asks for.
+const MAX_WAIT: Duration = Duration::from_hours(24);
 
 pub(super) struct Table {
-    state: Mutex<State>,
+    state: Mutex<TableState>,
     keys: usize,
     bytes: usize,
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     values: HashMap<String, Vec<u8>>,
     bytes: usize,
     waiting: HashMap<String, Waiting>,
     closed: bool,
 }
 
-/// Those who wait for one key.
+/// Requests that wait for one key.
 #[derive(Default)]
 struct Waiting {
     signal: Arc<Condvar>,
@@ -43,14 +45,14 @@ impl Table {
         }
     }
 
-    /// Does what a request asks for.
+    /// Executes a request.
     pub(super) fn answer(&self, request: Request) -> Reply {
         self.apply(request).unwrap_or_else(Reply::Refused)
     }
 
-    /// Lets all who wait go without a value, now and later.
+    /// Ends all waits without a value, now and later.
     pub(super) fn close(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.closed = true;
         for waiting in state.waiting.values() {
             waiting.signal.notify_all();
@@ -60,13 +62,13 @@ impl Table {
     fn apply(&self, request: Request) -> Result<Reply, String> {
         match request {
             Request::Set { key, value } => {
-                self.put(&mut self.lock(), key, value)?;
+                self.put(&mut self.state.lock(), key, value)?;
                 Ok(Reply::Done)
             }
-            Request::Get { key } => Ok(Reply::Value(self.lock().values.get(&key).cloned())),
+            Request::Get { key } => Ok(Reply::Value(self.state.lock().values.get(&key).cloned())),
             Request::Wait { key, milliseconds } => {
                 check_key(&key)?;
-                let patience = Duration::from_millis(milliseconds).min(LONGEST);
+                let patience = Duration::from_millis(milliseconds).min(MAX_WAIT);
                 Ok(Reply::Value(self.wait(&key, Instant::now() + patience)))
             }
             Request::Add { key, amount } => self.add(key, amount),
@@ -75,35 +77,37 @@ impl Table {
                 expected,
                 value,
             } => {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.values.get(&key) != expected.as_ref() {
                     return Ok(Reply::Differs(state.values.get(&key).cloned()));
                 }
                 self.put(&mut state, key, value)?;
                 Ok(Reply::Done)
             }
-            // The server remembers them with the connection.
+            // The server keeps them with the connection.
             Request::Announce { .. } | Request::Leave => Ok(Reply::Done),
         }
     }
 
-    /// Notes that a process ended without having left; the first stays.
+    /// Records that a process ended without having left, unless one had before.
     pub(super) fn note_gone(&self, process: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.values.contains_key(GONE) {
             let value = (process as u64).to_le_bytes().to_vec();
-            // A full store has other troubles, which its clients are told.
+            // Clients of a full store are told so by their own requests.
             let _ = self.put(&mut state, GONE.to_owned(), value);
         }
     }
 
     fn add(&self, key: String, amount: i64) -> Result<Reply, String> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let number = match state.values.get(&key) {
             None => 0,
             Some(value) => {
                 let bytes = value.as_slice().try_into();
-                i64::from_le_bytes(bytes.map_err(|_| format!("the value of {key:?} is no number"))?)
+                i64::from_le_bytes(
+                    bytes.map_err(|_| format!("value of {key:?}: expected a number"))?,
+                )
             }
         };
         let sum = number.checked_add(amount);
@@ -112,11 +116,13 @@ impl Table {
         Ok(Reply::Number(sum))
     }
 
-    fn put(&self, state: &mut State, key: String, value: Vec<u8>) -> Result<(), String> {
+    fn put(&self, state: &mut TableState, key: String, value: Vec<u8>) -> Result<(), String> {
         check_key(&key)?;
-        if value.len() > VALUE {
+        if value.len() > MAX_VALUE {
             let length = value.len();
-            return Err(format!("a value of {length} bytes; {VALUE} are allowed"));
+            return Err(format!(
+                "value: expected at most {MAX_VALUE} bytes, got {length}"
+            ));
         }
         let before = state.values.get(&key).map(|old| key.len() + old.len());
         if before.is_none() && state.values.len() >= self.keys {
@@ -138,19 +144,15 @@ impl Table {
     }
 
     fn wait(&self, key: &str, deadline: Instant) -> Option<Vec<u8>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let waiting = state.waiting.entry(key.to_owned()).or_default();
         waiting.count += 1;
         let signal = Arc::clone(&waiting.signal);
         let found = loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.values.contains_key(key) || state.closed || left.is_zero() {
+            if state.values.contains_key(key) || state.closed || Instant::now() >= deadline {
                 break state.values.get(key).cloned();
             }
-            state = signal
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            signal.wait_until(&mut state, deadline);
         };
         if let Some(waiting) = state.waiting.get_mut(key) {
             waiting.count -= 1;
@@ -161,25 +163,23 @@ impl Table {
         found
     }
 
-    /// Checks that what is held is what was counted, and within the limits.
+    /// Checks that the values are those that were counted, and within the limits.
     #[cfg(any(test, fuzzing))]
     pub(super) fn assert_within(&self, limits: &Limits) {
-        let state = self.lock();
+        let state = self.state.lock();
         let held: usize = state.values.iter().map(|(k, v)| k.len() + v.len()).sum();
         assert_eq!(state.bytes, held);
         assert!(held <= limits.bytes && state.values.len() <= limits.keys);
         assert!(state.waiting.is_empty());
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn check_key(key: &str) -> Result<(), String> {
-    if key.len() > KEY {
+    if key.len() > MAX_KEY {
         let length = key.len();
-        return Err(format!("a key of {length} bytes; {KEY} are allowed"));
+        return Err(format!(
+            "key: expected at most {MAX_KEY} bytes, got {length}"
+        ));
     }
     Ok(())
 }

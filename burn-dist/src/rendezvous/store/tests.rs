@@ -8,8 +8,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::*;
-use crate::rendezvous::auth::{Role, authenticate};
-use crate::rendezvous::secret::Secret;
+use crate::net::auth::{Role, authenticate};
+use crate::net::secret::Secret;
 
 const GOOD: &[u8] = b"the secret of this job";
 
@@ -72,7 +72,7 @@ fn values_are_set_compared_and_added() {
     let absent = one.compare_and_set("b", Some(b"1"), b"2").unwrap();
     assert_eq!(absent, Swap::Differs(None));
     assert_eq!(one.compare_and_set("b", None, b"2").unwrap(), Swap::Done);
-    assert_eq!(server.rejected().total(), 0);
+    assert_eq!(server.rejects().total(), 0);
 }
 
 #[test]
@@ -124,17 +124,20 @@ fn what_is_too_large_is_refused_and_the_connection_goes_on() {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
-    refused(client.set(&"k".repeat(KEY + 1), b""), "a key of 257");
-    refused(client.set("k", &vec![0; VALUE + 1]), "value of 65537");
-    client.set("a", &vec![0; VALUE]).unwrap();
-    refused(client.set("b", &vec![0; VALUE]), "more than 100000 bytes");
+    refused(client.set(&"k".repeat(MAX_KEY + 1), b""), "got 257 and 0");
+    refused(client.set("k", &vec![0; MAX_VALUE + 1]), "got 1 and 65537");
+    client.set("a", &vec![0; MAX_VALUE]).unwrap();
+    refused(
+        client.set("b", &vec![0; MAX_VALUE]),
+        "more than 100000 bytes",
+    );
     client.set("a", b"small").unwrap(); // gives its bytes back
-    client.set("b", &vec![0; VALUE]).unwrap();
+    client.set("b", &vec![0; MAX_VALUE]).unwrap();
     refused(client.set("c", b""), "holds its 2 keys");
-    refused(client.add("a", 1).map(drop), "no number");
+    refused(client.add("a", 1).map(drop), "expected a number");
     client.set("a", &i64::MAX.to_le_bytes()).unwrap();
     refused(client.add("a", 1).map(drop), "too large");
-    assert_eq!(server.rejected().total(), 0);
+    assert_eq!(server.rejects().total(), 0);
 }
 
 #[test]
@@ -142,12 +145,12 @@ fn a_wrong_secret_is_turned_away_and_counted() {
     let server = server(Limits::default());
     for secret in [b"".as_slice(), b"another"] {
         let error = StoreClient::connect(server.address(), &Secret::new(secret), None, "", soon());
-        let rejected = StoreError::Rejected(Rejected::WrongSecret);
+        let rejected = StoreError::Handshake(HandshakeError::WrongSecret);
         assert_eq!(error.unwrap_err(), rejected);
     }
     // The client knows before the server.
-    eventually(|| server.rejected().wrong_secret == 2);
-    assert_eq!(server.rejected().total(), 2);
+    eventually(|| server.rejects().wrong_secret == 2);
+    assert_eq!(server.rejects().total(), 2);
 }
 
 #[test]
@@ -171,13 +174,13 @@ fn requests_that_lie_are_malformed() {
     until_closed(truncated);
     real.set("still", b"here").unwrap();
     // A slow one has its time for a request, not more.
-    assert_eq!(server.rejected().malformed, 5);
+    assert_eq!(server.rejects().malformed, 5);
 }
-const MESSAGE_PLUS_ONE: u32 = wire::MESSAGE as u32 + 1;
+const MESSAGE_PLUS_ONE: u32 = wire::MAX_MESSAGE as u32 + 1;
 
 #[test]
 fn a_thousand_idle_connections_leave_room_for_the_job() {
-    let mut server = server(Limits {
+    let server = server(Limits {
         proof: Duration::from_hours(1), // only room counts here, not time
         ..Limits::default()
     });
@@ -197,14 +200,14 @@ fn a_thousand_idle_connections_leave_room_for_the_job() {
     let census = server.census();
     assert!(census.most_pending <= 64, "{census:?}");
     assert_eq!(census.most_live, 2);
-    assert!(server.rejected().crowded >= 900, "{:?}", server.rejected());
-    server.shutdown();
+    assert!(server.rejects().crowded >= 900, "{:?}", server.rejects());
+    server.stop();
     assert_eq!(server.census().pending, 0);
 }
 
 #[test]
 fn a_peer_that_sends_no_proof_is_closed_in_time() {
-    let mut server = server(Limits {
+    let server = server(Limits {
         proof: Duration::from_millis(30),
         ..Limits::default()
     });
@@ -213,8 +216,8 @@ fn a_peer_that_sends_no_proof_is_closed_in_time() {
     slow.write_all(b"burndist").unwrap();
     while loris.write_all(b"b").is_ok() {}
     until_closed(slow);
-    server.shutdown();
-    let rejected = server.rejected();
+    server.stop();
+    let rejected = server.rejects();
     // The one that writes all the time may be cut off for its bytes first.
     assert_eq!(rejected.too_slow + rejected.not_a_peer, 2, "{rejected:?}");
     assert!(rejected.too_slow >= 1, "{rejected:?}");
@@ -232,7 +235,7 @@ fn one_member_too_many_is_told_so() {
         matches!(third, Err(StoreError::Refused(_) | StoreError::Lost(_))),
         "{third:?}"
     );
-    eventually(|| server.rejected().full == 1);
+    eventually(|| server.rejects().full == 1);
 }
 
 /// Streams that are random, or a recorded conversation of a member with changes.
@@ -257,7 +260,7 @@ fn mutated(random: &mut Xoshiro256PlusPlus, recorded: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a member sends in a handshake and a request after it.
+/// Returns the bytes of a member in a handshake and a request after it.
 fn recorded() -> Vec<u8> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -285,7 +288,7 @@ fn recorded() -> Vec<u8> {
 #[test]
 fn two_thousand_bad_streams_do_not_disturb_a_client() {
     let recorded = recorded();
-    let mut server = server(Limits::default());
+    let server = server(Limits::default());
     let (stop, stopped) = mpsc::channel::<()>();
     let mut real = client(&server);
     thread::scope(|scope| {
@@ -308,8 +311,8 @@ fn two_thousand_bad_streams_do_not_disturb_a_client() {
         drop(stop);
         assert!(working.join().unwrap() > 0);
     });
-    server.shutdown();
-    let (rejected, census) = (server.rejected(), server.census());
+    server.stop();
+    let (rejected, census) = (server.rejects(), server.census());
     assert_eq!(rejected.total(), 2000, "{rejected:?}");
     assert!(rejected.wrong_secret > 0 && rejected.not_a_peer > 0 && rejected.closed > 0);
     assert!(rejected.version > 0, "{rejected:?}");
@@ -319,7 +322,7 @@ fn two_thousand_bad_streams_do_not_disturb_a_client() {
 
 #[test]
 fn members_that_send_rubbish_do_not_disturb_the_others() {
-    let mut server = server(Limits::default());
+    let server = server(Limits::default());
     let mut real = client(&server);
     let mut random = Xoshiro256PlusPlus::seed_from_u64(4);
     for round in 0..200 {
@@ -336,18 +339,18 @@ fn members_that_send_rubbish_do_not_disturb_the_others() {
         until_closed(stream);
         assert_eq!(real.add("count", 1).unwrap(), round + 1);
     }
-    server.shutdown();
-    assert!(server.rejected().malformed > 100);
+    server.stop();
+    assert!(server.rejects().malformed > 100);
 }
 
 #[test]
 fn it_stops_while_clients_wait() {
-    let mut server = server(Limits::default());
+    let server = server(Limits::default());
     let mut waiting = client(&server);
     let idle = TcpStream::connect(server.address()).unwrap();
     thread::scope(|scope| {
         let waits = scope.spawn(move || waiting.wait("never", soon()));
-        server.shutdown();
+        server.stop();
         let error = waits.join().unwrap().unwrap_err();
         let ended = matches!(error, StoreError::Lost(_) | StoreError::Late(_));
         assert!(ended, "{error}");
@@ -363,9 +366,9 @@ fn it_stops_while_clients_wait() {
 
 #[test]
 fn a_client_whose_server_is_gone_says_so_each_time() {
-    let mut server = server(Limits::default());
+    let server = server(Limits::default());
     let mut client = client(&server);
-    server.shutdown();
+    server.stop();
     let error = client.get("a").unwrap_err();
     assert!(matches!(error, StoreError::Lost(_)), "{error}");
     assert_eq!(client.set("a", b"").unwrap_err(), error);

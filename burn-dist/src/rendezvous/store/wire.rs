@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{KEY, VALUE};
+use super::{MAX_KEY, MAX_VALUE};
 use crate::codec;
-use crate::rendezvous::timed::{self, Broken, Stream};
+use crate::net::timed::{self, Broken, Stream};
 
-/// The most bytes of a message: a comparison with its two values, its key, and what frames them.
-pub(super) const MESSAGE: usize = 2 * VALUE + KEY + 64;
+/// Most bytes of a message: a comparison with its two values, its key, and their framing.
+pub(super) const MAX_MESSAGE: usize = 2 * MAX_VALUE + MAX_KEY + 64;
 
-/// What a client asks for.
+/// Request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     Set {
@@ -38,7 +38,7 @@ pub(super) enum Request {
         expected: Option<Vec<u8>>,
         value: Vec<u8>,
     },
-    /// From now on this connection stands for a process of the job.
+    /// The connection stands for a process of the job from now on.
     Announce {
         process: usize,
     },
@@ -46,7 +46,7 @@ pub(super) enum Request {
     Leave,
 }
 
-/// What the server answers.
+/// Answer of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
     Done,
@@ -57,14 +57,14 @@ pub(super) enum Reply {
     Refused(String),
 }
 
-/// Why no message could be read.
+/// Reason why no message could be read.
 #[derive(Debug)]
 pub(super) enum Unread {
     /// The connection ended between two messages.
     Ended,
-    /// It broke, or the rest of a message did not come in time.
+    /// The connection broke, or the rest of a message was not received in time.
     Broken(Broken),
-    /// The bytes are no message.
+    /// The bytes are not a message.
     Malformed(String),
 }
 
@@ -91,10 +91,11 @@ pub(super) fn receive<T: DeserializeOwned>(
     rest(stream, first, deadline)
 }
 
-/// Waits as long as it takes for a message to begin, and then at most `patience` for its rest.
+/// Waits for the beginning of a message without a deadline (until the socket is shut), then at most `timeout` for
+/// its rest.
 pub(super) fn receive_next<T: DeserializeOwned>(
     stream: &impl Stream,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<T, Unread> {
     let broken = |error: io::Error| Unread::Broken(error.into());
     stream.set_read_timeout(None).map_err(broken)?;
@@ -102,7 +103,7 @@ pub(super) fn receive_next<T: DeserializeOwned>(
     loop {
         match stream.read_some(&mut first) {
             Ok(0) => return Err(Unread::Ended),
-            Ok(_) => return rest(stream, first, Instant::now() + patience),
+            Ok(_) => return rest(stream, first, Instant::now() + timeout),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(error)),
         }
@@ -116,19 +117,21 @@ fn rest<T: DeserializeOwned>(
 ) -> Result<T, Unread> {
     let read = |buffer: &mut [u8]| {
         timed::read(stream, buffer, deadline).map_err(|broken| match broken {
-            Broken::Closed => Unread::Malformed("it ended in the middle".to_owned()),
+            Broken::Closed => {
+                Unread::Malformed("the connection ended in the middle of it".to_owned())
+            }
             other => Unread::Broken(other),
         })
     };
     let mut length = [first[0], 0, 0, 0];
     read(&mut length[1..])?;
     let length = u32::from_le_bytes(length) as usize;
-    if length > MESSAGE {
+    if length > MAX_MESSAGE {
         return Err(Unread::Malformed(format!(
-            "a message of {length} bytes was announced, {MESSAGE} are allowed"
+            "message: expected at most {MAX_MESSAGE} bytes, got {length}"
         )));
     }
     let mut body = vec![0; length];
     read(&mut body)?;
-    codec::decode_within::<MESSAGE, T>(&body).map_err(Unread::Malformed)
+    codec::decode_within::<MAX_MESSAGE, T>(&body).map_err(Unread::Malformed)
 }

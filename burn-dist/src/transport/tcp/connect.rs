@@ -1,7 +1,5 @@
-//! Brings up the network of one process: gathers its connections, closes its port, and waits until
-//! every other process has all of its own.
-//!
-//! Callers: `launch`.
+//! Brings up the network of one process: gathers its connections, and waits until every other process has all of
+//! its own.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,38 +9,37 @@ use std::time::{Duration, Instant};
 use super::TcpNetwork;
 use super::gather::gather;
 use crate::error::{Error, JoinFailure, Result};
-use crate::rendezvous::{Secret, Tls};
+use crate::net::{Secret, Tls};
 
-/// The place of this process in its job, as the rendezvous found it.
-pub(crate) struct Place {
+/// The place of a process in its job, as the rendezvous found it.
+pub(crate) struct NetworkConfig {
     /// This process, from 0.
     pub(crate) process: usize,
-    /// Where each process listens, by process.
+    /// Address of each process, by process.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Where this process listens.
+    /// Port of this process, which stays open as long as the network.
     pub(crate) listener: TcpListener,
-    /// The job's number, which no other job has.
+    /// Number of the job, which no other job has.
     pub(crate) job: [u8; 16],
-    /// What only the job's processes know.
+    /// Secret of the job.
     pub(crate) secret: Secret,
-    /// The certificates to encrypt with, if the job does.
+    /// Certificates of this process, if the job encrypts.
     pub(crate) tls: Option<Tls>,
-    /// After how much silence a process is lost.
+    /// Silence after which a process is lost.
     pub(crate) heartbeat: Duration,
 }
 
-/// Says why not all processes will come, once that is known.
+/// Returns why not all processes will connect, once that is known.
 pub(crate) type Alarm<'a> = dyn FnMut() -> Option<JoinFailure> + Send + 'a;
 
 /// Connects this process with all others. When it returns, every process has all its connections.
 ///
 /// # Errors
-/// [`Error::Rendezvous`]: not all processes came before the deadline (they are named, with what the
-/// last attempt met with), one was lost again, or the system refuses threads or sockets.
-///
-/// `alarm` is asked now and then, and ends it with what it says: a process that will never come.
+/// [`Error::Rendezvous`]: not all processes connected before the deadline (they are named, with the failure of
+/// the last attempt), one was lost again, the system refuses threads or sockets, or `alarm`, which is asked
+/// now and then, returns a failure.
 pub(crate) fn connect(
-    place: Place,
+    place: NetworkConfig,
     deadline: Instant,
     alarm: &mut Alarm<'_>,
 ) -> Result<Arc<TcpNetwork>> {
@@ -52,7 +49,7 @@ pub(crate) fn connect(
     connected.map_err(|failure| Error::Rendezvous {
         process: Some(process),
         address: address.unwrap_or_default(),
-        // Who has lost a process may have lost one that only follows another.
+        // A lost process may only have followed another one.
         failure: match alarm() {
             Some(gone @ JoinFailure::Gone { .. }) => gone,
             _ => failure,
@@ -61,28 +58,21 @@ pub(crate) fn connect(
 }
 
 fn bring_up(
-    place: Place,
+    place: NetworkConfig,
     deadline: Instant,
     alarm: &mut Alarm<'_>,
 ) -> Result<Arc<TcpNetwork>, JoinFailure> {
     let start = Instant::now();
-    let gathered = gather(&place, deadline, alarm)?;
-    let Place {
-        process,
-        addresses,
-        listener,
-        heartbeat,
-        ..
-    } = place;
-    // From now on the system turns strangers away.
-    drop(listener);
-    let network = TcpNetwork::start(process, gathered.streams, heartbeat, gathered.rejected)
+    let (process, heartbeat) = (place.process, place.heartbeat);
+    let addresses = place.addresses.clone();
+    let gathered = gather(place, deadline, alarm)?;
+    let network = TcpNetwork::start(process, gathered.channels, heartbeat, Some(gathered.port))
         .map_err(|error| refused("to start the network", &error))?;
     await_others(&network, &addresses, start, deadline)?;
     Ok(Arc::new(network))
 }
 
-/// Waits until the others have all their connections too: only then do they send.
+/// Waits until the other processes have all their connections too: only then do they send.
 fn await_others(
     network: &TcpNetwork,
     addresses: &[SocketAddr],
@@ -101,7 +91,7 @@ fn await_others(
     }))
 }
 
-/// Names the processes that are missing, each as `describe` has it.
+/// Returns the failure that names the missing processes, each described by `describe`.
 pub(super) fn unconnected(
     missing: Vec<usize>,
     start: Instant,
@@ -115,7 +105,7 @@ pub(super) fn unconnected(
     }
 }
 
-/// The system refused something.
+/// Returns the failure for an error of the system.
 pub(super) fn refused(what: &'static str, error: &io::Error) -> JoinFailure {
     JoinFailure::System {
         what,

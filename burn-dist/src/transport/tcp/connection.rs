@@ -1,4 +1,4 @@
-//! State of one connection: its phase, the rights to read and write it, and the messages received.
+//! ConnectionState of one connection: its phase, the rights to read and write it, and the messages received.
 //!
 //! A connection is in one of three phases, and moves only forward: open; closing (this side said goodbye: it
 //! sends no more messages and drops those it receives); ended, with a cause that never changes. The thread that
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::decoder::Decoder;
 use super::heartbeat::Waker;
 use super::write::QueuedFrame;
-use crate::rendezvous::channel::Channel;
+use crate::net::channel::Channel;
 use crate::transport::gone::Gone;
 use crate::transport::locks::{Signal, lock};
 use crate::transport::network::{Cause, Lost, Tag};
@@ -31,7 +31,7 @@ pub(super) struct Connection {
     peer: usize,
     address: String,
     pub(super) stream: Channel,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<ConnectionState>,
     /// Notified when a frame was received, a read or write guard was dropped, or the phase changed.
     pub(super) changed: Signal,
     /// Wakes the network's reader.
@@ -46,7 +46,7 @@ pub(super) struct Connection {
     pub(super) heartbeat: Arc<Waker>,
 }
 
-pub(super) struct State {
+pub(super) struct ConnectionState {
     pub(super) phase: Phase,
     /// Messages received and not taken yet.
     received: HashMap<Tag, VecDeque<Message>>,
@@ -130,7 +130,7 @@ impl Connection {
             peer,
             address,
             stream,
-            state: Mutex::new(State {
+            state: Mutex::new(ConnectionState {
                 phase: Phase::Open,
                 received: HashMap::new(),
                 gone: Gone::default(),
@@ -329,7 +329,7 @@ impl Connection {
     }
 }
 
-impl State {
+impl ConnectionState {
     pub(super) fn put(&mut self, tag: Tag, message: Message) {
         if !self.gone.contains(tag.group) {
             self.received.entry(tag).or_default().push_back(message);

@@ -187,7 +187,7 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
     }
 
     /// Sleeps until a socket is ready, at most for this time.
-    fn sleep(&self, time: Duration) {
+    fn sleep(&self, mut time: Duration) {
         let mut polled = Vec::with_capacity(self.peers.len());
         let mut contended = None;
         for peer in &self.peers {
@@ -202,20 +202,16 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
                 contended = Some(peer.connection);
             }
         }
-        match contended {
-            // Notified when the other thread stops, or receives a message of this exchange.
-            Some(connection) if polled.is_empty() => connection.wait(time),
-            other => {
-                let time = if other.is_some() {
-                    time.min(CONTENTION_POLL)
-                } else {
-                    time
-                };
-                // Less than a second. The result of an interrupted wait is found by the next try.
-                let time = Timespec::try_from(time).unwrap_or_default();
-                let _ = poll(&mut polled, Some(&time));
+        if let Some(connection) = contended {
+            if polled.is_empty() {
+                // Notified when the other thread stops, or receives a message of this exchange.
+                return connection.wait(time);
             }
+            time = time.min(CONTENTION_POLL);
         }
+        // Less than a second. The result of an interrupted wait is found by the next try.
+        let time = Timespec::try_from(time).unwrap_or_default();
+        let _ = poll(&mut polled, Some(&time));
     }
 
     /// Returns the first process that has not answered, and ends the connections with a frame half written.

@@ -1,6 +1,7 @@
 //! The TCP network of a job: one authenticated connection for each pair of processes, used in both directions
 //! at once.
 //!
+//! - `port`: the port of this process, which authenticates the other processes;
 //! - `connect`, `gather`: bring the connections up;
 //! - `frame`, `decoder`: the wire format, and frames from a stream of bytes;
 //! - `connection`, `write`, `read`: one connection, whose socket never blocks;
@@ -8,11 +9,11 @@
 //! - `heartbeat`: heartbeats, and the detection of silent peers.
 //!
 //! Threads, which all end in [`TcpNetwork::close`] or when the network is dropped: a reader for each connection
-//! (`burn-dist-net-<process>-<peer>`), which reads while no exchange does, and the heartbeat thread
-//! (`burn-dist-net-<process>-heartbeat`). The threads that call [`Network::exchange`] write messages, and read
+//! (`burn-dist-net-<process>-<peer>`), which reads while no exchange does, the heartbeat thread
+//! (`burn-dist-net-<process>-heartbeat`), and those of the port (`burn-dist-accept-<process>`). The threads that call [`Network::exchange`] write messages, and read
 //! them while they wait.
 //!
-//! With certificates the connections are encrypted (`rendezvous/channel`). An end of the stream without a goodbye
+//! With certificates the connections are encrypted (`net/channel`). An end of the stream without a goodbye
 //! is a broken connection, so nobody on the way can forge an end in good order.
 //!
 //! A broken connection is found at once; a frozen process or a silent network within a heartbeat and a quarter
@@ -28,6 +29,7 @@ mod exchange;
 mod frame;
 mod gather;
 mod heartbeat;
+mod port;
 mod read;
 mod write;
 
@@ -43,19 +45,22 @@ use socket2::{SockRef, TcpKeepalive};
 use super::locks::lock;
 use super::network::{Cancel, Cause, Come, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 use super::watchers::Watchers;
-use crate::rendezvous::channel::Channel;
-use crate::rendezvous::rejects::Rejects;
+use crate::net::acceptor::Acceptor;
+use crate::net::channel::Channel;
+#[cfg(test)]
+use crate::net::rejects::RejectCounts;
 use connection::Connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) use decoder::fuzzing::check as check_frames;
 #[cfg(test)]
 pub(crate) use decoder::fuzzing::seeds as frame_seeds;
 use exchange::Exchange;
-#[cfg(any(test, fuzzing))]
-pub(crate) use gather::check_hello;
-#[cfg(test)]
-pub(crate) use gather::hello_seed;
 use heartbeat::Waker;
+use port::Port;
+#[cfg(any(test, fuzzing))]
+pub(crate) use port::check_hello;
+#[cfg(test)]
+pub(crate) use port::hello_seed;
 use write::QueuedFrame;
 
 /// The connections of one process with all others.
@@ -67,11 +72,13 @@ pub(crate) struct TcpNetwork {
     waker: Arc<Waker>,
     heartbeat: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    rejected: Rejects,
+    /// None in tests without a port.
+    port: Option<Acceptor<Port>>,
 }
 
 impl TcpNetwork {
-    /// Starts the network on connections that are up. `streams` are by process, none for this one.
+    /// Starts the network on connections that are up. `streams` are by process, none for this one. `port` is that
+    /// of this process, open until the network is closed.
     ///
     /// # Errors
     /// The system refuses a thread or an option of a socket.
@@ -79,7 +86,7 @@ impl TcpNetwork {
         process: usize,
         streams: Vec<Option<Channel>>,
         heartbeat: Duration,
-        rejected: Rejects,
+        port: Option<Acceptor<Port>>,
     ) -> io::Result<Self> {
         let waker = Arc::new(Waker::default());
         let mut connections = Vec::with_capacity(streams.len());
@@ -99,7 +106,7 @@ impl TcpNetwork {
             waker,
             heartbeat,
             threads: Mutex::default(),
-            rejected,
+            port,
         };
         // If a thread is refused, dropping the network ends those that were started.
         network.start_threads()?;
@@ -128,13 +135,31 @@ impl TcpNetwork {
         Ok(())
     }
 
-    /// Which connections were turned away while the network came up.
-    pub(crate) fn rejected(&self) -> Rejects {
-        self.rejected
+    /// Returns the number of connections that the port has turned away so far.
+    #[cfg(test)]
+    pub(crate) fn rejects(&self) -> RejectCounts {
+        self.port
+            .as_ref()
+            .map(Acceptor::rejects)
+            .unwrap_or_default()
     }
 
-    /// Waits until every process has said that it has all its connections; gives those that have not
-    /// by the deadline.
+    /// Closes the port, and logs once how many connections it turned away.
+    fn close_port(&self) {
+        let Some(port) = &self.port else {
+            return;
+        };
+        if port.stop() && port.rejects().total() > 0 {
+            tracing::warn!(
+                process = self.process,
+                transport = %port.rejects(),
+                "connections were turned away while the port was open"
+            );
+        }
+    }
+
+    /// Waits until every process has said that it has all its connections. Returns those that have not at the
+    /// deadline.
     fn wait_until_up(&self, deadline: Instant) -> Result<Vec<usize>, Lost> {
         let mut missing = Vec::new();
         for connection in self.all() {
@@ -161,12 +186,12 @@ impl TcpNetwork {
     }
 }
 
-/// Sets what every connection needs.
+/// Sets the options of a connection's socket.
 fn prepare(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    // Heartbeats find a dead peer first; this frees the system's side of it where a process is
-    // itself stopped for long. The system counts in seconds.
+    // Heartbeats find a dead peer first. Keepalive frees the system's side of it if this process itself is
+    // stopped for long. The system counts in seconds.
     let idle = heartbeat.max(Duration::from_secs(1));
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
 }
@@ -252,8 +277,9 @@ impl Network for TcpNetwork {
         self.watchers.add(&watcher);
     }
 
-    /// Waits up to a heartbeat for the others to have read all that was sent to them.
+    /// Waits up to a heartbeat for the other processes to read everything sent to them.
     fn close(&self) {
+        self.close_port();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for connection in self.all() {
             connection.queue(QueuedFrame::goodbye());

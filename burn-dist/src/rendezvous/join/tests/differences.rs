@@ -4,7 +4,7 @@
 use super::*;
 use crate::error::OptionValue;
 
-/// What each of these processes says; they have [`PATIENCE`], and none of them needs it.
+/// Returns the failure of each of these processes, none of which waits for its deadline, [`PATIENCE`].
 fn failures(configs: Vec<JobConfig>) -> Vec<JoinFailure> {
     let start = Instant::now();
     let failures = thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! Joining through proxies that pass bytes in pieces, late, or not at all.
 
 use super::*;
-use crate::rendezvous::proxy::{Proxy, Weather};
+use crate::net::proxy::{Proxy, Weather};
 use crate::seeds::try_seeds;
 
 /// Three processes join, the others through proxies to process 0's store.
@@ -52,8 +52,8 @@ fn join_through(seed: u64) -> Result<bool, String> {
     Ok(false)
 }
 
-/// How long after its deadline a process may hear from a store that stands still: what the store may
-/// take for an answer, and what process 0 waits for the others.
+/// Longest time after its deadline until a process gives up a store that stands still: the time for an answer of the
+/// store, and the time that process 0 waits for the others.
 const LATEST: Duration = Duration::from_secs(14);
 
 #[test]

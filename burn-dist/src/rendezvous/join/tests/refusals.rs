@@ -122,7 +122,7 @@ fn a_process_with_another_secret_stays_out_and_is_hinted_at() {
     });
 }
 
-/// What process 1 says when a port answers each connection with these bytes.
+/// Returns the failure of process 1 if a port answers each connection with these bytes.
 fn answered_with(answer: &[u8]) -> JoinFailure {
     let (listener, master) = master();
     thread::scope(|scope| {

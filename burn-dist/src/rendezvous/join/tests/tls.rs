@@ -1,7 +1,7 @@
 //! Jobs that encrypt, and processes that don't agree on it.
 
 use super::*;
-use crate::rendezvous::tls::Tls;
+use crate::net::tls::Tls;
 
 fn member() -> Tls {
     Tls::of_tests("member", "ca")
@@ -30,7 +30,7 @@ fn processes_with_certificates_find_one_another() {
     }
 }
 
-/// What processes 1 and 0 say, and how long the former took; 0 has as good as no time.
+/// Returns the failures of processes 1 and 0. Process 0 has almost no time.
 fn disagree(first: Option<Tls>, second: Option<Tls>) -> [JoinFailure; 2] {
     let (listener, master) = master();
     let with = |config: JobConfig, tls| match tls {

@@ -15,7 +15,7 @@ use crate::transport::tcp::frame::BODY_LIMIT;
 
 const HEARTBEAT: Duration = Duration::from_millis(300);
 
-/// How late the error may be: for a machine that does other things too.
+/// Longest delay of an error, on a machine that does other things too.
 const GRACE: Duration = Duration::from_secs(1);
 
 fn silent(lost: &Lost) -> bool {

@@ -11,10 +11,10 @@ mod tls;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Condvar, Mutex};
 
-use super::connect::{Place, connect};
+use super::connect::{NetworkConfig, connect};
 use super::frame::Header;
 use super::*;
-use crate::rendezvous::Secret;
+use crate::net::Secret;
 use crate::transport::locks::wait_for;
 
 /// Far longer than anything here takes.
@@ -43,7 +43,7 @@ fn bytes(seed: usize, length: usize) -> Vec<u8> {
 }
 
 /// A place for each process of a job on this machine.
-fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Place> {
+fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<NetworkConfig> {
     let listeners: Vec<_> = (0..processes)
         .map(|_| TcpListener::bind((address, 0)).unwrap())
         .collect();
@@ -51,7 +51,7 @@ fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Place> 
     listeners
         .into_iter()
         .enumerate()
-        .map(|(process, listener)| Place {
+        .map(|(process, listener)| NetworkConfig {
             process,
             addresses: addresses.clone(),
             listener,
@@ -95,7 +95,7 @@ fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<Tc
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..others).map(|_| pair()).unzip();
     let streams = std::iter::once(None).chain(ours.into_iter().map(|ours| Some(ours.into())));
-    let network = TcpNetwork::start(0, streams.collect(), heartbeat, Rejects::default()).unwrap();
+    let network = TcpNetwork::start(0, streams.collect(), heartbeat, None).unwrap();
     for mut stream in &theirs {
         io::Write::write_all(&mut stream, &Header::HEARTBEAT.encode()).unwrap();
     }

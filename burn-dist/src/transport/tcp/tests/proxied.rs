@@ -3,18 +3,18 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::rendezvous::proxy::{Proxy, Weather};
+use crate::net::proxy::{Proxy, Weather};
 
 /// The most bytes that a system takes of a connection before its writes are short.
 const NARROW: usize = 2048;
 /// Within how many bytes of a connection a harm lies: few runs exchange less.
 const REACH: usize = 20_000;
 
-/// What became of connecting the processes of a job.
+/// Result of connecting the processes of a job.
 pub(crate) struct Connected {
     /// Of the processes that were connected, in their order.
     pub(crate) networks: Vec<Arc<TcpNetwork>>,
-    /// What the others say.
+    /// Errors of the others.
     pub(crate) failures: Vec<String>,
     pub(crate) weather: String,
     /// They must live as long as the networks.

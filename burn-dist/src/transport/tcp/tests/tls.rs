@@ -9,20 +9,20 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use super::exchange::all_to_all;
 use super::strangers::wait_for_close;
 use super::*;
-use crate::rendezvous::Tls;
-use crate::rendezvous::auth::{Role, authenticate};
+use crate::net::Tls;
+use crate::net::auth::{Role, authenticate};
 
-fn encrypted(processes: usize, heartbeat: Duration) -> Vec<Place> {
+fn encrypted(processes: usize, heartbeat: Duration) -> Vec<NetworkConfig> {
     let places = places(Ipv4Addr::LOCALHOST.into(), processes, heartbeat);
     let tls = Some(Tls::of_tests("member", "ca"));
-    let with = |place| Place {
+    let with = |place| NetworkConfig {
         tls: tls.clone(),
         ..place
     };
     places.into_iter().map(with).collect()
 }
 
-fn connect_all(places: Vec<Place>) -> Vec<Arc<TcpNetwork>> {
+fn connect_all(places: Vec<NetworkConfig>) -> Vec<Arc<TcpNetwork>> {
     let joining: Vec<_> = places
         .into_iter()
         .map(|place| thread::spawn(move || connect(place, soon(), &mut || None).unwrap()))
@@ -123,9 +123,10 @@ fn strangers_are_turned_away_and_counted() {
     let first = waiting.join().unwrap();
     second.send(0, tag(0), b"hello", &[], soon()).unwrap();
     assert_eq!(first.receive(1, tag(0), soon()).unwrap().0, b"hello");
+    let networks = [first, second];
+    close_all(&networks);
     // The idle ones too, which were there when the port closed, if not before.
-    let rejected = first.rejected();
+    let rejected = networks[0].rejects();
     assert_eq!(rejected.total(), 302, "{rejected}");
     drop(idle);
-    close_all(&[first, second]);
 }

@@ -8,7 +8,7 @@ use super::*;
 
 #[test]
 fn a_certificate_that_is_not_the_jobs_is_named_on_both_sides() {
-    let refused = |what: &str| Rejected::CertificateRefused(what.to_owned());
+    let refused = |what: &str| HandshakeError::CertificateRefused(what.to_owned());
     let of_ca = "was not signed by the job's CA";
     let by_ca = refused("was not signed by the CA that it knows");
     let by_clock = refused("has expired by its clock, or is not valid yet");
@@ -68,8 +68,8 @@ fn bare_client() -> rustls::ClientConnection {
     rustls::ClientConnection::new(Arc::new(config), name).unwrap()
 }
 
-/// What the accepting side says to a peer that does `act`, and how long it took.
-fn accept(time: Duration, act: impl FnOnce(&TcpStream)) -> (Rejected, Duration) {
+/// Returns the error of the accepting side for a peer that does `act`, and the time that it took.
+fn accept(time: Duration, act: impl FnOnce(&TcpStream)) -> (HandshakeError, Duration) {
     let (peer, accepts) = sockets();
     peer.set_read_timeout(Some(LONG)).unwrap();
     thread::scope(|scope| {
@@ -96,7 +96,7 @@ fn a_client_without_a_certificate_is_turned_away() {
         let expected = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
         assert_eq!(told, expected);
     });
-    let expected = Rejected::Certificate("is missing: it presented none".to_owned());
+    let expected = HandshakeError::Certificate("is missing: it presented none".to_owned());
     assert_eq!(rejected, expected);
 }
 
@@ -104,9 +104,15 @@ fn a_client_without_a_certificate_is_turned_away() {
 fn one_side_without_tls_is_named_on_both_at_once() {
     let start = Instant::now();
     let outcome = open(None, Some(member())).map(Result::unwrap_err);
-    assert_eq!(outcome, [Rejected::TlsPeer, Rejected::PlainPeer]);
+    assert_eq!(
+        outcome,
+        [HandshakeError::TlsPeer, HandshakeError::PlainPeer]
+    );
     let outcome = open(Some(member()), None).map(Result::unwrap_err);
-    assert_eq!(outcome, [Rejected::PlainPeer, Rejected::TlsPeer]);
+    assert_eq!(
+        outcome,
+        [HandshakeError::PlainPeer, HandshakeError::TlsPeer]
+    );
     // Both have a minute, and need none of it.
     assert!(start.elapsed() < Duration::from_secs(10));
 }
@@ -123,7 +129,7 @@ fn what_is_no_tls_is_turned_away_at_its_first_bytes() {
             // The peer stays; the other side closes.
             let _ = peer.read_to_end(&mut Vec::new());
         });
-        assert_eq!(rejected, Rejected::NotAPeer(words.to_owned()));
+        assert_eq!(rejected, HandshakeError::NotAPeer(words.to_owned()));
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
 }
@@ -143,7 +149,7 @@ fn a_slow_or_idle_peer_has_the_deadlines_time_in_all() {
             }
             let _ = peer.read_to_end(&mut Vec::new());
         });
-        assert_eq!(rejected, Rejected::TooSlow);
+        assert_eq!(rejected, HandshakeError::TooSlow);
         assert!(
             took >= time && took < time + Duration::from_secs(5),
             "{took:?}"
@@ -162,7 +168,7 @@ fn a_handshake_without_end_is_cut_off() {
             record[5..9].fill(0);
         }
     });
-    assert!(matches!(rejected, Rejected::Tls(_)), "{rejected:?}");
+    assert!(matches!(rejected, HandshakeError::Tls(_)), "{rejected:?}");
 }
 
 proptest! {
@@ -223,7 +229,13 @@ fn who_stands_between_two_members_learns_nothing_and_joins_nothing() {
         let mut verdict = [7];
         timed::read(&from, &mut verdict, soon()).unwrap();
         timed::write(&to, &verdict, soon()).unwrap();
-        assert_eq!(client.join().unwrap().unwrap_err(), Rejected::WrongSecret);
-        assert_eq!(server.join().unwrap().unwrap_err(), Rejected::WrongSecret);
+        assert_eq!(
+            client.join().unwrap().unwrap_err(),
+            HandshakeError::WrongSecret
+        );
+        assert_eq!(
+            server.join().unwrap().unwrap_err(),
+            HandshakeError::WrongSecret
+        );
     });
 }

@@ -1,31 +1,28 @@
-//! The connection of two processes: a socket, or a TLS session on one. Everything above reads and writes
-//! it alike.
+//! The connection of two processes: a socket, or a TLS session on one.
 //!
-//! A channel is used in both directions at once: one thread may read while one other writes. Whoever
-//! reads or writes waits as long as the socket's timeouts say; `Interrupted` means that nothing is
-//! wrong and it should try again (a part of a TLS record came, say), after a look at its deadline.
-//! Of two threads that write at once, one gets `WouldBlock`.
+//! One thread may read a channel while another writes it. Reads and writes block as long as the socket's
+//! timeouts allow. `Interrupted` is no failure: part of a TLS record arrived, say; the caller checks its deadline
+//! and tries again. Of two threads that write at once, one gets `WouldBlock`.
 //!
-//! What [`Write::write`] took may be held back when the socket takes no more; [`Write::flush`] or the
-//! next write sends it. A plain channel never holds anything back.
-//!
-//! Callers: `auth` opens on it, `store` and `transport` exchange messages.
+//! A channel may hold back bytes of a [`Write::write`] that the socket does not take; [`Write::flush`] or the
+//! next write sends them. A plain channel holds nothing back.
 
 #[cfg(feature = "tls")]
 mod tls;
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::rejected::Rejected;
+use super::handshake_error::HandshakeError;
 use super::timed::Stream;
 use super::tls::Tls;
 
-/// What every handshake of this crate begins with. It never changes.
+/// First bytes of every handshake of this crate. They never change.
 pub(crate) const MAGIC: [u8; 8] = *b"burndist";
 
-/// Who opened the connection.
+/// Side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// The side that connected.
@@ -35,7 +32,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// The other side's.
+    /// Returns the role of the other side.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Connects => Self::Accepts,
@@ -44,7 +41,7 @@ impl Role {
     }
 }
 
-/// Whether bytes begin as a record of TLS, which no handshake of this crate does.
+/// Returns true if bytes begin as a record of TLS, which no handshake of this crate does.
 pub(super) fn is_record(start: [u8; 2]) -> bool {
     matches!(start, [20..=23, 3])
 }
@@ -52,38 +49,38 @@ pub(super) fn is_record(start: [u8; 2]) -> bool {
 /// A connection with another process.
 #[derive(Debug)]
 pub(crate) enum Channel {
-    /// As it is.
-    Plain(TcpStream),
+    /// Without encryption.
+    Plain(Arc<TcpStream>),
     /// Encrypted, with certificates verified on both sides.
     #[cfg(feature = "tls")]
     Tls(Box<tls::Session>),
 }
 
 impl Channel {
-    /// Makes a channel of a connected socket: with TLS, if this process has certificates; then both
-    /// sides have verified each other's when this returns.
+    /// Creates a channel on a connected socket: with TLS if this process has certificates. Both sides have
+    /// verified the other's certificate then.
     ///
-    /// The socket must be blocking; its timeouts are any afterwards.
+    /// The socket must be blocking. Its timeouts are undefined afterwards.
     ///
     /// # Errors
     ///
-    /// [`Rejected`]; the other side was told why, if it can understand it.
+    /// The reason why one side does not accept the other, which was told to the other if it can understand it.
     #[cfg_attr(
         not(feature = "tls"),
-        expect(clippy::unnecessary_wraps, reason = "a socket as it is can't fail")
+        expect(clippy::unnecessary_wraps, reason = "a plain socket can't fail")
     )]
     pub(crate) fn open(
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         tls: Option<&Tls>,
         role: Role,
         deadline: Instant,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<Self, HandshakeError> {
         let Some(tls) = tls else {
-            return Ok(Self::Plain(socket));
+            return Ok(Self::Plain(socket.into()));
         };
         #[cfg(feature = "tls")]
         {
-            let session = tls::Session::open(socket, tls.credentials(), role, deadline)?;
+            let session = tls::Session::open(socket.into(), tls.credentials(), role, deadline)?;
             Ok(Self::Tls(Box::new(session)))
         }
         #[cfg(not(feature = "tls"))]
@@ -93,7 +90,7 @@ impl Channel {
         }
     }
 
-    /// The socket underneath, whose timeouts hold for reads and writes.
+    /// Returns the socket underneath, whose timeouts hold for reads and writes.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -102,8 +99,8 @@ impl Channel {
         }
     }
 
-    /// Shuts one or both directions. What was written and not held back still arrives, unless both are
-    /// shut; an end of writing is signed with TLS.
+    /// Shuts one or both directions. Bytes written and not held back still arrive, unless both are shut. With TLS
+    /// the end of writing is authenticated.
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let (Self::Tls(session), Shutdown::Write) = (self, how) {
@@ -113,9 +110,10 @@ impl Channel {
     }
 }
 
+#[cfg(test)]
 impl From<TcpStream> for Channel {
     fn from(socket: TcpStream) -> Self {
-        Self::Plain(socket)
+        Self::Plain(socket.into())
     }
 }
 
@@ -168,8 +166,8 @@ impl Read for &Channel {
 
     fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
-            Channel::Plain(socket) => (&*socket).read_vectored(slices),
-            // Decrypted in pieces of 16 KiB at most, so that a second slice gains nothing.
+            Channel::Plain(socket) => (&**socket).read_vectored(slices),
+            // Decrypted in pieces of 16 KiB at most: a second slice gains nothing.
             #[cfg(feature = "tls")]
             Channel::Tls(_) => {
                 let first = slices.iter_mut().find(|slice| !slice.is_empty());
@@ -186,7 +184,7 @@ impl Write for &Channel {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Channel::Plain(socket) => (&*socket).write_vectored(slices),
+            Channel::Plain(socket) => (&**socket).write_vectored(slices),
             #[cfg(feature = "tls")]
             Channel::Tls(session) => session.write(slices),
         }

@@ -1,28 +1,26 @@
-//! Why a connection was turned away.
-//!
-//! Callers: `channel` and `auth` say it, `store`, `join` and `transport` count, judge and tell it.
+//! Reasons why two sides of a connection do not accept each other.
 
 use std::fmt;
 
 use super::timed::Broken;
 
-/// The most bytes of a hello.
+/// Most bytes of a hello.
 pub(crate) const HELLO: usize = 4096;
 
-/// Why a connection was not accepted as one of the job's.
+/// Reason why a connection was not accepted as one of the job's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(
     not(feature = "tls"),
-    expect(dead_code, reason = "some are met with in TLS alone")
+    expect(dead_code, reason = "some occur with TLS alone")
 )]
-pub(crate) enum Rejected {
-    /// A proof was wrong, here or there.
+pub(crate) enum HandshakeError {
+    /// A wrong proof, of either side.
     #[error(
         "the secrets differ; give every process of the job the same BURN_DIST_SECRET (or \
          BURN_DIST_SECRET_FILE), and look whether another job uses this port"
     )]
     WrongSecret,
-    /// Both know the secret, but for different jobs.
+    /// The same secret, but different jobs.
     #[error(
         "another job listens at this address: this process belongs to {}, the other to {}; give each job \
          a port of its own (MASTER_PORT), and all processes of one job the same name (BURN_DIST_JOB)",
@@ -30,56 +28,56 @@ pub(crate) enum Rejected {
         Named(theirs)
     )]
     OtherJob {
-        /// The name of this process's job; empty if it has none.
+        /// Name of this process's job; empty if it has none.
         ours: String,
-        /// The name of the other's.
+        /// Name of the peer's job.
         theirs: String,
     },
-    /// The other program speaks another version.
+    /// Another version of the wire format.
     #[error(
         "this program was built with burn-dist {ours}, the other with {theirs}; run the same program \
          on every machine"
     )]
     Version {
-        /// The version here.
+        /// Version of this side.
         ours: String,
-        /// The version there.
+        /// Version of the peer.
         theirs: String,
     },
-    /// This process encrypts, the other does not.
+    /// TLS on this side only.
     #[error(
         "this process uses TLS, the other does not; give every process its certificate, and the CA's \
          (BURN_DIST_TLS_CERT, BURN_DIST_TLS_KEY, BURN_DIST_TLS_CA), or none"
     )]
     PlainPeer,
-    /// The other side encrypts, this process does not.
+    /// TLS on the other side only.
     #[error(
         "the other side uses TLS, this process does not; give every process its certificate, and the \
          CA's (BURN_DIST_TLS_CERT, BURN_DIST_TLS_KEY, BURN_DIST_TLS_CA), or none"
     )]
     TlsPeer,
-    /// The certificate of the other side is not one of the job's.
+    /// The peer's certificate is not one of the job's.
     #[error("the other side's certificate {0}")]
     Certificate(String),
-    /// The other side did not accept this side's certificate.
+    /// The peer did not accept this side's certificate.
     #[error("the other side refused this process's certificate, which {0}")]
     CertificateRefused(String),
-    /// TLS failed for another reason.
+    /// Another failure of TLS.
     #[error("TLS failed: {0}")]
     Tls(String),
-    /// The other side is no process of any job.
+    /// The peer is not a process of any job.
     #[error("the other side is no burn-dist program (it began with \"{0}\"); is the port right?")]
     NotAPeer(String),
-    /// The handshake took too long.
+    /// No handshake before its deadline.
     #[error(
         "no handshake before the deadline; if another program listens on this port, choose another"
     )]
     TooSlow,
-    /// The other side closed the connection before the handshake was done.
+    /// The peer closed the connection during the handshake.
     #[error("the other side closed the connection during the handshake; look at its log")]
     Closed,
-    /// A hello has more bytes than are allowed.
-    #[error("a hello of {0} bytes was announced, {HELLO} are allowed")]
+    /// A hello beyond the limit.
+    #[error("hello: expected at most {HELLO} bytes, got {0}")]
     HelloTooLarge(usize),
     /// The operating system failed.
     #[error("the system failed during the handshake: {0}")]
@@ -98,7 +96,7 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-impl From<Broken> for Rejected {
+impl From<Broken> for HandshakeError {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Late => Self::TooSlow,

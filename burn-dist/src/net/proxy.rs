@@ -1,13 +1,11 @@
-//! A network between sockets that is as bad as a seed says: for tests of whatever speaks over TCP.
+//! A bad network between sockets, made from a seed, for tests of protocols over TCP.
 //!
-//! A proxy passes bytes on in small pieces, some of them late; at a certain byte it may cut the
-//! connection, or pass nothing more without closing it. Once in each direction it pauses, so long that a
-//! write with a timeout returns having written a part, because the proxy's sockets take little. What happens depends on the seed and on the bytes that pass, not on time,
-//! so that a seed that fails fails again.
+//! A proxy forwards bytes in small pieces, some of them late. At a certain byte it may cut the connection, or forward
+//! nothing more without closing it. Once in each direction it pauses so long that a write with a timeout is partial,
+//! because the proxy's sockets take little. All of it depends on the seed and on the bytes, not on time: a seed that
+//! fails fails again.
 //!
-//! Threads: one accepts, two pass the bytes of a connection on; all end when the proxy is dropped.
-//!
-//! Callers: tests of `rendezvous` and `group`.
+//! Threads: one accepts, two forward the bytes of a connection; all end when the proxy is dropped.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -21,51 +19,49 @@ use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use socket2::SockRef;
 
-/// Up to this byte of a connection, pieces are as small as the weather says; then, to come to an end,
-/// larger by [`GROWTH`].
+/// Byte of a connection after which pieces are larger by [`GROWTH`], to come to an end.
 const SLOW: usize = 3_000;
 const GROWTH: usize = 100;
-/// How often a thread that waits looks whether it should end.
-const LOOK: Duration = Duration::from_millis(20);
+/// Time between two checks of a waiting thread if it should end.
+const STOP_POLL: Duration = Duration::from_millis(20);
 /// Longer than a write waits for the socket.
 const PAUSE: Duration = Duration::from_millis(120);
 
-/// How bad it is.
+/// Faults of a proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
     seed: u64,
-    /// The most bytes of a piece.
+    /// Most bytes of a piece.
     piece: usize,
-    /// One piece in so many is late.
+    /// Number of pieces of which one is late.
     late: usize,
-    /// At which byte it pauses.
+    /// Byte at which it pauses.
     pause: usize,
     harm: Option<Harm>,
 }
 
-/// What breaks a connection.
+/// Break of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Harm {
-    /// Whether nothing passes any more, instead of a cut.
+    /// True if the connection freezes, false if it is cut.
     freeze: bool,
-    /// Which of the proxy's connections, from 0.
+    /// Number of the proxy's connection, from 0.
     connection: usize,
-    /// Whether in the bytes to the side that connected.
+    /// True for the bytes to the side that connected.
     back: bool,
-    /// At which byte.
+    /// Byte at which it breaks.
     at: usize,
 }
 
 impl Weather {
-    /// The weather that a seed makes; `harmful` if a connection breaks in it, somewhere in its first
-    /// `bytes`.
+    /// Creates the faults of a seed. If `harmful`, a connection breaks within its first `bytes`.
     pub(crate) fn from_seed(seed: u64, harmful: bool, bytes: usize) -> Self {
         let mut random = SplitMix64::seed_from_u64(seed);
         let mut below = |limit: usize| (random.next_u64() % limit as u64) as usize;
         let pause = below(bytes);
         let piece = [1, 2, 7, 39, 200, 1500, 70_000][below(7)];
         let late = [10, 100, usize::MAX][below(3)];
-        // As often in the handshake as in all that follows.
+        // As often in the handshake as in the rest.
         let reach = [200, bytes][below(2)];
         let harm = Harm {
             freeze: below(2) == 0,
@@ -124,7 +120,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.stopped.store(true, SeqCst);
-        // It waits for a call.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
         let ended = self.accepting.take().map(JoinHandle::join);
         if !thread::panicking() {
@@ -142,7 +138,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, weather: Weather, stopped:
             if stopped.load(SeqCst) {
                 return;
             }
-            // Nobody there: the caller finds itself hung up on.
+            // No server: the caller's connection is closed.
             let Ok(called) = TcpStream::connect(target) else {
                 continue;
             };
@@ -151,8 +147,8 @@ fn accept(listener: &TcpListener, target: SocketAddr, weather: Weather, stopped:
                     .set_recv_buffer_size(32 << 10)
                     .unwrap();
                 socket.set_nodelay(true).unwrap();
-                socket.set_read_timeout(Some(LOOK)).unwrap();
-                socket.set_write_timeout(Some(LOOK)).unwrap();
+                socket.set_read_timeout(Some(STOP_POLL)).unwrap();
+                socket.set_write_timeout(Some(STOP_POLL)).unwrap();
             }
             let pair = Arc::new((caller, called, AtomicBool::new(false)));
             for back in [false, true] {
@@ -199,7 +195,7 @@ struct Pump<'p> {
 }
 
 impl Pump<'_> {
-    /// Until the sender ends; none if the whole connection is at its end.
+    /// Forwards bytes until the sender ends; none if the whole connection has ended.
     fn run(&mut self, weather: Weather) -> Option<()> {
         let mut buffer = vec![0; weather.piece.saturating_mul(GROWTH)];
         loop {
@@ -233,14 +229,14 @@ impl Pump<'_> {
         (self.random.next_u64() % limit as u64) as usize
     }
 
-    /// Waits for bytes; none if the connection broke or the proxy ends.
+    /// Reads bytes; none if the connection broke or the proxy ends.
     fn read(&mut self, into: &mut [u8]) -> Option<usize> {
         loop {
             if self.stopped.load(SeqCst) {
                 return None;
             }
             if self.frozen.load(SeqCst) {
-                thread::sleep(LOOK);
+                thread::sleep(STOP_POLL);
                 continue;
             }
             match self.from.read(into) {

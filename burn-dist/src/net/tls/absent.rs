@@ -1,8 +1,8 @@
-//! What there is without the feature `tls`: an error that says so.
+//! Stands in for certificates without the feature `tls`: an error that says so.
 
 use std::path::Path;
 
-/// There are none.
+/// Certificates, of which there are none.
 #[derive(Clone, Debug)]
 pub(crate) enum Credentials {}
 

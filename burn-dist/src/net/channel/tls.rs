@@ -1,100 +1,99 @@
 //! A TLS 1.3 session on a socket, for one thread that reads and one that writes.
 //!
-//! The session's state is behind one lock, under which only memory is worked on. Who reads gets
-//! ciphertext from the socket without the lock, then decrypts under it. Who writes encrypts under it into
-//! `unsent`, takes that out, and writes it to the socket without the lock. So neither direction waits
-//! for the other's socket.
+//! One lock guards the session's state, and no I/O is done under it. A reader receives ciphertext from the socket
+//! without the lock, then decrypts under it. A writer encrypts under it into `unsent`, takes that out, and writes it
+//! to the socket without the lock. So neither direction waits for the socket of the other.
 //!
-//! Bounds: rustls keeps less than one record that is incomplete, and no handshake message of more than
-//! 64 KiB; `surplus` has less than [`CHUNK`] and a record; `unsent` and what rustls holds for it a little
-//! more than [`AT_ONCE`] each.
+//! Bounds: rustls keeps less than one incomplete record, and no handshake message of more than 64 KiB; `surplus` has
+//! less than [`MAX_READ`] and a record; `unsent` and rustls' own buffer have little more than [`MAX_WRITE`] each.
 //!
-//! - What reading calls for in the other direction (an answer to a change of keys, an alert) goes with
-//!   the next write or flush. Heartbeats see to it that there is one.
-//! - rustls changes the keys before they have encrypted too much, on its own.
-//! - An end of the socket counts as the end of the stream, with or without TLS's own word for it: every
-//!   protocol above has lengths, and its own goodbye where an end is no failure, so that an end which
-//!   somebody forged is noticed as a broken connection.
-//! - Once a deadline passed within a write, what is in `unsent` is still whole: the next write
-//!   goes on with it.
-//!
-//! Callers: `channel`.
+//! - Answers that reading makes necessary (a change of keys, an alert) are sent with the next write or flush.
+//!   Heartbeats make sure that there is one.
+//! - rustls changes the keys in time by itself.
+//! - The end of the socket is the end of the stream, with or without TLS's close_notify. Every protocol above has
+//!   lengths, and a goodbye where an end is no failure: a forged end is a broken connection.
+//! - After a deadline within a write, `unsent` is still complete: the next write continues with it.
 
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::{AlertDescription, Connection};
 
 use super::{MAGIC, Role};
-use crate::rendezvous::rejected::Rejected;
-use crate::rendezvous::timed::{self, Broken, Stream};
-use crate::rendezvous::tls::{Credentials, describe};
+use crate::net::handshake_error::HandshakeError;
+use crate::net::timed::{self, Broken, Stream};
+use crate::net::tls::{Credentials, describe};
 
-/// How much ciphertext is read at once: about a record, as large as they get.
-const CHUNK: usize = 16 << 10;
-/// How much is encrypted at once.
-const AT_ONCE: usize = 64 << 10;
-/// How long to wait for the socket to take an alert.
-const LAST_WORD: Duration = Duration::from_secs(1);
-/// What binds the proof of the secret to this session (RFC 9266).
+/// Most ciphertext of one read: about the largest record.
+const MAX_READ: usize = 16 << 10;
+/// Most bytes encrypted at once.
+const MAX_WRITE: usize = 64 << 10;
+/// Time for the socket to take an alert.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Label of the value that binds the proof of the secret to this session (RFC 9266).
 const BINDING: &[u8] = b"EXPORTER-Channel-Binding";
-/// What the accepting side says when it has verified the other's certificate: only then does the
-/// connecting side know that it was accepted.
+/// Byte of the accepting side after it has verified the peer's certificate. Only then does the connecting side know
+/// that it was accepted.
 const VERIFIED: u8 = 1;
-/// An alert of TLS: an unexpected message, fatal. What a peer without TLS is told.
+/// TLS alert for a peer without TLS: unexpected message, fatal.
 const NO_PLAIN: [u8; 7] = [21, 3, 3, 0, 2, 2, 10];
 
-/// A session whose handshake is done.
+/// A session after its handshake.
 pub(crate) struct Session {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     binding: [u8; 32],
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
 }
 
-struct State {
+struct SessionState {
     tls: Connection,
-    /// What was decrypted and not asked for yet.
+    /// Decrypted bytes that were not read yet.
     surplus: Vec<u8>,
-    /// What is to go to the socket; none while a thread is at it.
+    /// Ciphertext for the socket; none while a thread writes it.
     unsent: Option<Unsent>,
-    /// Whether this side has said that nothing more comes.
+    /// True once this side has sent its end of the stream.
     ended: bool,
 }
 
 #[derive(Default)]
 struct Unsent {
     bytes: Vec<u8>,
-    /// How many of them the socket has.
+    /// Number of bytes that the socket took.
     gone: usize,
 }
 
 impl Session {
-    /// The socket underneath.
+    /// Returns the socket underneath.
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    /// Shakes hands: when this returns, both sides have verified the other's certificate.
+    /// Does the handshake. Both sides have verified the other's certificate then.
     pub(super) fn open(
-        socket: TcpStream,
+        socket: Arc<TcpStream>,
         credentials: &Credentials,
         role: Role,
         deadline: Instant,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<Self, HandshakeError> {
         let mut tls = credentials.connection(role).map_err(reject)?;
-        tls.set_buffer_limit(Some(AT_ONCE));
+        tls.set_buffer_limit(Some(MAX_WRITE));
         let done = shake_hands(&socket, &mut tls, deadline);
         if let Err(rejected) = done {
-            if rejected == Rejected::PlainPeer && role == Role::Accepts {
-                let _ = timed::write(&socket, &NO_PLAIN, deadline);
+            if rejected == HandshakeError::PlainPeer && role == Role::Accepts {
+                let _ = timed::write(&*socket, &NO_PLAIN, deadline);
             } else {
-                // The other side learns why, if it can; it changes nothing here.
-                let _ = send(&socket, &mut tls, deadline.min(Instant::now() + LAST_WORD));
+                // Tells the peer why. It changes nothing here if it does not hear it.
+                let _ = send(
+                    &socket,
+                    &mut tls,
+                    deadline.min(Instant::now() + ALERT_TIMEOUT),
+                );
             }
             return Err(rejected);
         }
@@ -102,7 +101,7 @@ impl Session {
         let session = Self {
             socket,
             binding: binding.map_err(reject)?,
-            state: Mutex::new(State {
+            state: Mutex::new(SessionState {
                 tls,
                 surplus: Vec::new(),
                 unsent: Some(Unsent::default()),
@@ -113,8 +112,8 @@ impl Session {
         Ok(session)
     }
 
-    /// The accepting side's word that all is well.
-    fn confirm(&self, role: Role, deadline: Instant) -> Result<(), Rejected> {
+    /// Sends or awaits the byte [`VERIFIED`].
+    fn confirm(&self, role: Role, deadline: Instant) -> Result<(), HandshakeError> {
         let mut word = [VERIFIED];
         let done = match role {
             Role::Accepts => timed::write(self, &word, deadline),
@@ -130,75 +129,71 @@ impl Session {
         if word == [VERIFIED] {
             Ok(())
         } else {
-            Err(Rejected::NotAPeer(word.escape_ascii().to_string()))
+            Err(HandshakeError::NotAPeer(word.escape_ascii().to_string()))
         }
     }
 
-    /// Takes what it can, up to [`AT_ONCE`], and has the socket take it.
+    /// Encrypts at most [`MAX_WRITE`] bytes, and writes what the socket takes. Returns the number of bytes encrypted.
     pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.send_with(|session, unsent| {
-            // What is held back goes first. While it doesn't go, nothing more is taken.
+            // Ciphertext held back is sent first. Until then no more bytes are taken.
             session.push(unsent)?;
             let taken = {
-                let mut state = session.lock();
+                let mut state = session.state.lock();
                 if state.ended {
-                    return Err(ErrorKind::BrokenPipe.into()); // rustls would drop it without a word
+                    return Err(ErrorKind::BrokenPipe.into()); // rustls would drop the bytes silently
                 }
                 let taken = state.tls.writer().write_vectored(slices)?;
                 state.hand_out(unsent)?;
                 taken
             };
-            // The bytes are taken in any case: what fails here, the next write or flush meets with.
+            // The bytes are taken in any case. The next write or flush meets the same error.
             let _ = session.push(unsent);
             Ok(taken)
         })
     }
 
-    /// Tells the other side that nothing more comes, if the socket takes it.
+    /// Sends the end of the stream, if the socket takes it.
     pub(super) fn say_end(&self) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.tls.send_close_notify();
             state.ended = true;
         }
-        // The end of the socket says the same, if less reliably.
+        // The end of the socket says the same, without authentication.
         let _ = self.flush();
     }
 
-    /// Has `send` work on what is to be sent, without the lock.
+    /// Calls `send` with the unsent bytes, without the lock.
     fn send_with<T>(
         &self,
         send: impl FnOnce(&Self, &mut Unsent) -> io::Result<T>,
     ) -> io::Result<T> {
-        let Some(mut unsent) = self.lock().unsent.take() else {
+        let Some(mut unsent) = self.state.lock().unsent.take() else {
             return Err(ErrorKind::WouldBlock.into());
         };
         let sent = send(self, &mut unsent);
-        self.lock().unsent = Some(unsent);
+        self.state.lock().unsent = Some(unsent);
         sent
     }
 
-    /// Writes to the socket, once: so one timeout of the socket is all that is waited.
+    /// Writes to the socket once: it blocks no longer than one timeout of the socket.
     fn push(&self, unsent: &mut Unsent) -> io::Result<()> {
         let left = &unsent.bytes[unsent.gone..];
         if left.is_empty() {
             return Ok(());
         }
-        let gone = (&self.socket).write(left)?;
+        let gone = (&*self.socket).write(left)?;
         if gone == 0 {
             return Err(ErrorKind::WriteZero.into());
         }
         unsent.gone += gone;
         if unsent.gone < unsent.bytes.len() {
-            return Err(ErrorKind::Interrupted.into()); // some went: time for a look at the deadline
+            return Err(ErrorKind::Interrupted.into()); // the caller checks its deadline
         }
         unsent.bytes.clear();
         unsent.gone = 0;
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -211,17 +206,17 @@ impl Stream for Session {
         self.socket.set_write_timeout(time)
     }
 
-    /// `Interrupted` if what came is no whole record yet, so that the caller looks at its deadline.
+    /// Returns `Interrupted` if no complete record was received yet, so that the caller checks its deadline.
     fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(count) = self.lock().take(buffer)? {
+        if let Some(count) = self.state.lock().take(buffer)? {
             return Ok(count);
         }
-        let mut ciphertext = [0; CHUNK];
-        let count = (&self.socket).read(&mut ciphertext)?;
+        let mut ciphertext = [0; MAX_READ];
+        let count = (&*self.socket).read(&mut ciphertext)?;
         if count == 0 {
             return Ok(0);
         }
-        match self.lock().absorb(&ciphertext[..count], buffer)? {
+        match self.state.lock().absorb(&ciphertext[..count], buffer)? {
             0 => Err(ErrorKind::Interrupted.into()),
             count => Ok(count),
         }
@@ -233,7 +228,7 @@ impl Stream for Session {
 
     fn flush(&self) -> io::Result<()> {
         self.send_with(|session, unsent| {
-            session.lock().hand_out(unsent)?;
+            session.state.lock().hand_out(unsent)?;
             session.push(unsent)
         })
     }
@@ -243,8 +238,8 @@ impl Stream for Session {
     }
 }
 
-impl State {
-    /// What is decrypted already: nothing at the end of the stream, none if more must come first.
+impl SessionState {
+    /// Returns bytes decrypted already: none if there are none, 0 at the end of the stream.
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         if !self.surplus.is_empty() {
             let count = self.surplus.len().min(buffer.len());
@@ -259,12 +254,12 @@ impl State {
         }
     }
 
-    /// Decrypts all of `ciphertext`: what does not fit into `buffer` is kept.
+    /// Decrypts all of `ciphertext`, and keeps the bytes that do not fit into `buffer`.
     fn absorb(&mut self, mut ciphertext: &[u8], buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while !ciphertext.is_empty() {
             if self.tls.read_tls(&mut ciphertext)? == 0 {
-                break; // the other side has said that this is the end
+                break; // the peer has sent its end of the stream
             }
             let read = self.tls.process_new_packets();
             read.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
@@ -277,13 +272,13 @@ impl State {
                     Err(error) => return Err(error),
                 }
             }
-            // It ends with `WouldBlock` where the stream goes on; what came before that is kept.
+            // Ends with `WouldBlock` unless the stream ended. The bytes before that are kept.
             let _ = reader.read_to_end(&mut self.surplus);
         }
         Ok(filled)
     }
 
-    /// Gives the ciphertext that rustls has made.
+    /// Takes the ciphertext of rustls.
     fn hand_out(&mut self, unsent: &mut Unsent) -> io::Result<()> {
         while self.tls.wants_write() {
             self.tls.write_tls(&mut unsent.bytes)?;
@@ -296,7 +291,7 @@ fn shake_hands(
     socket: &TcpStream,
     tls: &mut Connection,
     deadline: Instant,
-) -> Result<(), Rejected> {
+) -> Result<(), HandshakeError> {
     let mut chunk = [0; 4096];
     let mut first = true;
     loop {
@@ -316,8 +311,8 @@ fn shake_hands(
     }
 }
 
-/// Sends what rustls has made.
-fn send(socket: &TcpStream, tls: &mut Connection, deadline: Instant) -> Result<(), Rejected> {
+/// Sends the ciphertext of rustls.
+fn send(socket: &TcpStream, tls: &mut Connection, deadline: Instant) -> Result<(), HandshakeError> {
     let mut bytes = Vec::new();
     while tls.wants_write() {
         tls.write_tls(&mut bytes).map_err(|error| system(&error))?;
@@ -325,31 +320,31 @@ fn send(socket: &TcpStream, tls: &mut Connection, deadline: Instant) -> Result<(
     Ok(timed::write(socket, &bytes, deadline)?)
 }
 
-/// Whether the other side speaks TLS, from the first bytes that came of it.
-fn expect_record(start: &[u8]) -> Result<(), Rejected> {
+/// Checks by its first bytes that the peer uses TLS.
+fn expect_record(start: &[u8]) -> Result<(), HandshakeError> {
     match start {
         [20..=23] | [20..=23, 3, ..] => Ok(()),
-        _ if start.starts_with(&MAGIC) => Err(Rejected::PlainPeer),
+        _ if start.starts_with(&MAGIC) => Err(HandshakeError::PlainPeer),
         _ => {
             let start = &start[..start.len().min(MAGIC.len())];
-            Err(Rejected::NotAPeer(start.escape_ascii().to_string()))
+            Err(HandshakeError::NotAPeer(start.escape_ascii().to_string()))
         }
     }
 }
 
-fn system(error: &io::Error) -> Rejected {
-    Rejected::System(error.to_string())
+fn system(error: &io::Error) -> HandshakeError {
+    HandshakeError::System(error.to_string())
 }
 
-/// What an error of TLS means for a connection that opens.
-fn reject(error: rustls::Error) -> Rejected {
+/// Returns the handshake error for an error of TLS.
+fn reject(error: rustls::Error) -> HandshakeError {
     use AlertDescription as Alert;
     match error {
-        rustls::Error::InvalidCertificate(error) => Rejected::Certificate(describe(&error)),
+        rustls::Error::InvalidCertificate(error) => HandshakeError::Certificate(describe(&error)),
         rustls::Error::NoCertificatesPresented => {
-            Rejected::Certificate("is missing: it presented none".to_owned())
+            HandshakeError::Certificate("is missing: it presented none".to_owned())
         }
-        rustls::Error::AlertReceived(alert) => Rejected::CertificateRefused(match alert {
+        rustls::Error::AlertReceived(alert) => HandshakeError::CertificateRefused(match alert {
             Alert::UnknownCA => "was not signed by the CA that it knows".to_owned(),
             Alert::CertificateExpired => "has expired by its clock, or is not valid yet".to_owned(),
             Alert::BadCertificate => "is not for the job's name".to_owned(),
@@ -358,9 +353,9 @@ fn reject(error: rustls::Error) -> Rejected {
             Alert::DecryptError | Alert::CertificateRevoked | Alert::CertificateUnknown => {
                 format!("it could not verify ({alert:?})")
             }
-            other => return Rejected::Tls(format!("the other side says {other:?}")),
+            other => return HandshakeError::Tls(format!("the other side says {other:?}")),
         }),
-        other => Rejected::Tls(other.to_string()),
+        other => HandshakeError::Tls(other.to_string()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What must hold of a handshake whatever the other side sends; and what a good other side sends.
+//! Properties of a handshake for any bytes of the other side, and the bytes of a good one.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const HELLO: &[u8] = b"this side";
 /// Always the same, so that a good handshake can be among the seeds.
 const NONCE: Nonce = [7; 32];
 
-/// Plays one side; the first byte says which, the others are what the other side sends.
+/// Plays the side that the first byte selects. The other bytes are those of its peer.
 pub(crate) fn check(bytes: &[u8]) {
     let Some((&side, sent)) = bytes.split_first() else {
         return;
@@ -23,7 +23,9 @@ pub(crate) fn check(bytes: &[u8]) {
         deadline: Instant::now() + Duration::from_hours(1),
     };
     let secret = Secret::new(SECRET);
-    let outcome = handshake(wire, Version::OURS, NONCE, &secret, role, PURPOSE, HELLO);
+    let outcome = handshake(wire, Version::OURS, NONCE, &secret, role, PURPOSE, &|_| {
+        HELLO.to_vec()
+    });
     // No more than both flights; and nothing but a preamble to one who does not begin like a peer.
     assert!(script.sent().len() <= 64 + 32 + 1 + 2 + HELLO.len() + 32);
     match outcome {
@@ -40,23 +42,23 @@ pub(crate) fn check(bytes: &[u8]) {
     }
 }
 
-/// What a member in a role sends to the side that [`check`] plays.
+/// Returns the bytes of a member in a role to the side that [`check`] plays.
 fn member(role: Role, nonce: &[u8], hello: &[u8]) -> Vec<u8> {
     let nonce: Nonce = nonce.try_into().unwrap_or_default();
     let secret = Secret::new(SECRET);
-    let exchange = match role {
-        Role::Connects => Exchange::new(&secret, Version::OURS, [PURPOSE, b""], &nonce, &NONCE),
-        Role::Accepts => Exchange::new(&secret, Version::OURS, [PURPOSE, b""], &NONCE, &nonce),
+    let transcript = match role {
+        Role::Connects => Transcript::new(&secret, Version::OURS, [PURPOSE, b""], &nonce, &NONCE),
+        Role::Accepts => Transcript::new(&secret, Version::OURS, [PURPOSE, b""], &NONCE, &nonce),
     };
     let preamble = [&MAGIC[..], &Version::OURS.0, &nonce].concat();
-    let (proof, hello) = (exchange.proof(role), exchange.hello(role, hello));
+    let (proof, hello) = (transcript.proof(role), transcript.hello(role, hello));
     match role {
         Role::Connects => [&preamble[..], &[ACCEPTED], &proof, &hello].concat(),
         Role::Accepts => [&preamble[..], &proof, &[ACCEPTED], &hello].concat(),
     }
 }
 
-/// Handshakes of members and of some that are none.
+/// Returns handshakes of members and of strangers.
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let theirs = [9; 32];
@@ -99,7 +101,9 @@ mod tests {
             };
             let secret = Secret::new(SECRET);
             let ours = role.other();
-            let hello = handshake(wire, Version::OURS, NONCE, &secret, ours, PURPOSE, HELLO);
+            let hello = handshake(wire, Version::OURS, NONCE, &secret, ours, PURPOSE, &|_| {
+                HELLO.to_vec()
+            });
             assert_eq!(hello.unwrap(), b"hello");
             check(&[&[side][..], &bytes].concat());
         }

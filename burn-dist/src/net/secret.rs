@@ -1,9 +1,6 @@
 //! The secret that the processes of a job share.
 //!
-//! Invariants: it is never shown (`Debug` says only whether there is one), and its memory is cleared
-//! when it is dropped.
-//!
-//! Callers: `auth`, `config`, `env`; training programs.
+//! Invariants: it is never shown (`Debug` only says if there is one), and its memory is cleared when it is dropped.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,20 +11,20 @@ use zeroize::Zeroizing;
 use super::files;
 use crate::error::{Error, JoinFailure, Result};
 
-/// The variable that holds the secret.
+/// Variable with the secret.
 pub(crate) const SECRET: &str = "BURN_DIST_SECRET";
-/// The variable that names a file with the secret.
+/// Variable that names a file with the secret.
 pub(crate) const SECRET_FILE: &str = "BURN_DIST_SECRET_FILE";
 
-/// The fewest bytes that protect a port which other machines reach. Whoever connects is given a value
-/// keyed with the secret, so a short one could be guessed at leisure.
-const SAFE: usize = 16;
-/// The most bytes a secret may have.
-const MOST: usize = 4096;
+/// Fewest bytes that protect a port which other machines reach. A stranger who connects gets a value keyed with the
+/// secret, and could guess a short one offline.
+const MIN_SAFE_BYTES: usize = 16;
+/// Most bytes of a secret.
+const MAX_SECRET_BYTES: usize = 4096;
 
-/// The secret that the processes of a job share, and by which they know one another.
+/// The secret that the processes of a job share, and by which they recognise one another.
 ///
-/// It proves membership; it does not encrypt what travels, which [`Tls`](super::Tls) does.
+/// It proves membership. It does not encrypt the connections, as [`Tls`](super::Tls) does.
 ///
 /// # Example
 ///
@@ -43,14 +40,14 @@ const MOST: usize = 4096;
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// A secret from its bytes. White space around it is dropped, so that a file's last line end
-    /// makes no difference. No bytes at all mean "no secret", which only jobs on one machine may have.
+    /// Creates a secret from its bytes, without white space around them, such as a file's last line end. No bytes
+    /// mean "no secret", which only jobs on one machine may have.
     pub fn new(bytes: &[u8]) -> Self {
         Self(Zeroizing::new(bytes.trim_ascii().to_vec()))
     }
 
-    /// The secret in the variable `BURN_DIST_SECRET`, or in the file that `BURN_DIST_SECRET_FILE`
-    /// names; none if neither is set.
+    /// Reads the secret from the variable `BURN_DIST_SECRET`, or from the file that `BURN_DIST_SECRET_FILE` names;
+    /// no secret if neither is set.
     ///
     /// # Errors
     ///
@@ -59,7 +56,7 @@ impl Secret {
         Self::from_variables(&|name| std::env::var_os(name))
     }
 
-    /// [`from_env`](Self::from_env) with the variables that `lookup` knows.
+    /// Reads the secret like [`from_env`](Self::from_env), from the variables of `lookup`.
     pub(crate) fn from_variables(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         match (lookup(SECRET), lookup(SECRET_FILE)) {
             (None, None) => Ok(Self::default()),
@@ -74,22 +71,20 @@ impl Secret {
         }
     }
 
-    /// The secret that a file holds.
-    ///
-    /// A file that every user of the machine can read works, but is warned of; one that others than its owner
-    /// can write is refused, and so is what is no regular file.
+    /// Reads the secret from a regular file. Logs a warning if every user of the machine can read it.
     ///
     /// # Errors
     ///
-    /// [`Error::Rendezvous`] if the file can't be read, is empty or too large, or others can write it.
+    /// [`Error::Rendezvous`] if the file can't be read, is empty or too large, not a regular file, or other users can
+    /// write it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let named = |what: String| fault(format!("the secret's file {}: {what}", path.display()));
-        let bytes = files::read_private(path, MOST).map_err(named)?;
+        let bytes = files::read_private(path, MAX_SECRET_BYTES).map_err(named)?;
         Self::checked(&bytes).map_err(named)
     }
 
-    /// A new secret: 32 random bytes in hexadecimal, as `openssl rand -hex 32` makes them.
+    /// Generates a secret: 32 random bytes in hexadecimal, as `openssl rand -hex 32` does.
     ///
     /// # Errors
     ///
@@ -105,17 +100,17 @@ impl Secret {
             .collect())
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it is long enough for a port that other machines can reach.
+    /// Returns true if the secret is long enough for a port that other machines can reach.
     pub(crate) fn is_safe(&self) -> bool {
-        self.0.len() >= SAFE
+        self.0.len() >= MIN_SAFE_BYTES
     }
 
-    /// Its bytes, as the key of a keyed hash.
+    /// Returns its bytes, as the key of a keyed hash.
     pub(super) fn key(&self) -> &[u8] {
         &self.0
     }
@@ -124,8 +119,10 @@ impl Secret {
         let secret = Self::new(bytes);
         if secret.is_empty() {
             Err("is empty; `openssl rand -hex 32` makes a secret".to_owned())
-        } else if bytes.len() > MOST {
-            Err(format!("has more than {MOST} bytes; 32 are plenty"))
+        } else if bytes.len() > MAX_SECRET_BYTES {
+            Err(format!(
+                "has more than {MAX_SECRET_BYTES} bytes; 32 are plenty"
+            ))
         } else {
             Ok(secret)
         }
@@ -190,7 +187,7 @@ mod tests {
         assert!(error.to_string().contains("both set"), "{error}");
         let error = from(&[(SECRET_FILE, "/no/such/file")]).unwrap_err();
         assert!(error.to_string().contains("/no/such/file"), "{error}");
-        let error = from(&[(SECRET, &"x".repeat(MOST + 1))]).unwrap_err();
+        let error = from(&[(SECRET, &"x".repeat(MAX_SECRET_BYTES + 1))]).unwrap_err();
         assert!(error.to_string().contains("more than 4096"), "{error}");
     }
 

@@ -1,14 +1,12 @@
-//! The certificates of a process, if its job encrypts what travels.
+//! The certificates of a process, if its job encrypts its connections.
 //!
 //! Both sides of every connection present a certificate, and each verifies the other's: it was signed by
 //! the job's CA, is valid now, and carries the job's name. One name serves the whole job, because
-//! processes are reached by addresses, which certificates rarely carry. Which process is at the other end
-//! is proved by the challenge–response that follows inside (`auth`), which is bound to the session: a
-//! certificate alone makes nobody a member, and who has one can't stand between two members.
+//! processes are reached by addresses, which certificates rarely carry. The challenge–response inside the session
+//! (`auth`), which is bound to it, proves which process is at the other end: a certificate alone makes nobody a
+//! member, and its owner can't relay between two members.
 //!
 //! Without the feature `tls` there are no certificates, and asking for some is an error.
-//!
-//! Callers: `config`, `env`, training programs; `channel` shakes hands with them.
 
 #[cfg_attr(feature = "tls", path = "tls/certificates.rs")]
 #[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
@@ -24,13 +22,13 @@ pub(super) use certificates::describe;
 
 use crate::error::{Error, JoinFailure, Result};
 
-/// The variables that name the files: the certificate, its key, the CA's certificate.
+/// Variables that name the files: the certificate, its key, the CA's certificate.
 const FILES: [&str; 3] = [
     "BURN_DIST_TLS_CERT",
     "BURN_DIST_TLS_KEY",
     "BURN_DIST_TLS_CA",
 ];
-/// The variable that holds the name in the job's certificates.
+/// Variable with the name in the job's certificates.
 const NAME: &str = "BURN_DIST_TLS_NAME";
 
 /// A process's certificate with its key, and the certificate of the job's CA: with it, all that the
@@ -96,7 +94,7 @@ impl Tls {
         Self::from_variables(&|name| std::env::var_os(name))
     }
 
-    /// [`from_env`](Self::from_env) with the variables that `lookup` knows.
+    /// Reads the files like [`from_env`](Self::from_env), named by the variables of `lookup`.
     pub(crate) fn from_variables(
         lookup: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Self>> {
@@ -123,8 +121,8 @@ impl Tls {
         }
     }
 
-    /// Whether the other processes could accept the certificate, as far as this one can tell.
-    pub(super) fn check(&self) -> Result<(), JoinFailure> {
+    /// Checks, as far as this process can tell, that the other processes accept the certificate.
+    pub(crate) fn check(&self) -> Result<(), JoinFailure> {
         self.0.check().map_err(JoinFailure::Configuration)
     }
 

@@ -10,9 +10,9 @@ use socket2::SockRef;
 
 use super::super::Channel;
 use super::*;
-use crate::rendezvous::auth::authenticate;
-use crate::rendezvous::secret::Secret;
-use crate::rendezvous::tls::Tls;
+use crate::net::auth::authenticate;
+use crate::net::secret::Secret;
+use crate::net::tls::Tls;
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_mins(1);
@@ -25,7 +25,7 @@ fn member() -> Tls {
     Tls::of_tests("member", "ca")
 }
 
-/// Who connected, who accepted.
+/// Returns both ends of a connection: the connecting, then the accepting one.
 fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let connects = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -36,8 +36,8 @@ fn sockets() -> (TcpStream, TcpStream) {
     (connects, accepts)
 }
 
-/// What both sides make of a handshake with these certificates.
-fn open(connects: Option<Tls>, accepts: Option<Tls>) -> [Result<Channel, Rejected>; 2] {
+/// Returns the results of both sides of a handshake with these certificates.
+fn open(connects: Option<Tls>, accepts: Option<Tls>) -> [Result<Channel, HandshakeError>; 2] {
     let (client, server) = sockets();
     let join = |socket, tls: Option<Tls>, role| {
         let secret = Secret::new(b"the same for both");
@@ -52,7 +52,7 @@ fn open(connects: Option<Tls>, accepts: Option<Tls>) -> [Result<Channel, Rejecte
     })
 }
 
-/// Both ends of an encrypted connection.
+/// Returns both ends of an encrypted connection.
 fn channels() -> [Channel; 2] {
     open(Some(member()), Some(member())).map(|side| {
         let channel = side.unwrap();
@@ -87,7 +87,7 @@ fn large_streams_cross_both_ways_while_keys_change() {
                     timed::write(channel, part, soon()).unwrap();
                     if at % 16 == 3 {
                         let session = session(channel);
-                        session.lock().tls.refresh_traffic_keys().unwrap();
+                        session.state.lock().tls.refresh_traffic_keys().unwrap();
                     }
                 }
             });
@@ -162,7 +162,7 @@ fn a_write_that_ran_out_of_time_goes_on_whole() {
     assert!(taken < sent.len());
     // What is kept for the socket is bounded, however often one tries.
     let held = || {
-        let state = session(&connects).lock();
+        let state = session(&connects).state.lock();
         state.unsent.as_ref().unwrap().bytes.len()
     };
     let mut failures = 0;

@@ -1,4 +1,4 @@
-//! Files that prove something: read within a bound, and with a look at who else can reach them.
+//! Reads files with secrets: bounded, and with a check of their permissions.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -6,13 +6,15 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-/// Reads a file, and one byte more than `most` if it has more.
-pub(super) fn read(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads at most `most` bytes of a file, and one more if there are more.
+pub(crate) fn read(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
     read_at_most(&open(path)?, most)
 }
 
-/// Reads a file that nobody else should know. One that every user of the machine can read works, but is
-/// warned of; one that others can write is refused.
+/// Reads a file with a secret. Logs a warning if every user of the machine can read it.
+///
+/// # Errors
+/// Other users can write it, or it can't be read.
 pub(super) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
     let file = open(path)?;
     match exposure(&file).map_err(|error| error.to_string())? {
@@ -30,14 +32,14 @@ pub(super) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>
     read_at_most(&file, most)
 }
 
-/// Opens a regular file: a pipe or a device would be waited for, or has no end.
+/// Opens a regular file: reading a pipe or a device could block or never end.
 fn open(path: &Path) -> Result<File, String> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // Without it, opening a pipe that nobody writes to would not return.
+        // Without it, opening a pipe without a writer would block.
         options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
     }
     let file = options.open(path).map_err(|error| error.to_string())?;
@@ -49,7 +51,7 @@ fn open(path: &Path) -> Result<File, String> {
 }
 
 fn read_at_most(file: &File, most: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    // With room for all of it, so that growing leaves no copy behind.
+    // Allocated at once: growing would leave copies of the secret in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
     file.take(most as u64 + 1)
         .read_to_end(&mut bytes)
@@ -57,7 +59,7 @@ fn read_at_most(file: &File, most: usize) -> Result<Zeroizing<Vec<u8>>, String> 
     Ok(bytes)
 }
 
-/// Who but its owner can reach a file.
+/// Access of other users to a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Exposure {
     Private,
@@ -72,7 +74,7 @@ pub(super) fn exposure(file: &File) -> std::io::Result<Exposure> {
     Ok(if mode & 0o022 != 0 {
         Exposure::Writable
     } else if mode & 0o004 != 0 {
-        // Not refused: Kubernetes mounts secrets so unless it is told otherwise.
+        // Allowed: the default of secrets that Kubernetes mounts.
         Exposure::Readable
     } else {
         Exposure::Private
@@ -80,10 +82,7 @@ pub(super) fn exposure(file: &File) -> std::io::Result<Exposure> {
 }
 
 #[cfg(not(unix))]
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the other platforms ask the system"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "the system is asked on Unix")]
 pub(super) fn exposure(_: &File) -> std::io::Result<Exposure> {
     Ok(Exposure::Private)
 }

@@ -1,34 +1,32 @@
-//! Reading and writing a connection under a deadline that holds for the whole exchange: a peer that
-//! sends one byte at a time gains nothing.
-//!
-//! Callers: `channel` while it opens, `auth`, `store`.
+//! Reads and writes a connection under a deadline for the whole exchange: a peer that sends one byte at a time gains
+//! nothing.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// The most bytes that [`drain`] forgets.
-const DRAINED: usize = 16 << 10;
+/// Most bytes that [`drain`] discards.
+const MAX_DRAINED: usize = 16 << 10;
 
-/// A connection, as deadlines see it.
+/// A connection with timeouts.
 pub(crate) trait Stream {
-    /// How long a read waits; for ever if none.
+    /// Sets the longest wait of a read; none for no limit.
     fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
 
-    /// How long a write waits; for ever if none.
+    /// Sets the longest wait of a write; none for no limit.
     fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
 
-    /// Reads what is there, after waiting for it as long as its timeout.
+    /// Reads the bytes that are there, after a wait of at most its timeout.
     fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes as much as is taken within its timeout.
+    /// Writes the bytes that are taken within its timeout.
     fn write_some(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes what was taken but is held back.
+    /// Writes the bytes that were taken and held back.
     fn flush(&self) -> io::Result<()>;
 
-    /// What only the two ends of an encrypted connection know; nothing where it is plain.
+    /// Returns the value that only the two ends of an encrypted connection know; empty for a plain one.
     fn binding(&self) -> &[u8];
 }
 
@@ -58,7 +56,7 @@ impl Stream for TcpStream {
     }
 }
 
-/// Why an exchange ended early.
+/// Reason why an exchange ended early.
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// The deadline passed.
@@ -95,7 +93,7 @@ impl From<io::Error> for Broken {
     }
 }
 
-/// Fills `buffer`, or says why not.
+/// Reads until `buffer` is full.
 pub(crate) fn read(
     stream: &impl Stream,
     mut buffer: &mut [u8],
@@ -108,7 +106,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// Reads at least one byte into `buffer`, which is not empty, or says why not.
+/// Reads at least one byte into `buffer`, which is not empty.
 pub(crate) fn read_some(
     stream: &impl Stream,
     buffer: &mut [u8],
@@ -125,7 +123,7 @@ pub(crate) fn read_some(
     }
 }
 
-/// Writes all of `bytes`, or says why not.
+/// Writes all of `bytes`.
 pub(crate) fn write(
     stream: &impl Stream,
     mut bytes: &[u8],
@@ -149,19 +147,18 @@ pub(crate) fn write(
     }
 }
 
-/// Reads and forgets what still comes, until the other side closes or the time is over. A socket that
-/// is closed with bytes unread resets the connection, and a system may then drop what was written last:
-/// the reason why.
+/// Reads and discards bytes until the other side closes or the deadline passes. Closing a socket with unread bytes
+/// resets the connection, and the system may then drop the last bytes written, such as the reason for a refusal.
 pub(crate) fn drain(stream: &impl Stream, deadline: Instant) {
     let mut scratch = [0; 1024];
-    for _ in 0..DRAINED / scratch.len() {
+    for _ in 0..MAX_DRAINED / scratch.len() {
         if read_some(stream, &mut scratch, deadline).is_err() {
             return;
         }
     }
 }
 
-/// The time until a deadline; a timeout of zero would mean "for ever" to a socket.
+/// Returns the time until a deadline, never zero, which means "no limit" to a socket.
 fn left(deadline: Instant) -> Result<Duration, Broken> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {

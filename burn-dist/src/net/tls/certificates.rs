@@ -17,15 +17,15 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use crate::rendezvous::channel::Role;
-use crate::rendezvous::files;
+use crate::net::channel::Role;
+use crate::net::files;
 
-/// The name in certificates, unless told otherwise.
+/// Default name in certificates.
 const NAME: &str = "burn-dist";
-/// The most bytes of a file: chains of certificates have a few thousand.
-const MOST: usize = 1 << 20;
+/// Most bytes of a file. Chains of certificates have a few thousand.
+const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// A certificate with its key, whom it trusts, and what name it expects.
+/// A certificate with its key, the CA that it trusts, and the name that it expects.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     certificate: PathBuf,
@@ -37,7 +37,7 @@ pub(crate) struct Credentials {
     rules: Arc<Rules>,
 }
 
-/// How both roles verify the other side.
+/// Configurations by which both roles verify the other side.
 struct Rules {
     server: Arc<dyn ServerCertVerifier>,
     client: Arc<dyn ClientCertVerifier>,
@@ -49,7 +49,7 @@ impl Credentials {
     /// Reads the files.
     pub(super) fn load(certificate: &Path, key: &Path, ca: &Path) -> Result<Self, String> {
         let chain = read_certificates("certificate", certificate)?;
-        let bytes = bounded("key", key, files::read_private(key, MOST))?;
+        let bytes = bounded("key", key, files::read_private(key, MAX_FILE_BYTES))?;
         let parsed = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
             let what = "it holds no private key in PEM's format that is not encrypted";
             named("key", key, what)
@@ -145,7 +145,7 @@ impl Rules {
         let of_ca = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(|error| general(&error))?;
-        let client = Arc::new(Named {
+        let client = Arc::new(NamedVerifier {
             of_ca,
             name: name.clone(),
         });
@@ -172,14 +172,14 @@ impl Rules {
     }
 }
 
-/// Verifies the connecting side as that verifies the accepting side: by the CA and by the name.
+/// Verifies the certificate of the connecting side by the CA and by the name, as that side verifies the other.
 #[derive(Debug)]
-struct Named {
+struct NamedVerifier {
     of_ca: Arc<dyn ClientCertVerifier>,
     name: ServerName<'static>,
 }
 
-impl ClientCertVerifier for Named {
+impl ClientCertVerifier for NamedVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.of_ca.root_hint_subjects()
     }
@@ -220,7 +220,7 @@ impl ClientCertVerifier for Named {
     }
 }
 
-/// What is wrong with a certificate, as the end of a sentence about it.
+/// Describes the defect of a certificate, as the end of a sentence about it.
 pub(crate) fn describe(error: &CertificateError) -> String {
     use CertificateError as Of;
     match error {
@@ -248,7 +248,7 @@ pub(crate) fn describe(error: &CertificateError) -> String {
 }
 
 fn read_certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = bounded(what, path, files::read(path, MOST))?;
+    let bytes = bounded(what, path, files::read(path, MAX_FILE_BYTES))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let certificates =
         certificates.map_err(|error| named(what, path, &format!("it is no PEM: {error}")))?;
@@ -265,8 +265,12 @@ fn bounded(
     read: Result<Zeroizing<Vec<u8>>, String>,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let bytes = read.map_err(|error| named(what, path, &error))?;
-    if bytes.len() > MOST {
-        return Err(named(what, path, &format!("it has more than {MOST} bytes")));
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(named(
+            what,
+            path,
+            &format!("it has more than {MAX_FILE_BYTES} bytes"),
+        ));
     }
     Ok(bytes)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rendezvous::timed::Broken;
+use crate::net::timed::Broken;
 
 const GOOD: &[u8] = b"the secret of this job";
 
@@ -14,19 +14,19 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Both ends of a connection: who connected, who accepted.
+/// Returns both ends of a connection: the connecting, then the accepting one.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let connects = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (connects, listener.accept().unwrap().0)
 }
 
-/// A handshake of both sides, with what differs between them.
+/// Does a handshake of two sides that differ in these arguments.
 fn both(
     secrets: [&[u8]; 2],
     versions: [&str; 2],
     purposes: [&[u8]; 2],
-) -> [Result<Vec<u8>, Rejected>; 2] {
+) -> [Result<Vec<u8>, HandshakeError>; 2] {
     let (mut connects, mut accepts) = pair();
     let side = |stream: &mut TcpStream, role, side: usize| {
         let wire = &mut Wire {
@@ -41,7 +41,7 @@ fn both(
             &Secret::new(secrets[side]),
             role,
             purposes[side],
-            hello,
+            &|_| hello.to_vec(),
         )
     };
     thread::scope(|scope| {
@@ -51,8 +51,8 @@ fn both(
     })
 }
 
-/// What the accepting side says to a peer that does `act`.
-fn accept(act: impl FnOnce(&mut TcpStream)) -> Result<Vec<u8>, Rejected> {
+/// Returns the result of the accepting side for a peer that does `act`.
+fn accept(act: impl FnOnce(&mut TcpStream)) -> Result<Vec<u8>, HandshakeError> {
     let (mut peer, accepts) = pair();
     let secret = Secret::new(GOOD);
     thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn accept(act: impl FnOnce(&mut TcpStream)) -> Result<Vec<u8>, Rejected> {
 }
 
 /// Plays a member that proves the secret, and then says `hello`.
-fn prove(peer: &mut TcpStream, hello: impl FnOnce(&Exchange) -> Vec<u8>) {
+fn prove(peer: &mut TcpStream, hello: impl FnOnce(&Transcript) -> Vec<u8>) {
     let nonce = [7; 32];
     peer.write_all(&[&MAGIC[..], &Version::OURS.0, &nonce].concat())
         .unwrap();
@@ -74,9 +74,9 @@ fn prove(peer: &mut TcpStream, hello: impl FnOnce(&Exchange) -> Vec<u8>) {
     peer.read_exact(&mut answer).unwrap();
     let theirs: Nonce = answer[32..64].try_into().unwrap();
     let secret = Secret::new(GOOD);
-    let exchange = Exchange::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
-    let proof = exchange.proof(Role::Connects);
-    peer.write_all(&[&[ACCEPTED][..], &proof, &hello(&exchange)].concat())
+    let transcript = Transcript::new(&secret, Version::OURS, [b"test", b""], &nonce, &theirs);
+    let proof = transcript.proof(Role::Connects);
+    peer.write_all(&[&[ACCEPTED][..], &proof, &hello(&transcript)].concat())
         .unwrap();
 }
 
@@ -97,22 +97,22 @@ fn both_sides_get_the_hello_of_the_other() {
 fn a_wrong_secret_is_told_to_both_sides() {
     for secrets in [[GOOD, b"another"], [b"another", GOOD], [b"", GOOD]] {
         let [connects, accepts] = both(secrets, [VERSION; 2], [b"store"; 2]);
-        assert_eq!(connects.unwrap_err(), Rejected::WrongSecret);
-        assert_eq!(accepts.unwrap_err(), Rejected::WrongSecret);
+        assert_eq!(connects.unwrap_err(), HandshakeError::WrongSecret);
+        assert_eq!(accepts.unwrap_err(), HandshakeError::WrongSecret);
     }
 }
 
 #[test]
 fn a_connection_for_another_purpose_is_refused() {
     let [connects, accepts] = both([GOOD; 2], [VERSION; 2], [b"store", b"transport"]);
-    assert_eq!(connects.unwrap_err(), Rejected::WrongSecret);
-    assert_eq!(accepts.unwrap_err(), Rejected::WrongSecret);
+    assert_eq!(connects.unwrap_err(), HandshakeError::WrongSecret);
+    assert_eq!(accepts.unwrap_err(), HandshakeError::WrongSecret);
 }
 
 #[test]
 fn versions_that_differ_are_both_named_on_both_sides() {
     let [connects, accepts] = both([GOOD; 2], ["0.1.0/1", "0.2.0/1"], [b"store"; 2]);
-    let expected = |ours: &str, theirs: &str| Rejected::Version {
+    let expected = |ours: &str, theirs: &str| HandshakeError::Version {
         ours: ours.to_owned(),
         theirs: theirs.to_owned(),
     };
@@ -160,7 +160,7 @@ fn a_recorded_handshake_proves_nothing_later() {
         // The refusal may come as a reset, because the replayed hello stays unread.
         let _ = peer.read_to_end(&mut answer);
     });
-    assert_eq!(replayed.unwrap_err(), Rejected::WrongSecret);
+    assert_eq!(replayed.unwrap_err(), HandshakeError::WrongSecret);
     assert!(answer.len() <= 96 + 1, "nothing but the refusal is told");
 }
 
@@ -175,7 +175,7 @@ fn a_proof_sent_back_proves_nothing() {
         peer.write_all(&[&[ACCEPTED][..], &answer[64..]].concat())
             .unwrap();
     });
-    assert_eq!(reflected.unwrap_err(), Rejected::WrongSecret);
+    assert_eq!(reflected.unwrap_err(), HandshakeError::WrongSecret);
     // A port that echoes everything.
     let (connects, mut echo) = pair();
     let echoing = thread::spawn(move || {
@@ -186,16 +186,19 @@ fn a_proof_sent_back_proves_nothing() {
     let secret = Secret::new(GOOD);
     let error = authenticate(&connects, &secret, Role::Connects, b"test", b"", soon());
     echoing.join().unwrap();
-    assert!(matches!(error, Err(Rejected::NotAPeer(_))), "{error:?}");
+    assert!(
+        matches!(error, Err(HandshakeError::NotAPeer(_))),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn other_programs_are_named_by_what_they_say() {
     let error = accept(|peer| peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap()).unwrap_err();
-    assert_eq!(error, Rejected::NotAPeer("GET / HT".to_owned()));
+    assert_eq!(error, HandshakeError::NotAPeer("GET / HT".to_owned()));
     assert_eq!(
         accept(|peer| peer.shutdown(Shutdown::Both).unwrap()),
-        Err(Rejected::Closed)
+        Err(HandshakeError::Closed)
     );
 }
 
@@ -216,7 +219,7 @@ fn one_byte_at_a_time_does_not_stretch_the_deadline() {
             };
             assert!(matches!(late, Broken::Late), "{late:?}");
             let error = authenticate(&accepts, &secret, Role::Accepts, b"", b"", deadline);
-            assert_eq!(error, Err(Rejected::TooSlow));
+            assert_eq!(error, Err(HandshakeError::TooSlow));
         });
     });
 }
@@ -233,23 +236,23 @@ fn hellos_are_bounded() {
         &hello,
         soon(),
     );
-    assert_eq!(error, Err(Rejected::HelloTooLarge(HELLO + 1)));
+    assert_eq!(error, Err(HandshakeError::HelloTooLarge(HELLO + 1)));
 
     // A member that announces more than is allowed.
     let announced = accept(|peer| prove(peer, |_| vec![0xff, 0xff]));
-    assert_eq!(announced, Err(Rejected::HelloTooLarge(0xffff)));
+    assert_eq!(announced, Err(HandshakeError::HelloTooLarge(0xffff)));
 }
 
 #[test]
 fn a_hello_that_was_changed_on_its_way_is_refused() {
     let changed = accept(|peer| {
-        prove(peer, |exchange| {
-            let mut hello = exchange.hello(Role::Connects, b"process 1");
+        prove(peer, |transcript| {
+            let mut hello = transcript.hello(Role::Connects, b"process 1");
             hello[10] ^= 3;
             hello
         });
     });
-    assert_eq!(changed, Err(Rejected::WrongSecret));
+    assert_eq!(changed, Err(HandshakeError::WrongSecret));
 }
 
 proptest! {
