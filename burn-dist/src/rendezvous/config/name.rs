@@ -15,7 +15,7 @@ impl JobConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Rendezvous`] if it is empty, or has more than 256 bytes or a control character.
+    /// [`Error::Rendezvous`](crate::Error::Rendezvous) if it is empty, or has more than 256 bytes or a control character.
     pub fn with_name(mut self, name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         check_name(&name).map_err(|what| {
