@@ -171,7 +171,7 @@ fn a_write_that_ran_out_of_time_goes_on_whole() {
             Ok(count) => (taken, failures) = (taken + count, 0),
             Err(_) => failures += 1,
         }
-        assert!(held() < AT_ONCE + (1 << 10), "{}", held());
+        assert!(held() < MAX_WRITE + (1 << 10), "{}", held());
     }
     assert!(held() > 0);
     assert!(connects.flush().is_err());

@@ -27,7 +27,7 @@ fn those_who_do_not_come_are_named_on_all_who_do() {
 
 #[test]
 fn a_process_that_claims_more_ranks_than_memory_holds_is_an_error() {
-    for ranks in [0, MOST_RANKS + 1, usize::MAX] {
+    for ranks in [0, MAX_RANKS + 1, usize::MAX] {
         let (listener, master) = master();
         thread::scope(|scope| {
             let first = spawn(scope, process(0, 2, &master).with_listener(listener));
@@ -215,9 +215,9 @@ fn what_cannot_be_right_is_said_before_anyone_is_asked() {
     };
     refused(process(2, 2, "a:1"), 1, "no process 2 in a job of 2");
     refused(process(0, 0, "a:1"), 1, "no process 0");
-    refused(process(0, MOST + 1, "a:1"), 1, "at most 4000");
+    refused(process(0, MAX_PROCESSES + 1, "a:1"), 1, "at most 4000");
     refused(process(0, 1, "a:1"), 0, "0 ranks");
-    refused(process(0, 1, "a:1"), MOST_RANKS + 1, "from 1 to 4096");
+    refused(process(0, 1, "a:1"), MAX_RANKS + 1, "from 1 to 4096");
     refused(process(1, 2, "127.0.0.1:0"), 1, "BURN_DIST_ADDRESS_FILE");
     for master in [
         "",
