@@ -10,16 +10,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::decoder::Decoder;
 use super::heartbeat::Waker;
 use super::write::QueuedFrame;
 use crate::net::channel::Channel;
 use crate::transport::gone::Gone;
-use crate::transport::locks::{Signal, lock};
 use crate::transport::network::{Cause, Lost, Tag};
 
 /// Time without a read by an exchange after which the network's reader reads again. Before that it would only
@@ -33,9 +34,9 @@ pub(super) struct Connection {
     pub(super) stream: Channel,
     pub(super) state: Mutex<ConnectionState>,
     /// Notified when a frame was received, a read or write guard was dropped, or the phase changed.
-    pub(super) changed: Signal,
+    pub(super) changed: Condvar,
     /// Wakes the network's reader.
-    reader_wake: Signal,
+    reader_wake: Condvar,
     /// True if the last wait for the peer took a long sleep.
     pub(super) is_slow: AtomicBool,
     pub(super) heard: Moment,
@@ -85,7 +86,7 @@ pub(super) struct WriteGuard<'c>(&'c Connection);
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.0.state).is_writing = false;
+        self.0.state.lock().is_writing = false;
         self.0.changed.notify_all();
     }
 }
@@ -100,7 +101,7 @@ pub(super) struct ReadGuard<'c> {
 
 impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.connection.state);
+        let mut state = self.connection.state.lock();
         state.decoder = self.decoder.take();
         if !self.is_reader {
             state.exchange_read = Some(Instant::now());
@@ -142,9 +143,9 @@ impl Connection {
                 is_peer_up: false,
                 write_error: None,
             }),
-            changed: Signal::default(),
+            changed: Condvar::new(),
             is_slow: AtomicBool::new(false),
-            reader_wake: Signal::default(),
+            reader_wake: Condvar::new(),
             heard: Moment::now(),
             written: Moment::now(),
             sent: AtomicU64::new(0),
@@ -171,7 +172,7 @@ impl Connection {
 
     /// Returns the right to write; none if another thread has it or the connection has ended.
     pub(super) fn try_write(&self) -> Option<WriteGuard<'_>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_writing || matches!(state.phase, Phase::Ended(_)) {
             return None;
         }
@@ -181,7 +182,7 @@ impl Connection {
 
     /// Returns the right to read, for the network's reader or for an exchange; none if another thread has it.
     pub(super) fn try_read(&self, is_reader: bool) -> Option<ReadGuard<'_>> {
-        let decoder = lock(&self.state).decoder.take()?;
+        let decoder = self.state.lock().decoder.take()?;
         Some(ReadGuard {
             connection: self,
             decoder: Some(decoder),
@@ -191,12 +192,12 @@ impl Connection {
 
     /// Takes a message with this tag, if one was received.
     pub(super) fn take(&self, tag: Tag) -> Option<Message> {
-        lock(&self.state).take(tag)
+        self.state.lock().take(tag)
     }
 
     /// Returns an error unless messages can be sent and received.
     pub(super) fn check(&self) -> Result<(), Lost> {
-        match &lock(&self.state).phase {
+        match &self.state.lock().phase {
             Phase::Open => Ok(()),
             Phase::Closing => Err(self.lost(Cause::Stopped)),
             Phase::Ended(cause) => Err(self.lost(cause.clone())),
@@ -205,12 +206,12 @@ impl Connection {
 
     /// Waits until the connection changes, at most for this time.
     pub(super) fn wait(&self, time: Duration) {
-        drop(self.changed.wait_for(lock(&self.state), time));
+        self.changed.wait_for(&mut self.state.lock(), time);
     }
 
     /// Waits for the next task of the network's reader.
     pub(super) fn wait_for_task(&self) -> ReaderTask {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if !state.notices.is_empty() {
                 return ReaderTask::Notify(std::mem::take(&mut state.notices));
@@ -229,7 +230,7 @@ impl Connection {
                 // An exchange reads, for an unknown time.
                 None => EXCHANGE_IDLE,
             };
-            state = self.reader_wake.wait_for(state, rest);
+            self.reader_wake.wait_for(&mut state, rest);
         }
     }
 
@@ -240,7 +241,7 @@ impl Connection {
 
     /// Drops the messages of these groups, now and when they are received.
     pub(super) fn forget(&self, groups: &[u64]) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for group in groups {
             state.gone.add(*group);
         }
@@ -250,7 +251,7 @@ impl Connection {
     /// Queues a small frame, to be sent soon.
     pub(super) fn queue(&self, frame: QueuedFrame) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if matches!(state.phase, Phase::Open) {
                 if frame.is_goodbye() {
                     state.phase = Phase::Closing;
@@ -269,7 +270,7 @@ impl Connection {
     /// Ends the connection, if it has not ended. After this side's goodbye no end is a failure.
     pub(super) fn end(&self, cause: Cause) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.phase = match state.phase {
                 Phase::Open => Phase::Ended(cause),
                 Phase::Closing => Phase::Ended(Cause::Stopped),
@@ -284,7 +285,7 @@ impl Connection {
 
     /// Waits until the peer has all its connections. Returns false at the deadline.
     pub(super) fn wait_until_up(&self, deadline: Instant) -> Result<bool, Lost> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if state.is_peer_up {
                 return Ok(true);
@@ -296,13 +297,13 @@ impl Connection {
             if left.is_zero() {
                 return Ok(false);
             }
-            state = self.changed.wait_for(state, left);
+            self.changed.wait_for(&mut state, left);
         }
     }
 
     /// Returns the time without bytes from the peer; zero while it owes none.
     pub(super) fn silence(&self) -> Duration {
-        if lock(&self.state).is_peer_up {
+        if self.state.lock().is_peer_up {
             self.heard.elapsed()
         } else {
             Duration::ZERO
@@ -310,12 +311,12 @@ impl Connection {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(lock(&self.state).phase, Phase::Ended(_))
+        matches!(self.state.lock().phase, Phase::Ended(_))
     }
 
     /// Waits for the end of the connection and returns its cause; none at the deadline.
     pub(super) fn wait_for_end(&self, deadline: Instant) -> Option<Cause> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if let Phase::Ended(cause) = &state.phase {
                 return Some(cause.clone());
@@ -324,7 +325,7 @@ impl Connection {
             if left.is_zero() {
                 return None;
             }
-            state = self.changed.wait_for(state, left);
+            self.changed.wait_for(&mut state, left);
         }
     }
 }

@@ -18,7 +18,6 @@ use super::connection::{Connection, ReadGuard, WriteGuard};
 use super::decoder::RecvBuffers;
 use super::frame::{HEADER, Header};
 use super::read::Received;
-use crate::transport::locks::lock;
 use crate::transport::network::{CANCEL_POLL, Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
 
 /// Tries of all sockets, with the core yielded in between, before the thread sleeps: some tenths of a
@@ -249,7 +248,7 @@ impl Drop for Exchange<'_, '_, '_, '_> {
                 let Outgoing { head, body, .. } = self.sends[frame.message];
                 connection.queue_rest(frame.guard, [&frame.header, head, body], frame.written);
             }
-            if !lock(&connection.state).outbox.is_empty() {
+            if !connection.state.lock().outbox.is_empty() {
                 // Queued while this thread had the right to write.
                 connection.heartbeat.wake();
             }

@@ -3,11 +3,12 @@
 //!
 //! It blocks on no connection: one whose socket takes nothing is skipped until the next round.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
+
 use super::connection::Connection;
-use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::Cause;
 
 /// Longest time between two rounds over all connections.
@@ -40,7 +41,7 @@ impl Waker {
     }
 
     fn call(&self, call: Call) {
-        let mut current = lock(&self.call);
+        let mut current = self.call.lock();
         if *current != Call::Stop {
             *current = call;
             self.called.notify_one();
@@ -49,14 +50,16 @@ impl Waker {
 
     /// Sleeps until it is woken or the time has come. Returns false if the thread must end.
     fn sleep(&self, until: Instant) -> bool {
-        let mut call = lock(&self.call);
+        let mut call = self.call.lock();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match *call {
                 Call::Stop => return false,
                 Call::Round => break,
                 Call::None if left.is_zero() => break,
-                Call::None => call = wait_for(&self.called, call, left),
+                Call::None => {
+                    self.called.wait_for(&mut call, left);
+                }
             }
         }
         *call = Call::None;

@@ -36,13 +36,13 @@ mod write;
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::locks::lock;
 use super::network::{Cancel, Cause, Come, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 use super::watchers::Watchers;
 use crate::net::acceptor::Acceptor;
@@ -114,7 +114,7 @@ impl TcpNetwork {
     }
 
     fn start_threads(&self) -> io::Result<()> {
-        let mut threads = lock(&self.threads);
+        let mut threads = self.threads.lock();
         for connection in self.all() {
             connection.queue(QueuedFrame::heartbeat());
             let (connection, watchers) = (connection.clone(), self.watchers.clone());
@@ -280,7 +280,7 @@ impl Network for TcpNetwork {
     /// Waits up to a heartbeat for the other processes to read everything sent to them.
     fn close(&self) {
         self.close_port();
-        let threads = std::mem::take(&mut *lock(&self.threads));
+        let threads = std::mem::take(&mut *self.threads.lock());
         for connection in self.all() {
             connection.queue(QueuedFrame::goodbye());
         }

@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::connection::{Connection, Message, Phase, ReadGuard, ReaderTask};
 use super::decoder::{Event, NoBuffers, RecvBuffers};
 use super::frame::{Frame, Unreadable};
-use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Tag};
 use crate::transport::watchers::Watchers;
 
@@ -100,7 +99,7 @@ impl Connection {
         let Some(decoder) = &mut guard.decoder else {
             return Received::WouldBlock;
         };
-        if lock(&self.state).notices.len() >= MAX_PENDING_NOTICES {
+        if self.state.lock().notices.len() >= MAX_PENDING_NOTICES {
             // The sender is held up meanwhile, as it must be. After the end nobody is told.
             let ended = self.has_ended();
             return if ended {
@@ -128,7 +127,7 @@ impl Connection {
 
     /// Stores the content of a frame; an error ends the connection.
     fn store(&self, frame: Frame) -> Result<(), Cause> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.is_peer_up = true;
         match frame {
             Frame::Heartbeat => {}

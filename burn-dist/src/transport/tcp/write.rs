@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use super::connection::{Connection, Phase, WriteGuard};
 use super::frame::Header;
-use crate::transport::locks::lock;
 use crate::transport::network::Cause;
 
 /// Most bytes of one write: two loopback segments of a system that gathers 64 KiB to one. With more, two
@@ -106,7 +105,7 @@ impl Connection {
             return;
         }
         let is_first = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let is_first = state.write_error.is_none();
             state.write_error.get_or_insert_with(|| error.to_string());
             is_first
@@ -122,14 +121,14 @@ impl Connection {
     pub(super) fn send_queued(&self, guard: &WriteGuard<'_>) -> bool {
         loop {
             // Only the writer takes frames out, so the first stays the first.
-            let Some(mut frame) = lock(&self.state).outbox.pop_front() else {
+            let Some(mut frame) = self.state.lock().outbox.pop_front() else {
                 return true;
             };
             if frame.written < frame.bytes.len() {
                 frame.written += self.write(guard, [&frame.bytes, &[], &[]], frame.written);
             }
             if frame.written < frame.bytes.len() || !self.flush(guard) {
-                lock(&self.state).outbox.push_front(frame);
+                self.state.lock().outbox.push_front(frame);
                 return false;
             }
             if frame.is_goodbye {
@@ -143,7 +142,7 @@ impl Connection {
     /// Sends the outbox; a heartbeat if it is empty and nothing was written for `idle`.
     pub(super) fn beat(&self, idle: Duration) {
         if self.written.elapsed() >= idle {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             // A queued frame tells the peer as much as a heartbeat would.
             if state.outbox.is_empty() && matches!(state.phase, Phase::Open) {
                 state.outbox.push_back(QueuedFrame::heartbeat());
@@ -164,7 +163,7 @@ impl Connection {
             skip -= start;
             rest.extend_from_slice(&piece[start..]);
         }
-        lock(&self.state).outbox.push_front(QueuedFrame::new(rest));
+        self.state.lock().outbox.push_front(QueuedFrame::new(rest));
         drop(guard);
         self.heartbeat.wake();
     }
@@ -172,7 +171,7 @@ impl Connection {
     /// Returns the cause of a broken connection: the error of a failed write, which tells more than the end of
     /// the stream, or else `detail`.
     pub(super) fn broken(&self, detail: &str) -> Cause {
-        let write_error = lock(&self.state).write_error.clone();
+        let write_error = self.state.lock().write_error.clone();
         Cause::Disconnected(write_error.as_deref().unwrap_or(detail).into())
     }
 }

@@ -219,7 +219,7 @@ fn a_watcher_may_own_the_network() {
     impl Watcher for Owner {
         fn lost(&self, _: &Lost) {
             // The last handle: the network is dropped on its own reader's thread.
-            drop(lock(&self.0).take());
+            drop(self.0.lock().take());
             let _ = self.1.send(());
         }
         fn notice(&self, _: usize, _: &[u8]) {}

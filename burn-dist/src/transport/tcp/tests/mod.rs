@@ -9,13 +9,13 @@ mod strangers;
 mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Condvar, Mutex};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::connect::{NetworkConfig, connect};
 use super::frame::Header;
 use super::*;
 use crate::net::Secret;
-use crate::transport::locks::wait_for;
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_mins(1);
@@ -124,24 +124,24 @@ impl Record {
     }
 
     fn push(&self, told: Told) {
-        lock(&self.told).push(told);
+        self.told.lock().push(told);
         self.more.notify_all();
     }
 
     /// Waits until it was told so many things.
     fn wait_for(&self, count: usize) -> Vec<Told> {
         let end = soon();
-        let mut told = lock(&self.told);
+        let mut told = self.told.lock();
         while told.len() < count {
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "told only {told:?}");
-            told = wait_for(&self.more, told, left);
+            self.more.wait_for(&mut told, left);
         }
         told.clone()
     }
 
     fn all(&self) -> Vec<Told> {
-        lock(&self.told).clone()
+        self.told.lock().clone()
     }
 }
 
