@@ -256,11 +256,11 @@ fn a_length_beyond_the_limit_and_a_broken_frame_end_only_their_connection() {
     wrong_kind[4] = 99;
     let notices = Header::notice(0).unwrap().encode().repeat(1000);
     for (bytes, expected) in [
-        (oversized, "allowed"),
-        (wrong_kind, "kind 99"),
+        (oversized, "expected at most"),
+        (wrong_kind, "kind: expected 1 to 4, got 99"),
         (
             b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n".repeat(4),
-            "begins",
+            "magic: expected",
         ),
         (notices, "notices"),
     ] {
