@@ -179,8 +179,8 @@ pub use error::{
     Call, Departure, Detail, DifferentOption, Error, JoinFailure, OptionValue, Result, WorkerError,
 };
 pub use group::{
-    AnyRank, Blocking, Buffer, DEFAULT_TIMEOUT, Message, Mode, P2p, ProcessGroup, Slot, Source,
-    Start, Started, Work, form,
+    AnyRank, Blocking, Buffer, DEFAULT_TIMEOUT, Message, Mode, Objects, P2p, ProcessGroup, Slot,
+    Source, Start, Started, Uneven, Work, form,
 };
 pub use net::{Secret, Tls};
 pub use rendezvous::JobConfig;

@@ -1,6 +1,7 @@
-//! What synchronised gradients cost in memory: at most 1.25 times the gradients, for each replica.
+//! Bounds on memory: synchronised gradients take at most 1.25 times the gradients for each replica, and a blocking
+//! call on borrowed memory takes none of its size.
 //!
-//! One test in a binary of its own, because the allocator counts for the whole process.
+//! A binary of its own, whose tests take turns, because the allocator counts for the whole process.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,14 +9,18 @@
 mod peaks;
 
 use std::net::TcpListener;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use burn::tensor::Device;
-use burn_dist::JobConfig;
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::Launcher;
+use burn_dist::{JobConfig, ProcessGroup, ReduceOp};
+use peak_alloc::PeakAlloc;
 use peaks::Peaks;
+
+/// Held by the test that measures.
+static TURN: Mutex<()> = Mutex::new(());
 
 const REPLICAS: usize = 2;
 
@@ -56,7 +61,38 @@ fn over_tcp(config: &DdpConfig) -> Peaks {
 }
 
 #[test]
+fn a_blocking_call_on_borrowed_memory_takes_no_memory_of_its_size() {
+    const RANKS: usize = 2;
+    let _turn = TURN.lock();
+    let meeting = Barrier::new(RANKS);
+    let work = |group: ProcessGroup| {
+        let mut buffer = vec![1.0_f32; 256 << 10];
+        // The first call makes the group's state.
+        group.all_reduce(&mut buffer, ReduceOp::Sum).unwrap();
+        meeting.wait();
+        let before = PeakAlloc.current_usage();
+        if meeting.wait().is_leader() {
+            PeakAlloc.reset_peak_usage();
+        }
+        meeting.wait();
+        group.all_reduce(&mut buffer, ReduceOp::Mean).unwrap();
+        meeting.wait();
+        PeakAlloc.peak_usage().saturating_sub(before)
+    };
+    std::thread::scope(|scope| {
+        for group in ProcessGroup::threads(RANKS).unwrap() {
+            let work = &work;
+            scope.spawn(move || {
+                let taken = work(group);
+                assert!(taken < RANKS * (2 << 10), "{taken} bytes");
+            });
+        }
+    });
+}
+
+#[test]
 fn synchronisation_takes_little_more_than_one_copy_of_the_gradients() {
+    let _turn = TURN.lock();
     // Gradients are averaged where they lie, or copied to buckets.
     for first_bucket in [1.0, 25.0] {
         let config = DdpConfig::new().with_first_bucket_mb(first_bucket);

@@ -126,7 +126,7 @@ impl Checkpoints {
     /// The parts of all ranks, on all of them.
     fn gather(&self, step: u64, own: Result<Vec<u8>, String>) -> Result<Vec<Part>> {
         let rank = self.group.global_rank();
-        let parts: Vec<Part> = self.group.all_gather_messages(&Part { step, own })?;
+        let parts: Vec<Part> = self.group.objects().all_gather(&Part { step, own })?;
         let ranks = self.group.ranks();
         // Every rank makes the same comparison, and so gives the same error.
         match parts

@@ -11,6 +11,7 @@
 //! a step runs.
 
 mod arena;
+mod bytes;
 mod calls;
 mod combine;
 mod execute;
@@ -19,6 +20,7 @@ mod operation;
 mod plan;
 mod tree;
 
+pub(crate) use bytes::{Unfit, all_to_all_bytes, gather_bytes, scatter_bytes};
 pub(crate) use calls::{
     all_gather, all_gather_bytes, all_reduce, all_reduce_shared, all_to_all, barrier, broadcast,
     broadcast_bytes, gather, reduce, reduce_scatter, scatter,

@@ -22,7 +22,7 @@ impl Beginning {
     /// # Errors
     /// [`Error::Data`](crate::Error::Data), on every rank, with the ranks and their values; the group's own.
     pub(super) fn compare(&self, group: &ProcessGroup) -> Result<()> {
-        let all: Vec<Self> = group.all_gather_messages(self)?;
+        let all: Vec<Self> = group.objects().all_gather(self)?;
         match differences(&all, group.ranks()) {
             None => Ok(()),
             Some(differences) => Err(invalid(format!(

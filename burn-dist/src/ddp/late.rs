@@ -20,7 +20,7 @@ pub(super) fn average(
     mine: &BTreeMap<usize, Tensor<1>>,
 ) -> Result<LateAverages> {
     let own: Vec<usize> = mine.keys().copied().collect();
-    let all: Vec<Vec<usize>> = group.all_gather_messages(&own)?;
+    let all: Vec<Vec<usize>> = group.objects().all_gather(&own)?;
     let all: BTreeSet<usize> = all.into_iter().flatten().collect();
     let mut averages = LateAverages::new();
     let (doubles, singles): (Vec<usize>, Vec<usize>) = all

@@ -94,12 +94,8 @@ impl Parameters {
 
     /// Compares the lists of all ranks with that of rank 0.
     pub(super) fn check_equal(&self, group: &ProcessGroup) -> Result<()> {
-        let ours: Vec<&Description> = self
-            .entries
-            .iter()
-            .map(|entry| &entry.description)
-            .collect();
-        let lists: Vec<Vec<Description>> = group.all_gather_messages(&ours)?;
+        let ours = self.entries.iter().map(|entry| entry.description.clone());
+        let lists = group.objects().all_gather(&ours.collect::<Vec<_>>())?;
         // Every rank makes the same comparison, and so gives the same error.
         for (list, &differing) in lists.iter().zip(group.ranks()).skip(1) {
             if let Some(difference) = first_difference(list, &lists[0]) {

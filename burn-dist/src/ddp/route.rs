@@ -121,7 +121,7 @@ pub(super) fn choose(
         number,
         unable: own.as_ref().err().cloned(),
     };
-    let reports: Vec<Report> = group.all_gather_messages(&report)?;
+    let reports: Vec<Report> = group.objects().all_gather(&report)?;
     match (decide(&reports, report.process), own) {
         (Ok(plan), Ok(own)) => {
             tracing::info!(devices = ?plan.numbers, "gradients are added up by their devices");

@@ -41,7 +41,8 @@ pub mod form {
 ///
 /// Arrays and `&mut Vec<T>` count as slices. A call on borrowed slices takes no memory of their size. What
 /// `Option` holds is there on the root alone. A vector that is gathered or scattered has the parts of all
-/// ranks one after the other; in `scatter`, the number is the length of one part.
+/// ranks one after the other; in `scatter`, the number is the length of one part. For parts of different lengths
+/// there is [`Uneven`](super::Uneven).
 ///
 /// The trait is sealed.
 pub trait Buffer<C = form::InPlace, M: Mode = Blocking> {

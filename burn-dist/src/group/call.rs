@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ProcessGroup;
 use super::member::Core;
-use crate::collective;
+use crate::collective::{self, Unfit};
 use crate::element::{Element, ReduceOp};
 use crate::error::{Call, Detail, Error, Result};
 use crate::transport::threads::Entry;
@@ -21,6 +21,7 @@ pub(super) const BOOL: &str = "bool";
 /// The right to one operation: its place in the group's order is taken.
 pub(super) struct Ticket {
     core: Arc<Core>,
+    operation: &'static str,
     call: Arc<Call>,
     timeout: Duration,
 }
@@ -36,6 +37,7 @@ impl Ticket {
             core,
             call,
             timeout,
+            ..
         } = self;
         let (meeting, rank) = (&*core.meeting, core.rank);
         let entry = Entry {
@@ -45,6 +47,26 @@ impl Ticket {
             timeout: *timeout,
         };
         meeting.recorded(rank, call, || operation(entry))
+    }
+
+    /// The error for byte strings that can't be given. All ranks find the same total, and the group goes on; a
+    /// malformed string ends it.
+    pub(super) fn unfit(&self, unfit: &Unfit, limit: usize) -> Error {
+        let (meeting, rank) = (&self.core.meeting, self.core.global_rank());
+        match *unfit {
+            Unfit::TooMany(total) => Error::InvalidArgument {
+                rank,
+                call: self.operation,
+                message: format!(
+                    "the ranks give {total} bytes, more than the {limit} of one call; give less at once"
+                ),
+            },
+            Unfit::Malformed(peer) => meeting.fail(Error::Control {
+                rank,
+                peer: meeting.ranks()[peer],
+                message: format!("{}: its lengths and elements don't fit together", self.call),
+            }),
+        }
     }
 }
 
@@ -93,7 +115,7 @@ impl Collective {
         }
     }
 
-    fn root(self) -> Option<usize> {
+    pub(super) fn root(self) -> Option<usize> {
         match self {
             Self::Broadcast { root }
             | Self::Reduce { root, .. }
@@ -151,6 +173,7 @@ impl<M> ProcessGroup<M> {
         });
         Ticket {
             core,
+            operation,
             call,
             timeout: self.timeout,
         }
@@ -235,6 +258,16 @@ impl<M> ProcessGroup<M> {
             "the input has {length} elements, which {ranks} ranks can't share evenly; pad it to a \
              multiple of {ranks}"
         );
+        Err(self.refuse(call, message))
+    }
+
+    /// Checks that there is one part for each rank.
+    pub(super) fn check_count(&self, call: &'static str, parts: usize) -> Result<()> {
+        let ranks = self.world_size();
+        if parts == ranks {
+            return Ok(());
+        }
+        let message = format!("{parts} parts were given where {ranks} ranks need one each");
         Err(self.refuse(call, message))
     }
 

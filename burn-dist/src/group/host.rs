@@ -22,13 +22,13 @@ macro_rules! for_elements {
     ($dtype:expr, $element:ident => $body:expr, $other:expr) => {
         match $dtype {
             // Flex32 is f32 in memory, of whatever precision in the device's registers.
-            DType::F32 | DType::Flex32 => for_elements!(@ f32, $element, $body),
-            DType::F64 => for_elements!(@ f64, $element, $body),
-            DType::F16 => for_elements!(@ half::f16, $element, $body),
-            DType::BF16 => for_elements!(@ half::bf16, $element, $body),
-            DType::I64 => for_elements!(@ i64, $element, $body),
-            DType::I32 => for_elements!(@ i32, $element, $body),
-            DType::U8 | DType::Bool(_) => for_elements!(@ u8, $element, $body),
+            burn::tensor::DType::F32 | burn::tensor::DType::Flex32 => for_elements!(@ f32, $element, $body),
+            burn::tensor::DType::F64 => for_elements!(@ f64, $element, $body),
+            burn::tensor::DType::F16 => for_elements!(@ half::f16, $element, $body),
+            burn::tensor::DType::BF16 => for_elements!(@ half::bf16, $element, $body),
+            burn::tensor::DType::I64 => for_elements!(@ i64, $element, $body),
+            burn::tensor::DType::I32 => for_elements!(@ i32, $element, $body),
+            burn::tensor::DType::U8 | burn::tensor::DType::Bool(_) => for_elements!(@ u8, $element, $body),
             _ => $other,
         }
     };
@@ -65,7 +65,7 @@ pub(super) struct Origin<const D: usize> {
     device: Device,
     /// For errors.
     rank: usize,
-    operation: &'static str,
+    pub(super) operation: &'static str,
 }
 
 impl<const D: usize> Contents<D> {
@@ -284,11 +284,7 @@ impl<M> ProcessGroup<M> {
         tensors: Vec<Tensor<D, K>>,
     ) -> Result<Vec<T>> {
         let call = like.operation;
-        if tensors.len() != self.world_size() {
-            let (found, size) = (tensors.len(), self.world_size());
-            let message = format!("{found} tensors were given where {size} ranks need one each");
-            return Err(self.refuse(call, message));
-        }
+        self.check_count(call, tensors.len())?;
         let mut all = Vec::with_capacity(like.length() * tensors.len());
         for (number, tensor) in tensors.into_iter().enumerate() {
             let contents = self.contents(call, tensor)?;

@@ -5,7 +5,8 @@
 //! - `buffer`, `tensor`: the forms in which a call takes its elements; `host`: tensors in host memory.
 //! - `mode`: blocking and asynchronous calls; `work`: the communication thread and the result of an
 //!   asynchronous call.
-//! - `p2p`: messages between two ranks; `messages`: small typed messages of the library.
+//! - `uneven`: calls whose ranks give different lengths; `objects`: values of any type.
+//! - `p2p`: messages between two ranks.
 //! - `member`: one rank's seat in a group and its departure.
 //! - `split`: groups made from groups; `world`: the group of all ranks of a job of several processes.
 //!
@@ -15,12 +16,13 @@ mod buffer;
 mod call;
 mod host;
 mod member;
-mod messages;
 mod mode;
+mod objects;
 mod operations;
 mod p2p;
 mod split;
 mod tensor;
+mod uneven;
 mod work;
 mod world;
 
@@ -40,7 +42,9 @@ use member::{Core, Lineage, Member};
 pub use buffer::{Buffer, form};
 pub(crate) use host::in_memory;
 pub use mode::{Blocking, Mode, Start, Started};
+pub use objects::Objects;
 pub use p2p::{AnyRank, Message, P2p, Slot, Source};
+pub use uneven::Uneven;
 pub use work::Work;
 
 /// How long a call waits for the other ranks unless told otherwise.

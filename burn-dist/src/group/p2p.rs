@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use burn::tensor::Tensor;
 use burn::tensor::kind::Basic;
-use burn::tensor::{DType, Tensor};
 
 use super::ProcessGroup;
 use super::buffer::Slice;

@@ -3,8 +3,8 @@
 //! Each call reads the tensor into host memory, runs the collective on its elements under the tensor's shape
 //! and dtype, and makes the result on the tensor's own device.
 
+use burn::tensor::Tensor;
 use burn::tensor::kind::Basic;
-use burn::tensor::{DType, Tensor};
 
 use super::ProcessGroup;
 use super::buffer::{Buffer, form, in_place, transfer};

@@ -55,7 +55,7 @@ pub(super) fn measure(group: &ProcessGroup, ranks: &[usize]) -> Result<Vec<Link>
             }
         }
     }
-    let all: Vec<Vec<Link>> = group.all_gather_messages(&mine)?;
+    let all: Vec<Vec<Link>> = group.objects().all_gather(&mine)?;
     let mut all: Vec<Link> = all.into_iter().flatten().collect();
     all.sort_by_key(|link| link.processes);
     Ok(all)

@@ -122,7 +122,7 @@ impl Preflight {
             forward,
         };
         let told = Told::of(worker, replica.passes(model)?, &self.known);
-        let all: Vec<Told> = group.all_gather_messages(&told)?;
+        let all: Vec<Told> = group.objects().all_gather(&told)?;
         let known = all.iter().flat_map(|one| one.known.clone()).collect();
         let (processes, replicas, speakers) = Told::sort(all);
         let links = links::measure(group, &speakers)?;

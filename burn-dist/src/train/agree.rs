@@ -61,7 +61,7 @@ pub(super) type Setting = (String, String);
 
 /// Refuses a training whose ranks have other settings than rank 0; the error names the first of them.
 pub(super) fn same_settings(group: &ProcessGroup, settings: &[Setting]) -> Result<()> {
-    let all: Vec<Vec<Setting>> = group.all_gather_messages(&settings)?;
+    let all = group.objects().all_gather(&settings.to_vec())?;
     let differing = all.iter().enumerate().find_map(|(peer, other)| {
         let pair = all[0].iter().zip(other).find(|(one, other)| one != other)?;
         Some((peer, pair))

@@ -153,7 +153,7 @@ impl<'a> Gather<'a> {
             samples: self.samples,
             count: self.count,
         };
-        let mut headers: Vec<Header> = self.group.all_gather_messages(&header)?;
+        let mut headers: Vec<Header> = self.group.objects().all_gather(&header)?;
         // All ranks judge alike, before memory is taken.
         self.check(&headers, equal)?;
         let bytes = self.collect(bytes, &headers)?;

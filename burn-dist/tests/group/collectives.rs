@@ -6,10 +6,21 @@ use crate::support::collectives::{
     check_all_types, check_blocking_among_asynchronous, check_dropped_work, check_moves,
     check_reductions,
 };
+use crate::support::program::check_program;
 use crate::support::{OPS, on_ranks};
 use burn_dist::{ProcessGroup, ReduceOp};
 use half::{bf16, f16};
 use proptest::prelude::*;
+
+#[test]
+fn random_programs_on_1_to_4_ranks() {
+    for seed in 0..12 {
+        on_ranks(1 + seed as usize % 4, |group| {
+            check_program::<f32>(&group, seed, 40);
+            check_program::<i64>(&group, !seed, 40);
+        });
+    }
+}
 
 #[test]
 fn all_types_operations_and_small_sizes_on_1_to_8_ranks() {

@@ -1,8 +1,8 @@
 //! The collectives on tensors: dtypes, dimensions, autodiff, and what can't travel.
 
 use crate::support::on_ranks;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_dist::{Error, ReduceOp};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn_dist::{AnyRank, Error, P2p, ReduceOp, Uneven};
 
 fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec_as::<f32>().unwrap()
@@ -240,5 +240,139 @@ fn wrong_arguments_of_an_asynchronous_form_come_from_wait() {
         let tensor = Tensor::<1>::zeros([2], &Device::flex());
         let error = group.start().broadcast(tensor, 7).wait().unwrap_err();
         assert!(error.to_string().contains("there is no rank 7"), "{error}");
+    });
+}
+
+fn bools<const D: usize>(tensor: Tensor<D, Bool>) -> Vec<bool> {
+    tensor.into_data().iter::<bool>().collect()
+}
+
+#[test]
+fn bool_tensors_travel_and_are_reduced_by_min_and_max_alone() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let rank = group.rank();
+        let of = |bits: &[bool]| Tensor::<1, Bool>::from_data(TensorData::from(bits), &device);
+        let mine = of(&[rank == 0, true, false]);
+        let any = group.all_reduce(mine.clone(), ReduceOp::Max).unwrap();
+        assert_eq!(
+            (any.dtype(), bools(any)),
+            (mine.dtype(), vec![true, true, false])
+        );
+        let every = group
+            .start()
+            .reduce(mine.clone(), ReduceOp::Min, 2)
+            .wait()
+            .unwrap();
+        assert_eq!(
+            bools(every),
+            if rank == 2 {
+                vec![false, true, false]
+            } else {
+                bools(mine.clone())
+            }
+        );
+        let first = group.broadcast(mine.clone(), 0).unwrap();
+        assert_eq!(bools(first), [true, true, false]);
+        let all: Vec<_> = group
+            .all_gather(mine.clone())
+            .unwrap()
+            .into_iter()
+            .map(bools)
+            .collect();
+        assert_eq!(
+            all,
+            [
+                [true, true, false],
+                [false, true, false],
+                [false, true, false]
+            ]
+        );
+        let all = group.gather(mine.clone(), 1).unwrap();
+        assert_eq!(all.map(|all| all.len()), (rank == 1).then_some(3));
+        let parts = (0..3).map(|part| of(&[part == rank])).collect::<Vec<_>>();
+        let given = (rank == 1).then(|| parts.clone());
+        let part = group.scatter((given, &of(&[false])), 1).unwrap();
+        assert_eq!(bools(part), [rank == 1]);
+        let got: Vec<_> = group
+            .all_to_all(parts)
+            .unwrap()
+            .into_iter()
+            .map(bools)
+            .collect();
+        assert_eq!(got, [[rank == 0], [rank == 1], [rank == 2]]);
+        let (next, previous) = ((rank + 1) % 3, (rank + 2) % 3);
+        group.send(mine.clone(), next, 0).unwrap();
+        let (from, got) = group.recv(mine, AnyRank, 0).unwrap();
+        assert_eq!(
+            (from, bools(got)),
+            (previous, vec![previous == 0, true, false])
+        );
+    });
+    on_ranks(2, |group| {
+        let tensor = Tensor::<1, Bool>::from_data(TensorData::from([true]), &device);
+        let error = group
+            .all_reduce(tensor, ReduceOp::Sum)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("bool tensors have no sum"), "{error}");
+    });
+}
+
+#[test]
+fn tensors_may_differ_in_their_first_dimension() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let rank = group.rank();
+        let of = |from: usize, rows: usize| {
+            Tensor::<2, Int>::full([rows, 2], from as i64, (&device, DType::I32))
+        };
+        let same = |found: Tensor<2, Int>, from: usize, rows: usize| {
+            assert_eq!((found.dims(), found.dtype()), ([rows, 2], DType::I32));
+            assert_eq!(ints(found), vec![from as i64; 2 * rows]);
+        };
+        let all = group.all_gather(Uneven(of(rank, rank))).unwrap();
+        all.into_iter()
+            .enumerate()
+            .for_each(|(from, found)| same(found, from, from));
+        let gathered = group
+            .start()
+            .gather(Uneven(of(rank, 2 - rank)), 0)
+            .wait()
+            .unwrap();
+        assert_eq!(gathered.is_some(), rank == 0);
+        let gathered = gathered.into_iter().flatten().enumerate();
+        gathered.for_each(|(from, found)| same(found, from, 2 - from));
+        let given = (rank == 2).then(|| (0..3).map(|to| of(2, 3 * to)).collect::<Vec<_>>());
+        let got = group.scatter(Uneven((given, &of(0, 1))), 2).unwrap();
+        same(got, 2, 3 * rank);
+        let parts = (0..3).map(|to| of(rank, rank + to)).collect::<Vec<_>>();
+        let got = group.all_to_all(Uneven(parts)).unwrap();
+        got.into_iter()
+            .enumerate()
+            .for_each(|(from, found)| same(found, from, from + rank));
+    });
+    let errors = on_ranks(2, |group| {
+        let tensor = Tensor::<2>::zeros([2, 3 + group.rank()], &device);
+        group.all_gather(Uneven(tensor)).map(drop).unwrap_err()
+    });
+    for error in errors {
+        assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_batch_carries_tensors() {
+    let device = Device::flex();
+    on_ranks(3, |group| {
+        let rank = group.rank();
+        let of = |rank: usize| Tensor::<1>::full([4], rank as f32, &device);
+        let (next, previous) = ((rank + 1) % 3, (rank + 2) % 3);
+        let batch = [P2p::Send(of(rank), next, 1), P2p::Recv(of(9), previous, 1)];
+        let received = group.start().batch(batch).wait().unwrap();
+        assert_eq!(
+            received.into_iter().map(floats).collect::<Vec<_>>(),
+            [vec![previous as f32; 4]]
+        );
     });
 }

@@ -6,6 +6,7 @@ use burn_dist::launch::Worker;
 use burn_dist::{ProcessGroup, ReduceOp, Result};
 
 use crate::job::Plan;
+use crate::support::program::check_program;
 use crate::support::{all_values, assert_same, on_ranks, reduced, values};
 use crate::worker::{Failure, tell};
 
@@ -36,6 +37,9 @@ pub(crate) fn script(group: &ProcessGroup) -> Result<Results> {
     let mut buffer = values::<f32>(9, group.rank(), 2_000_003);
     group.all_reduce(&mut buffer, ReduceOp::Mean)?;
     note(&mut results, group, "all_reduce", &buffer);
+    for seed in 0..3 {
+        check_program::<f32>(group, seed, 30);
+    }
     // Groups that lie across processes, in the opposite order of ranks; and a group of one of them.
     let rank = group.rank();
     for (seed, colour) in [(11, rank % 2), (12, rank.div_ceil(2))] {

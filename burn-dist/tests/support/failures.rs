@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use burn_dist::{Departure, Error, ProcessGroup, ReduceOp, Result};
+use burn_dist::{AnyRank, Departure, Error, P2p, ProcessGroup, ReduceOp, Result, Uneven};
 
 use super::mismatches::Calls;
 
@@ -232,6 +232,36 @@ pub(crate) fn refusals(ranks: usize) -> Vec<Refused> {
             &uneven,
         ),
         Refused::new(scatter_async(ranks + 1), scatter_async(ranks), &uneven),
+        Refused::new(
+            move |group| {
+                group
+                    .all_to_all(Uneven(vec![vec![0_u8]; ranks + 1]))
+                    .map(drop)
+            },
+            move |group| group.all_to_all(Uneven(vec![vec![0_u8]; ranks])).map(drop),
+            &format!(
+                "{} parts were given where {ranks} ranks need one each",
+                ranks + 1
+            ),
+        ),
+        Refused::new(
+            |group| group.objects().scatter(Some(&[7_u8][..0]), 1).map(drop),
+            |group| group.objects().scatter::<u8>(None, 1).map(drop),
+            &format!("0 parts were given where {ranks} ranks need one each"),
+        ),
+        Refused::new(
+            |group| group.objects().broadcast(Some(&7_u8), 0).map(drop),
+            |group| {
+                let value = (group.rank() == 0).then_some(&7_u8);
+                group.objects().broadcast(value, 0).map(drop)
+            },
+            "only the root has an input",
+        ),
+        Refused::new(
+            |group| group.batch([P2p::Send(vec![0_u8], 9, 0)]).map(drop),
+            |group| group.recv(&mut [0_u8], AnyRank, 0).map(drop),
+            "there is no rank 9",
+        ),
         Refused::new(
             |group| group.send(&[0_u8], 7, 0),
             |group| group.recv(&mut [0_u8], 1, 0),

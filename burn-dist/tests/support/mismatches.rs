@@ -1,6 +1,6 @@
 //! Ranks that make different calls, and what the error of each must say, in one process or in several.
 
-use burn_dist::{Element, Error, ProcessGroup, ReduceOp, Result};
+use burn_dist::{Element, Error, ProcessGroup, ReduceOp, Result, Uneven};
 
 /// What a rank calls.
 pub(super) type Calls = Box<dyn Fn(&ProcessGroup) -> Result<()> + Sync>;
@@ -118,6 +118,27 @@ pub(crate) fn another_root(root: usize) -> Mismatch {
         [
             "broadcast #1 u8[4] root 0",
             &format!("broadcast #1 u8[4] root {root}"),
+        ],
+    )
+}
+
+/// Equal and unequal lengths, of which each looks like the other to a rank alone.
+pub(crate) fn another_form() -> Mismatch {
+    Mismatch::new(
+        |group| group.all_gather(vec![1.0_f32; 3]).map(drop),
+        |group| group.all_gather(Uneven(vec![1.0_f32; 3])).map(drop),
+        ["all_gather #1 f32[3]", "all_gather(Uneven) #1 f32[]"],
+    )
+}
+
+/// Values for this root or for all.
+pub(crate) fn another_object(root: usize) -> Mismatch {
+    Mismatch::new(
+        |group| group.objects().gather(&7_u8, 0).map(drop),
+        move |group| group.objects().gather(&7_u8, root).map(drop),
+        [
+            "gather_object #1 root 0",
+            &format!("gather_object #1 root {root}"),
         ],
     )
 }

@@ -4,6 +4,7 @@
 pub(crate) mod collectives;
 pub(crate) mod failures;
 pub(crate) mod mismatches;
+pub(crate) mod program;
 
 use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};

@@ -384,7 +384,7 @@ impl Worker {
         if !any.spent {
             return Ok(());
         }
-        let all: Vec<(bool, bool)> = self.group.all_gather_messages(&(own.void, own.spent))?;
+        let all: Vec<(bool, bool)> = self.group.objects().all_gather(&(own.void, own.spent))?;
         let ranks = |which: fn(&(bool, bool)) -> bool| {
             let ranks = all.iter().zip(self.group.ranks());
             let ranks: Vec<String> = ranks

@@ -9,6 +9,7 @@ use super::support::collectives::{
     check_all, check_all_types, check_blocking_among_asynchronous, check_dropped_work, check_moves,
     check_reductions, check_shared_results, split_by_parity,
 };
+use super::support::program::check_program;
 use super::support::{OPS, Random, on_groups};
 use super::{job_on, on_job};
 use crate::transport::tcp;
@@ -58,6 +59,13 @@ fn small_sizes_of_several_types_in_every_layout() {
                 check_shared_results(&group, length, seed);
             }
         });
+    }
+}
+
+#[test]
+fn random_programs_in_every_layout() {
+    for (layout, seed) in LAYOUTS[..5].iter().zip(0..) {
+        on_job(layout, |group| check_program::<f32>(&group, seed, 40));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Ranks of several processes that make different calls get one error, which says who made which.
 
 use super::support::mismatches::{
-    Mismatch, another_operation, another_order, another_reduction, another_root, another_shape,
-    another_type, message_mismatch, other_rounds,
+    Mismatch, another_form, another_object, another_operation, another_order, another_reduction,
+    another_root, another_shape, another_type, message_mismatch, other_rounds,
 };
 use super::{LAYOUTS, on_job};
 
@@ -32,6 +32,12 @@ fn another_shape_type_or_reduction_is_a_mismatch() {
 #[test]
 fn another_root_is_a_mismatch() {
     check(another_root);
+    check(another_object);
+}
+
+#[test]
+fn another_form_is_a_mismatch() {
+    check(|_| another_form());
 }
 
 #[test]
