@@ -84,7 +84,8 @@ fn a_blocking_call_on_borrowed_memory_takes_no_memory_of_its_size() {
             let work = &work;
             scope.spawn(move || {
                 let taken = work(group);
-                assert!(taken < RANKS * (2 << 10), "{taken} bytes");
+                // A block of partial sums, and little else.
+                assert!(taken < RANKS * (10 << 10), "{taken} bytes");
             });
         }
     });
