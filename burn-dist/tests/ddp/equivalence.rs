@@ -10,6 +10,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::ddp::DdpConfig;
 use burn_dist::random;
 use models::{EncoderConfig, EncoderHead, MlpConfig, MnistCnnConfig};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 const RANKS: usize = 4;
 const BATCH: usize = 16;
@@ -17,12 +19,8 @@ const STEPS: usize = 20;
 
 /// A number in [0, 1) that depends on its arguments alone.
 fn noise(step: usize, index: usize) -> f32 {
-    let mut x = (step * 7_919 + index) as u64;
-    x = (x ^ (x >> 30))
-        .wrapping_add(0x9E37_79B9_7F4A_7C15)
-        .wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (x >> 40) as f32 / (1 << 24) as f32
+    let mut random = SplitMix64::seed_from_u64((step * 7_919 + index) as u64);
+    (random.next_u64() >> 40) as f32 / (1 << 24) as f32
 }
 
 /// Samples `from..to` of the global batch of a step, `features` numbers each.

@@ -8,6 +8,8 @@ pub(crate) mod program;
 
 use burn_dist::{Element, ProcessGroup, ReduceOp};
 use half::{bf16, f16};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 /// Runs `work` as every rank of a group of threads, and returns the results in rank order.
 pub(crate) fn on_ranks<R: Send>(ranks: usize, work: impl Fn(ProcessGroup) -> R + Sync) -> Vec<R> {
@@ -32,16 +34,15 @@ pub(crate) fn on_groups<R: Send>(
     })
 }
 
-/// A generator of reproducible numbers (splitmix64).
+/// A generator of reproducible numbers (SplitMix64), made from its state.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
+        let mut generator = SplitMix64::seed_from_u64(self.0);
+        let number = generator.next_u64();
+        self.0 = u64::from_le_bytes(generator.state());
+        number
     }
 
     pub(crate) fn below(&mut self, limit: usize) -> usize {
