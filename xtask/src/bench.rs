@@ -28,15 +28,15 @@ use std::time::Duration;
 /// Up to this, a tensor of every rank fits into the memory of a small machine.
 const LARGEST: u64 = 1 << 30;
 
-/// What to time, against whom, and where to write it.
+/// Flags of `cargo xtask bench`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = ABOUT)]
 pub(crate) struct Arguments {
-    /// What to time [default: all]
+    /// Bench to run [default: all]
     #[arg(value_enum)]
     bench: Option<Bench>,
 
-    /// How the ranks lie [default: both ways]
+    /// Layout of the ranks [default: both]
     #[arg(long, value_enum)]
     layout: Option<Layout>,
 
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "peers")]
     python: Option<PathBuf>,
 
-    /// How often each program runs; medians of the rounds count [default: 5 for all-reduce and ddp-step, else 1]
+    /// Runs of each program; medians of the rounds count [default: 5 for all-reduce and ddp-step, else 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
 
@@ -205,7 +205,7 @@ impl Arguments {
         sizes
     }
 
-    /// Where a bench is timed: layouts and numbers of ranks.
+    /// Layouts and numbers of ranks of a bench.
     fn places(&self, bench: Bench) -> Vec<(Layout, u32)> {
         let mut ranks = self.ranks.clone();
         if ranks.is_empty() {

@@ -17,7 +17,7 @@ pub(crate) enum Backend {
     Cpu,
 }
 
-/// What matters here of an operating system.
+/// Kind of operating system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     Linux,
@@ -101,7 +101,7 @@ impl Machine {
     }
 }
 
-/// Where the distributions, WSL 2 and NixOS keep shared libraries.
+/// Folders in which the distributions, WSL 2 and NixOS keep shared libraries.
 const LIBRARY_FOLDERS: [&str; 11] = [
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -116,7 +116,7 @@ const LIBRARY_FOLDERS: [&str; 11] = [
     "run/opengl-driver/lib",
 ];
 
-/// Whether the dynamic linker would find the library, by the folders it searches by default and those
+/// True if the dynamic linker would find the library, by the folders it searches by default and those
 /// that `LD_LIBRARY_PATH` adds.
 fn has_library(root: &Path, name: &str) -> bool {
     let added = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
@@ -127,7 +127,7 @@ fn has_library(root: &Path, name: &str) -> bool {
         .any(|folder| folder.join(name).is_file())
 }
 
-/// Whether the NVIDIA driver lists a GPU, or a container was given one, or WSL 2 shares the host's.
+/// True if the NVIDIA driver lists a GPU, or a container was given one, or WSL 2 shares the host's.
 fn has_nvidia_device(root: &Path) -> bool {
     let listed = entries(&root.join("proc/driver/nvidia/gpus"))
         .next()

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long anything may take on a machine that is busy with other things.
+/// Longest time of anything on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Prints a measurement of all-reduce with the flags that the program got.

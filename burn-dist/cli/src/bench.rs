@@ -15,7 +15,7 @@ const MAX_BYTES: usize = 1 << 30;
 /// Fewest and most repetitions of a size.
 const REPETITIONS: (usize, usize) = (5, 2000);
 
-/// What to time.
+/// Ranks, sizes and times of a measurement.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = ABOUT)]
 pub(crate) struct Arguments {

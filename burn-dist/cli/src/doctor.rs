@@ -27,7 +27,7 @@ use std::time::Duration;
 /// Port of a job that is told none.
 const PORT: u16 = 29_500;
 
-/// What to measure, and where to write it.
+/// Flags of `burn-dist doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = ABOUT)]
 pub(crate) struct Arguments {

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::Value;
 
-/// How ranks lie.
+/// Layout of ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Layout {
     /// All are threads of one process
@@ -31,15 +31,15 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) bench: String,
-    /// How the ranks lie, and how many there are.
+    /// Layout of the ranks, and their number.
     pub(super) layout: Layout,
     pub(super) ranks: u64,
     /// Of the tensor, the gradients or whatever the bench is about.
     pub(super) bytes: u64,
     pub(super) seconds: f64,
-    /// Which of several ways of doing the same this is, where a peer has several.
+    /// The way that was measured, of a peer that has several ways of doing the same.
     pub(super) variant: Option<String>,
-    /// What the program has compared it with itself, and how long that took.
+    /// The comparison of the program itself, and its time.
     pub(super) compared: Option<(String, f64)>,
 }
 

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long it may take to build burn-collective with its Burn on a slow machine.
+/// Longest time to build burn-collective with its Burn on a slow machine.
 const BUILDING: Duration = Duration::from_hours(1);
-/// How long a compiler of one small file or an interpreter may take.
+/// Longest time of a compiler of one small file, or of an interpreter.
 const TRYING: Duration = Duration::from_mins(2);
 
 /// A kind of peer.
@@ -38,7 +38,7 @@ impl Kind {
         Self::Torch,
     ];
 
-    /// What it is called where it is compared.
+    /// Name in comparisons.
     pub(super) fn name(self, bench: Bench) -> &'static str {
         match self {
             Self::OpenMpiShared => "OpenMPI shared memory",
@@ -50,7 +50,7 @@ impl Kind {
         }
     }
 
-    /// Whether it does what is timed.
+    /// True if it does what is timed.
     pub(super) fn serves(self, bench: Bench, layout: Layout, ranks: u32) -> bool {
         match self {
             Self::OpenMpiShared | Self::BurnCollective => {
@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// What its lines call the bench.
+    /// Name of the bench in its lines.
     pub(super) fn says(self, bench: Bench) -> &'static str {
         match self {
             Self::RawTcp => "raw-tcp",
@@ -77,7 +77,7 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) kind: Kind,
-    /// What is started.
+    /// The command to start.
     pub(super) program: PathBuf,
     /// Its first arguments; what it runs, where it is a launcher or an interpreter.
     pub(super) file: Option<PathBuf>,
@@ -128,7 +128,7 @@ impl Peer {
     }
 }
 
-/// What mpirun is told before the program: to move bytes by nothing but these.
+/// Arguments of mpirun before the program: to move bytes by nothing but these.
 fn openmpi_flags(command: &mut Command, setting: &Setting, layers: &str) {
     if is_root() {
         command.arg("--allow-run-as-root");

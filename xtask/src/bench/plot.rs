@@ -13,9 +13,9 @@ use crate::error::Error;
 use plotters::prelude::*;
 use series::{Contestants, Group};
 
-/// What drawing gives.
+/// Result of drawing.
 type Drawn = Result<(), Box<dyn std::error::Error>>;
-/// Where something is drawn.
+/// Target of drawing.
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// In pixels.
@@ -84,7 +84,7 @@ fn height(groups: &[Group], contestants: &Contestants) -> u32 {
         }
 }
 
-/// Where each contestant's entry begins: side by side, and on the next line where the width ends.
+/// Positions of the contestants' entries: side by side, and on the next line where the width ends.
 fn legend_places(contestants: &Contestants) -> Vec<(u32, u32)> {
     let (mut x, mut y) = (0, 0);
     (0..contestants.len())

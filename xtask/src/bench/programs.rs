@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// What can be timed.
+/// Benches that can be timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Bench {
     /// all_reduce of f32, by size
     AllReduce,
     /// A training step of the MNIST CNN with synchronised gradients, against one without
     DdpStep,
-    /// How much of the synchronisation hides behind the backward pass
+    /// Share of the synchronisation that hides behind the backward pass
     Overlap,
     /// Loading batches
     Loader,
@@ -51,7 +51,7 @@ impl Bench {
         self == Self::AllReduce
     }
 
-    /// How its ranks can lie.
+    /// Layouts that its ranks can have.
     pub(super) fn layouts(self) -> &'static [Layout] {
         match self {
             Self::Loader => &[Layout::Threads],
@@ -60,7 +60,7 @@ impl Bench {
         }
     }
 
-    /// How many there are unless the user says.
+    /// Numbers of ranks unless the user says.
     pub(super) fn ranks(self) -> &'static [u32] {
         match self {
             Self::Loader => &[2],
@@ -68,7 +68,7 @@ impl Bench {
         }
     }
 
-    /// How often it runs unless the user says. Short rounds alternate with the peers; the others take
+    /// Number of rounds unless the user says. Short rounds alternate with the peers; the others take
     /// their turns with what they are compared with themselves.
     pub(super) fn rounds(self) -> u32 {
         match self {
@@ -78,7 +78,7 @@ impl Bench {
     }
 }
 
-/// What is timed in one go.
+/// One measurement: a bench with a layout, ranks and sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Setting<'a> {
     pub(super) bench: Bench,
@@ -91,7 +91,7 @@ pub(super) struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// What is timed, in words.
+    /// Describes the measurement in words.
     pub(super) fn title(&self) -> String {
         format!(
             "{}, {} {}",

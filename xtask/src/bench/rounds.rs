@@ -9,12 +9,12 @@ use super::run::{Halt, run};
 use std::process::Command;
 use std::time::Duration;
 
-/// Who can be timed, and for how long.
+/// Contestants, and their time limits.
 #[derive(Debug)]
 pub(super) struct Field<'a> {
     pub(super) programs: &'a Programs,
     pub(super) peers: &'a [Peer],
-    /// How long one program may take for one round.
+    /// Longest time of one program for one round.
     pub(super) limit: Duration,
 }
 
@@ -23,7 +23,7 @@ struct Contestant<'a> {
     /// None for ours.
     peer: Option<&'a Peer>,
     name: &'static str,
-    /// What its lines call the bench.
+    /// Name of the bench in its lines.
     says: &'static str,
 }
 
@@ -134,7 +134,7 @@ fn take(
     Ok(())
 }
 
-/// Whether it measures what was asked for. A bench may have parts: `startup-processes`.
+/// True if it measures what was asked for. A bench may have parts: `startup-processes`.
 fn is_about(line: &Line, from: &Contestant, setting: &Setting) -> bool {
     let part = line.bench.strip_prefix(from.says);
     part.is_some_and(|part| part.is_empty() || part.starts_with('-'))

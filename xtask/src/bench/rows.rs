@@ -16,11 +16,11 @@ pub(super) struct Row {
     pub(super) peer: Option<Peer>,
 }
 
-/// How long a peer took.
+/// Time of a peer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Peer {
     pub(super) name: String,
-    /// Which of its ways was the fastest here.
+    /// The fastest of its ways here.
     pub(super) variant: Option<String>,
     pub(super) seconds: f64,
 }
@@ -56,7 +56,7 @@ impl Row {
     }
 }
 
-/// Where a measurement belongs: the bench or its part, the layout, the ranks, the bytes.
+/// Key of a measurement: the bench or its part, the layout, the ranks, the bytes.
 type Place = (String, Layout, u64, u64);
 
 fn place(line: &Line) -> Place {
@@ -71,7 +71,7 @@ type Times = BTreeMap<(Place, Option<String>), Vec<f64>>;
 pub(super) struct Samples {
     /// Ours, by what the program has compared it with itself.
     ours: Times,
-    /// What the program has compared it with.
+    /// Name of the comparison of the program itself.
     compared: BTreeMap<(Place, String), Vec<f64>>,
     /// By peer, in the order in which they came first, and variant.
     peers: Vec<(String, Times)>,

@@ -5,11 +5,11 @@ use burn_dist_launcher::{self as launcher, Finish};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-/// Why no more is to be run.
+/// Reason to run no more.
 #[derive(Debug)]
 pub(super) enum Halt {
     Failed(Error),
-    /// What is wrong has been said, or the user wants it: with this exit code.
+    /// The user wants no more, or has seen the error: with this exit code.
     Ended(ExitCode),
 }
 
@@ -19,12 +19,12 @@ impl From<Error> for Halt {
     }
 }
 
-/// What became of a program.
+/// Output and end of a program.
 #[derive(Debug)]
 pub(super) struct Ran {
-    /// What it wrote to stdout.
+    /// Lines on stdout.
     pub(super) lines: Vec<String>,
-    /// Why it didn't succeed, in words that go on after its name.
+    /// Reason why it didn't succeed, in words that go on after its name.
     pub(super) trouble: Option<String>,
 }
 

@@ -34,7 +34,7 @@ pub enum Error {
     /// The system refused a thread, a signal handler or a process group.
     #[error("cannot {what}: {cause}")]
     System {
-        /// What was tried.
+        /// The attempt, after "cannot".
         what: &'static str,
         /// Reason of the system.
         cause: io::Error,

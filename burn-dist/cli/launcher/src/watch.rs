@@ -14,7 +14,7 @@ const HURRY: Duration = Duration::from_secs(2);
 pub struct Finished {
     /// The last 1000 lines of its stdout.
     pub lines: Vec<String>,
-    /// How it ended.
+    /// End of the program.
     pub end: Finish,
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn make_program(folder: &Path, script: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// What comes after the launcher's end is the kernel's doing and takes a moment.
+/// Waits until the processes are gone: the kernel ends them a moment after the launcher.
 pub(crate) fn assert_soon_gone(pids: &[u32]) {
     let start = Instant::now();
     while pids.iter().any(|pid| runs(*pid)) {

@@ -52,7 +52,7 @@ fn main() -> Result<(), String> {
     Ok(())
 }
 
-/// What to time.
+/// Ranks, sizes and times of a measurement.
 struct Options {
     ranks: usize,
     /// In bytes.
@@ -92,7 +92,7 @@ struct Job<'a> {
     strategy: AllReduceStrategy,
     variant: &'a str,
     meeting: Meeting,
-    /// How often rank 0 finds right.
+    /// Number of repetitions that rank 0 finds right.
     repetitions: AtomicUsize,
 }
 
@@ -147,7 +147,7 @@ impl Job<'_> {
     }
 }
 
-/// Where all ranks wait for the last of them. They do not sleep, so that they leave it together: waking
+/// Barrier at which all ranks wait for the last of them. They do not sleep, so that they leave it together: waking
 /// a thread takes longer than a small all_reduce.
 #[derive(Default)]
 struct Meeting {

@@ -54,7 +54,7 @@ pub(super) fn draw(area: &Area, groups: &[Group], contestants: &Contestants) -> 
     Ok(())
 }
 
-/// Where a measurement lies; nothing has no logarithm, and no place.
+/// Position of a measurement; nothing has no logarithm, and no position.
 fn place((bytes, seconds): (u64, f64)) -> Option<(f64, f64)> {
     (bytes > 0 && seconds > 0.0).then(|| ((bytes as f64).log2(), bytes as f64 / seconds / 1e9))
 }
@@ -78,7 +78,7 @@ fn per_second(speed: f64) -> String {
     format!("{:.0} {name}", speed / unit)
 }
 
-/// What all panels show, so that they can be compared: sizes by their powers of two, and whole decades of
+/// Axes of all panels, so that they can be compared: sizes by their powers of two, and whole decades of
 /// bandwidth.
 fn ranges(groups: &[Group], contestants: &Contestants) -> (Range<f64>, Range<f64>) {
     let series = groups.iter().flat_map(|group| group.series(contestants));

@@ -43,7 +43,7 @@ pub(super) fn colour(contestant: usize) -> RGBColor {
     COLOURS[contestant % COLOURS.len()]
 }
 
-/// What was measured with one layout and number of ranks.
+/// Measurements with one layout and number of ranks.
 #[derive(Debug)]
 pub(super) struct Group<'a> {
     pub(super) layout: Layout,
@@ -56,7 +56,7 @@ impl Group<'_> {
         format!("{} {}", self.ranks, self.layout.name())
     }
 
-    /// What each contestant measured, if anything: bytes and seconds, in the order of sizes.
+    /// Measurements of each contestant: bytes and seconds, in the order of sizes.
     pub(super) fn series<'a>(
         &'a self,
         contestants: &'a Contestants,
