@@ -141,7 +141,7 @@ fn host(text: &str) -> Result<String, String> {
 ///
 /// [`Error`] if the arguments don't go together or the processes can't be started.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let node = Node::of(arguments, |name| std::env::var_os(name))?;
+    let node = Node::of(arguments, std::env::var_os)?;
     let errors = tempfile::tempdir().map_err(Error::system("make a temporary folder"))?;
     let file = |process: usize| errors.path().join(process.to_string());
     if let Some(folder) = &arguments.log_dir {
@@ -250,7 +250,7 @@ impl<'a> Node<'a> {
     /// The command of a process of this node.
     fn command(&self, local: u32) -> Command {
         let (program, args) = match self.command {
-            [] => (Default::default(), &[][..]),
+            [] => (OsString::new(), &[][..]),
             [program, args @ ..] => (program.clone(), args),
         };
         let mut command = Command::new(program);
