@@ -10,6 +10,7 @@
 //! | [`ddp`] | [`Ddp`](ddp::Ddp): attaches to a model, averages its gradients |
 //! | [`preflight`] | what a job will meet, measured before it starts |
 //! | [`observe`] | spans, stragglers; traces, TensorBoard and Prometheus (feature `observe`) |
+//! | `cli` (feature `cli`) | the flags of a job, for programs with clap |
 //! | [`checkpoint`] | the state of a run on disk, and how to go on from there |
 //! | [`data`] | loaders and samplers that give each rank its share |
 //! | [`random`] | parameters and dropout that depend on the seed, not on timing |
@@ -146,6 +147,8 @@
 extern crate self as burn_dist;
 
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod codec;
 mod collective;
 pub mod data;

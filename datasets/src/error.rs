@@ -64,6 +64,14 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// This build can't download.
+    #[cfg(not(feature = "download"))]
+    #[error(
+        "this program was built without downloads; build it with the feature `download`, as \
+         `cargo xtask train-mnist --download` does"
+    )]
+    NoDownload,
+
     /// This user has no cache directory to download into.
     #[cfg(feature = "download")]
     #[error(

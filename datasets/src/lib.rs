@@ -3,6 +3,7 @@
 //! - [`MnistDataset`] holds one [`MnistSplit`] in memory: the 10,000 digits inside this crate
 //!   ([`MnistDataset::embedded`]) or any directory in MNIST's format, such as the full MNIST or
 //!   Fashion-MNIST ([`MnistDataset::from_dir`]).
+//! - [`Mnist`] holds both splits.
 //! - `download::mnist`, with the feature `download`, fetches the full MNIST into the user's cache.
 //! - [`SyntheticMnist`] computes images from an index and a seed, for benches of any length.
 //! - [`MnistBatcher`] turns the items of either into an [`MnistBatch`] of tensors.
@@ -38,7 +39,7 @@ mod synthetic;
 
 pub use batcher::{MnistBatch, MnistBatcher};
 pub use error::{Error, Fault, Result};
-pub use mnist::{MnistDataset, MnistItem, MnistSplit};
+pub use mnist::{Mnist, MnistDataset, MnistItem, MnistSplit};
 pub use synthetic::SyntheticMnist;
 
 /// Height and width of an image, in pixels.

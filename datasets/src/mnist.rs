@@ -2,8 +2,6 @@
 //!
 //! Invariant: there are [`PIXELS`] bytes of pixels for every label, and every label is a class.
 //! Clones share the buffers.
-//!
-//! Callers: `download`, examples, tests and benches.
 
 use std::fmt;
 use std::fs::File;
@@ -67,6 +65,43 @@ struct Data {
     labels: Vec<u8>,
 }
 
+/// Both splits of a data set in MNIST's format.
+#[derive(Clone, Debug)]
+pub struct Mnist {
+    /// The images to train on.
+    pub train: MnistDataset,
+    /// The images held out for the test.
+    pub test: MnistDataset,
+}
+
+impl Mnist {
+    /// Reads a directory as [`MnistDataset::from_dir`]; without one, the digits inside this crate.
+    ///
+    /// # Errors
+    /// As [`MnistDataset::from_dir`].
+    pub fn open(directory: Option<&Path>) -> Result<Self> {
+        let split = |split| match directory {
+            Some(directory) => MnistDataset::from_dir(directory, split),
+            None => MnistDataset::embedded(split),
+        };
+        Ok(Self {
+            train: split(MnistSplit::Train)?,
+            test: split(MnistSplit::Test)?,
+        })
+    }
+
+    /// Reads the full MNIST from the user's cache directory, and downloads what is missing there.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`] without the feature `download`; otherwise as `download::mnist` and [`open`](Self::open).
+    pub fn download() -> Result<Self> {
+        #[cfg(feature = "download")]
+        return Self::open(Some(&crate::download::mnist()?));
+        #[cfg(not(feature = "download"))]
+        Err(Error::NoDownload)
+    }
+}
+
 impl MnistDataset {
     /// The digits inside this crate: 8,000 to train on or 2,000 to test with, of the full MNIST's
     /// training set. By Y. LeCun and C. Cortes, licensed CC BY-SA 3.0.
@@ -122,6 +157,14 @@ impl MnistDataset {
             "idx1-ubyte",
         )?;
         Self::read(images, labels)
+    }
+
+    /// Returns FNV-1a of all pixels and labels. It tells data sets apart, and is no proof against forgers.
+    pub fn checksum(&self) -> u64 {
+        let bytes = self.data.pixels.iter().chain(&self.data.labels);
+        bytes.fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        })
     }
 
     fn read(images: (PathBuf, impl Read), labels: (PathBuf, impl Read)) -> Result<Self> {

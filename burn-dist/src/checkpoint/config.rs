@@ -90,6 +90,10 @@ pub struct CheckpointConfig {
     /// mix.
     #[config(default = false)]
     pub resume: bool,
+    /// Settings that a run and its continuation must have alike, by name: a learning rate, a seed, a checksum of the
+    /// data. They are saved with each checkpoint, and resuming compares them.
+    #[config(default = "Vec::new()")]
+    pub settings: Vec<(String, String)>,
     /// How long the ranks wait for rank 0's disk. A checkpoint that takes longer to write has failed.
     #[config(default = "Duration::from_mins(10)")]
     pub disk_timeout: Duration,
@@ -114,7 +118,7 @@ impl CheckpointConfig {
     ///
     /// [`Error::Checkpoint`], on every rank, if the folder can't be used, which is tried, or another job uses it; if it has
     /// checkpoints and this is not to resume; if all are damaged; if the newest is of another number of ranks,
-    /// for each rank has a random stream of its own, or of another format. [`Error::InvalidArgument`] if none
+    /// for each rank has a random stream of its own, of other settings, or of another format. [`Error::InvalidArgument`] if none
     /// is to be kept. Otherwise the group's own errors.
     pub fn init(&self, group: &ProcessGroup) -> Result<(Checkpoints, Option<Restored>)> {
         let group = &group.within("CheckpointConfig::init");
@@ -142,10 +146,13 @@ impl CheckpointConfig {
             None => None,
             Some(found) => {
                 let own = contents.take().map(|contents| contents.files);
-                Some(found.restore(group, own)?)
+                let restored = found.restore(group, own)?;
+                restored.check_settings(&self.settings)?;
+                Some(restored)
             }
         };
         let checkpoints = Checkpoints::new(group, folder, self.disk_timeout);
+        let checkpoints = checkpoints.with_settings(self.settings.clone());
         Ok((checkpoints, restored))
     }
 

@@ -4,7 +4,7 @@
 
 use super::failed;
 use super::manifest::{Manifest, record_file};
-use super::state::{self, OfRank, Shared};
+use super::state::{self, OfRank, Settings, Shared};
 use super::{RANKS, STATE};
 use crate::data::SamplerState;
 use crate::error::{Error, Result};
@@ -81,6 +81,34 @@ impl Restored {
             shared,
             own: ranks.swap_remove(rank),
         })
+    }
+
+    /// Refuses to go on with other settings than those of the run that saved the checkpoint.
+    pub(super) fn check_settings(&self, ours: &Settings) -> Result<()> {
+        let theirs = &self.shared.settings;
+        let value = |of: &Settings, name: &str| {
+            let found = of.iter().find(|(known, _)| known == name);
+            found.map_or("not set".to_owned(), |(_, value)| format!("{value:?}"))
+        };
+        let dropped = theirs
+            .iter()
+            .filter(|(name, _)| !ours.iter().any(|(known, _)| known == name));
+        let differences: Vec<String> = ours
+            .iter()
+            .chain(dropped)
+            .map(|(name, _)| (name, value(theirs, name), value(ours, name)))
+            .filter(|(_, theirs, ours)| theirs != ours)
+            .map(|(name, theirs, ours)| format!("{name}: expected {theirs}, got {ours}"))
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "it is of a run with other settings, and would not go on as it began: {}; resume with the same \
+             settings, or begin in another folder",
+            differences.join(", ")
+        );
+        Err(failed(&self.path, message))
     }
 
     /// The step after which it was saved.

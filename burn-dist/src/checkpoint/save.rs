@@ -9,7 +9,7 @@
 use super::folder::Folder;
 use super::manifest::{FORMAT, Manifest};
 use super::snapshot::Snapshot;
-use super::state::{self, OfRank};
+use super::state::{self, OfRank, Settings};
 use super::{RANKS, STATE, broadcast, failed};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -42,6 +42,7 @@ pub struct Checkpoints {
     /// On rank 0.
     disk: Option<Disk>,
     disk_timeout: Duration,
+    settings: Settings,
     /// Why the last one that was to be saved was not written.
     failed: Option<Error>,
 }
@@ -63,13 +64,22 @@ impl Checkpoints {
             disk: folder.map(|folder| Disk::new(folder, disk_timeout)),
             group: group.within("Checkpoints::save"),
             disk_timeout,
+            settings: Settings::new(),
             failed: None,
         }
     }
 
+    /// Saves these with each checkpoint.
+    pub(super) fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// Begins to collect the state after `step`, with the calling thread's random stream as it is now.
     pub fn snapshot(&self, step: u64) -> Snapshot {
-        Snapshot::new(step, self.group.rank() == 0)
+        let mut snapshot = Snapshot::new(step, self.group.rank() == 0);
+        snapshot.shared.settings.clone_from(&self.settings);
+        snapshot
     }
 
     /// Writes a checkpoint, and removes the oldest if there are more than are to be kept. Every rank calls it

@@ -9,6 +9,9 @@ use ciborium::Value;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
+/// Names and values of what a run and its continuation must have alike.
+pub(super) type Settings = Vec<(String, String)>;
+
 /// Values by name.
 pub(super) type Values = BTreeMap<String, Value>;
 
@@ -22,6 +25,8 @@ const DEEPEST_VALUE: usize = DEEPEST - 3;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shared {
     pub(super) sampler: Option<SamplerState>,
+    #[serde(default)]
+    pub(super) settings: Settings,
     pub(super) values: Values,
 }
 
@@ -98,7 +103,7 @@ mod tests {
             let mut values = Values::new();
             let value = (f64::from_bits(double), f32::from_bits(single), whole, &text);
             put(&mut values, "a", &value).unwrap();
-            let bytes = encode(&Shared { sampler: None, values }).unwrap();
+            let bytes = encode(&Shared { values, ..Shared::default() }).unwrap();
             let back: Shared = decode(&bytes).unwrap();
             let (d, s, w, t) = get::<(f64, f32, (u64, i64), Option<String>)>(&back.values, "a").unwrap();
             // A NaN stays one, with a payload of its own.
@@ -136,8 +141,8 @@ mod tests {
         let bytes = encode(&ranks).unwrap();
         assert_eq!(decode::<Vec<OfRank>>(&bytes), Ok(ranks));
         let shared = Shared {
-            sampler: None,
             values,
+            ..Shared::default()
         };
         let bytes = encode(&shared).unwrap();
         assert_eq!(decode::<Shared>(&bytes), Ok(shared));

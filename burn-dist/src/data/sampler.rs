@@ -150,6 +150,11 @@ impl DistributedSampler {
         self.share.batch_size
     }
 
+    /// Returns the samples of all ranks in a step.
+    pub fn global_batch_size(&self) -> usize {
+        self.share.global_batch
+    }
+
     pub(super) fn remainder(&self) -> Remainder {
         self.share.remainder
     }

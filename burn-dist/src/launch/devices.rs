@@ -13,6 +13,7 @@ use std::path::Path;
 
 /// A kind of device to train on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Backend {
     /// CUDA GPUs if there are enough of them, else other GPUs, else the CPU.
     Auto,

@@ -3,6 +3,7 @@
 //! - `phases`: spans around what only the training loop sees: forward, backward, the optimizer;
 //! - [`StepMonitor`]: called once a step; gathers every rank's figures on rank 0, and names stragglers
 //!   (`summary`: the figures; `straggler`: who is one);
+//! - [`History`]: loss, accuracy and the like over the samples of all ranks, epoch by epoch;
 //! - with the feature `observe`, `Outputs`: TensorBoard's event files (`tensorboard`) and an endpoint for
 //!   Prometheus (`metrics`); and `ChromeTrace`: the spans as a file for Perfetto (`chrome`).
 //!
@@ -22,11 +23,10 @@
 //!
 //! They are at the levels `debug` and `trace` (`rank`: `info`), and cost next to nothing where nobody
 //! listens. What listens must not wait: it is called by threads that other ranks wait for.
-//!
-//! Callers: training loops, among them `train`.
 
 #[cfg(feature = "observe")]
 mod chrome;
+mod history;
 #[cfg(feature = "observe")]
 mod metrics;
 mod monitor;
@@ -40,6 +40,7 @@ mod tensorboard;
 
 #[cfg(feature = "observe")]
 pub use chrome::ChromeTrace;
+pub use history::{Epoch, History, HistoryState};
 pub use monitor::StepMonitor;
 #[cfg(feature = "observe")]
 pub use outputs::Outputs;

@@ -141,8 +141,8 @@ impl Distributed {
     /// or an endpoint for Prometheus. (For metrics, see [`TensorBoardLogger`](super::TensorBoardLogger).)
     #[cfg(feature = "observe")]
     #[must_use]
-    pub fn with_outputs(mut self, outputs: Outputs) -> Self {
-        self.outputs = Some(Arc::new(outputs));
+    pub fn with_outputs(mut self, outputs: impl Into<Arc<Outputs>>) -> Self {
+        self.outputs = Some(outputs.into());
         self
     }
 

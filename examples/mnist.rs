@@ -1,0 +1,344 @@
+//! Trains a CNN on handwritten digits, data-parallel over the devices and processes of a job. `--help` lists the
+//! flags. A copy of this file is a start for a program of your own.
+
+use burn::data::dataset::Dataset;
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use burn_dist::cli::{BatchArgs, CheckpointArgs, Job, JobArgs, OutputArgs, Report};
+use burn_dist::data::{ShardedBatch, ShardedLoader};
+use burn_dist::ddp::{Ddp, DdpConfig, SyncStats};
+use burn_dist::launch::{Interrupt, Worker};
+use burn_dist::observe::{self, History, StepMonitor};
+use burn_dist::{Error, random};
+use clap::{Parser, value_parser};
+use datasets::{Mnist, MnistBatch, MnistBatcher, MnistDataset};
+use indicatif::ProgressBar;
+use models::{MnistCnn, MnistCnnConfig};
+use std::f64::consts::PI;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Loader = Arc<ShardedLoader<MnistBatch>>;
+/// Flags and digits that all processes, and a run and its continuation, have alike.
+type Settings = Vec<(String, String)>;
+
+/// Train a CNN on handwritten digits, data-parallel.
+#[derive(Parser)]
+#[command(name = "mnist", version, mut_arg("batch_size", |arg| arg.default_value("16")))]
+#[command(mut_arg("output", |arg| arg.default_value("runs/mnist")))]
+struct Args {
+    /// Passes over the training digits
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// Learning rate at the start; it falls to zero along a cosine
+    #[arg(long, value_name = "RATE", default_value_t = 0.03)]
+    lr: f64,
+    /// Seed of the initial parameters, the order of samples, and dropout
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    seed: u64,
+    /// Folder with the four files of MNIST or a set in its format, plain or gzipped [default: the 10,000 digits
+    /// that the program holds]
+    #[arg(long, value_name = "DIR", conflicts_with = "download")]
+    data_dir: Option<PathBuf>,
+    /// Train on the full MNIST: download it once into the user's cache folder [default: off]
+    #[arg(long)]
+    download: bool,
+    #[command(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let fail = |error: Failure, code| {
+        eprintln!("error: {error}");
+        code
+    };
+    match Interrupt::listen() {
+        Err(error) => fail(error.into(), ExitCode::FAILURE),
+        Ok(interrupt) => match run(&args, &interrupt) {
+            Err(error) => fail(error, interrupt.exit_code()),
+            Ok(()) => ExitCode::SUCCESS,
+        },
+    }
+}
+
+/// Prints a line. Training goes on if nobody reads it.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn run(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
+    let job = args.job.init()?;
+    if args.download {
+        say("looking for the full MNIST in the cache folder, downloading what is missing");
+    }
+    // Failures that need no training come first, and the job's other processes hear of them.
+    let digits = match &args.data_dir {
+        None if args.download => Mnist::download(),
+        directory => Mnist::open(directory.as_deref()),
+    };
+    let digits = job.or_abandon(digits)?;
+    job.or_abandon(args.output.check(6 << 20))?;
+    let settings = settings(args, &digits);
+    let job = job
+        .with_options(settings.clone())
+        .with_options(args.checkpoints.options());
+    let first = job.process() == 0;
+    if first {
+        let (train, test) = (digits.train.len(), digits.test.len());
+        say(format!("{train} training and {test} test digits, {job}"));
+    }
+    let run = Run {
+        args,
+        job: &job,
+        digits: &digits,
+        settings: &settings,
+        interrupt,
+    };
+    // All ranks end with the same.
+    let ranks = job.launcher().run(|worker| run.train(&worker))?;
+    let (model, history, report, unfinished) = ranks.first().ok_or("no replica was started")?;
+    if first {
+        args.output.save(model, history, report)?;
+        say(format!(
+            "test accuracy {}, trained in {:.1} s: {}\nreplicas identical: {}, parameters {}\nresults in {}",
+            report.value("test_accuracy"),
+            history.total().seconds,
+            history.total(),
+            report.value("replicas_identical"),
+            report.value("parameters_sha256"),
+            args.output.output.display()
+        ));
+    }
+    job.finish()?;
+    match unfinished {
+        Some(why) => Err(why.clone().into()),
+        None if report.value("replicas_identical") == false => {
+            Err("the replicas differ; please report this defect".into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn settings(args: &Args, digits: &Mnist) -> Settings {
+    let digits = [&digits.train, &digits.test].map(MnistDataset::checksum);
+    let settings = [
+        ("--epochs", args.epochs.to_string()),
+        ("--lr", args.lr.to_string()),
+        ("--seed", args.seed.to_string()),
+        ("checksums of the digits", format!("{digits:x?}")),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value));
+    settings.into_iter().chain(args.batch.settings()).collect()
+}
+
+/// What every rank trains with.
+struct Run<'a> {
+    args: &'a Args,
+    job: &'a Job,
+    digits: &'a Mnist,
+    settings: &'a Settings,
+    interrupt: &'a Interrupt,
+}
+
+/// A model, the history of its training, the report, and why the run is not whole, if it is not.
+type Outcome = (MnistCnn, History<2>, Report, Option<String>);
+
+impl Run<'_> {
+    fn loader(
+        &self,
+        worker: &Worker,
+        device: &Device,
+        digits: &MnistDataset,
+        seed: Option<u64>,
+    ) -> Result<Loader, Error> {
+        let config = self.args.batch.loader().with_num_workers(1).with_seed(seed);
+        config.init(worker.group(), device, MnistBatcher, digits.clone())
+    }
+
+    /// Trains this rank's replica together with the others.
+    fn train(&self, worker: &Worker) -> Result<Outcome, Failure> {
+        let (args, group, device, first) = (
+            self.args,
+            worker.group(),
+            worker.device(),
+            worker.rank() == 0,
+        );
+        let interrupt = self.interrupt.watch(group);
+        random::seed(args.seed, worker.rank());
+        let loader = self.loader(worker, device, &self.digits.train, Some(args.seed))?;
+        let mut model = random::init(args.seed, device, |device| {
+            MnistCnnConfig::new().init(device)
+        });
+        let momentum = MomentumConfig::new().with_momentum(0.9);
+        let mut optimizer: ModuleOptimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+        let mut history = History::new(group, ["loss", "accuracy"]);
+        let mut step = 0;
+        let (mut checkpoints, restored) = args.checkpoints.init(group, self.settings)?;
+        if first && args.checkpoints.resume {
+            say(restored
+                .as_ref()
+                .map_or("there is no checkpoint yet".into(), |restored| {
+                    format!(
+                        "going on after step {}, from {}",
+                        restored.step(),
+                        restored.path().display()
+                    )
+                }));
+        }
+        if let Some(mut restored) = restored {
+            loader.resume(&restored.sampler()?)?;
+            restored.random();
+            model = restored.model("model", model)?;
+            optimizer = restored.optimizer("optimizer", optimizer)?;
+            history.resume(restored.own("history")?, device)?;
+            step = restored.step();
+        }
+        let ddp = DdpConfig::new().init(group)?;
+        let mut model = ddp.attach(model)?;
+        let total = loader.num_batches() as u64 * u64::from(args.epochs);
+        let bar = if first {
+            ProgressBar::new(total)
+        } else {
+            ProgressBar::hidden()
+        };
+        let mut monitor = StepMonitor::new(group)?
+            .with_outputs(&self.job.outputs())
+            .with_first_step(step);
+        let mut stopped = None;
+        for epoch in history.epochs().len()..args.epochs as usize {
+            for batch in loader.batches() {
+                let batch = batch?;
+                let (rate, samples) = (self.rate(step, total), batch.real);
+                model = learn(
+                    worker,
+                    &ddp,
+                    model,
+                    batch,
+                    &mut history,
+                    |model, gradients| optimizer.step(rate, model, gradients),
+                )?;
+                monitor.step(samples, ddp.stats())?;
+                step += 1;
+                bar.set_position(step);
+                // After the last step there is nothing left to interrupt.
+                stopped = interrupt.requested()?.filter(|_| step < total);
+                let over = loader.state().epoch > epoch as u64;
+                if over {
+                    let figures = history.end_epoch(ddp.stats())?;
+                    figures
+                        .means
+                        .iter()
+                        .for_each(|(name, mean)| monitor.scalar(&format!("train/{name}"), *mean));
+                    if first {
+                        bar.suspend(|| {
+                            say(format!("epoch {:>2}/{}  {figures}", epoch + 1, args.epochs))
+                        });
+                    }
+                }
+                let save = checkpoints.is_due(step) || step == total || stopped.is_some();
+                if save {
+                    let state = history.state(ddp.stats())?;
+                    checkpoints.save(step, |snapshot| {
+                        let snapshot = snapshot
+                            .with_model("model", &model)
+                            .with_optimizer("optimizer", &optimizer);
+                        snapshot
+                            .with_sampler(loader.state())
+                            .with_own("history", &state)
+                    })?;
+                }
+                if save || over {
+                    monitor.begin(ddp.stats());
+                }
+                if stopped.is_some() {
+                    break;
+                }
+            }
+            if stopped.is_some() {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        monitor.finish()?;
+        if loader.state().consumed > 0 {
+            history.end_epoch(ddp.stats())?;
+        }
+        let report = Report::new(&ddp, &model, &history)?
+            .with_value("backend", self.job.devices().backend.to_string())
+            .with_value("global_batch_size", loader.sampler().global_batch_size())
+            .with_value("learning_rate", args.lr)
+            .with_value("seed", args.seed)
+            .with_value("test_accuracy", self.test(worker, &model)?)
+            .with_value("interrupted", stopped.is_some());
+        let stopped = stopped.map(|why| format!("interrupted at step {step} of {total}: {why}"));
+        Ok((model, history, report, checkpoints.finish(stopped)?))
+    }
+
+    /// Returns the learning rate of a step: it falls to zero along a cosine.
+    fn rate(&self, step: u64, total: u64) -> f64 {
+        let done = step as f64 / total as f64;
+        self.args.lr * 0.5 * (1.0 + (PI * done).cos())
+    }
+
+    /// Returns the share of the held-out digits that the model names rightly, over all ranks.
+    fn test(&self, worker: &Worker, model: &MnistCnn) -> Result<f64, Failure> {
+        let (model, device) = (model.valid(), worker.device().clone().without_autodiff());
+        let mut history = History::new(worker.group(), ["loss", "accuracy"]);
+        for batch in self
+            .loader(worker, &device, &self.digits.test, None)?
+            .batches()
+        {
+            let batch = batch?;
+            history.add(forward(&model, batch.batch, batch.real), batch.real);
+        }
+        Ok(history.end_epoch(SyncStats::default())?.means[1].1)
+    }
+}
+
+/// Trains on a batch, and counts it.
+fn learn(
+    worker: &Worker,
+    ddp: &Ddp,
+    model: MnistCnn,
+    batch: ShardedBatch<MnistBatch>,
+    history: &mut History<2>,
+    step: impl FnOnce(MnistCnn, GradientsParams) -> MnistCnn,
+) -> Result<MnistCnn, Failure> {
+    let [loss, accuracy] = observe::forward(|| forward(&model, batch.batch, batch.real));
+    history.add([loss.clone(), accuracy], batch.real);
+    // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
+    let weight = (batch.real * worker.world_size()) as f64 / batch.total_real as f64;
+    let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
+    let gradients = ddp.synchronize(gradients, &model)?;
+    Ok(observe::optimizer(|| step(model, gradients)))
+}
+
+/// Returns the mean loss of the first `real` digits of a batch, and the share that the model names rightly.
+fn forward(model: &MnistCnn, batch: MnistBatch, real: usize) -> [Tensor<1>; 2] {
+    // Padding comes last. A rank without samples has padding alone, which counts for nothing.
+    let rows = real.max(1);
+    let output = model.forward(batch.images).narrow(0, 0, rows);
+    let targets = batch.targets.narrow(0, 0, rows);
+    let named = output
+        .clone()
+        .detach()
+        .without_autodiff()
+        .argmax(1)
+        .flatten::<1>(0, 1);
+    let accuracy = named.equal(targets.clone()).float().mean();
+    let criterion = CrossEntropyLossConfig::new().init(&output.device());
+    [criterion.forward(output, targets), accuracy]
+}
