@@ -4,15 +4,14 @@
 use burn::data::dataset::Dataset;
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::{Device, Tensor};
-use burn_dist::cli::{BatchArgs, CheckpointArgs, Job, JobArgs, OutputArgs, Report};
+use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
+use burn::tensor::Tensor;
+use burn_dist::cli::{BatchArgs, CheckpointArgs, Job, JobArgs, OutputArgs, Report, RunCheckpoints};
 use burn_dist::data::{ShardedBatch, ShardedLoader};
-use burn_dist::ddp::{Ddp, DdpConfig, SyncStats};
+use burn_dist::ddp::{DdpConfig, SyncStats};
 use burn_dist::launch::{Interrupt, Worker};
 use burn_dist::observe::{self, History, StepMonitor};
-use burn_dist::{Error, random};
+use burn_dist::random;
 use clap::{Parser, value_parser};
 use datasets::{Mnist, MnistBatch, MnistBatcher, MnistDataset};
 use indicatif::ProgressBar;
@@ -24,9 +23,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-type Loader = Arc<ShardedLoader<MnistBatch>>;
-/// Flags and digits that all processes, and a run and its continuation, have alike.
-type Settings = Vec<(String, String)>;
 
 /// Train a CNN on handwritten digits, data-parallel.
 #[derive(Parser)]
@@ -60,18 +56,17 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let fail = |error: Failure, code| {
-        eprintln!("error: {error}");
-        code
+    let interrupt = Interrupt::listen();
+    let run = |interrupt: &Interrupt| run(&Args::parse(), interrupt);
+    let outcome = interrupt
+        .as_ref()
+        .map_err(|error| error.clone().into())
+        .and_then(run);
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
     };
-    match Interrupt::listen() {
-        Err(error) => fail(error.into(), ExitCode::FAILURE),
-        Ok(interrupt) => match run(&args, &interrupt) {
-            Err(error) => fail(error, interrupt.exit_code()),
-            Ok(()) => ExitCode::SUCCESS,
-        },
-    }
+    eprintln!("error: {error}");
+    interrupt.map_or(ExitCode::FAILURE, |interrupt| interrupt.exit_code())
 }
 
 /// Prints a line. Training goes on if nobody reads it.
@@ -91,10 +86,16 @@ fn run(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     };
     let digits = job.or_abandon(digits)?;
     job.or_abandon(args.output.check(6 << 20))?;
-    let settings = settings(args, &digits);
-    let job = job
-        .with_options(settings.clone())
-        .with_options(args.checkpoints.options());
+    let checksums = [&digits.train, &digits.test].map(MnistDataset::checksum);
+    let [batch_size, global_batch_size] = args.batch.settings();
+    let job = job.with_options(args.checkpoints.options()).with_settings([
+        ("--epochs", args.epochs.to_string()),
+        ("--lr", args.lr.to_string()),
+        ("--seed", args.seed.to_string()),
+        ("checksums of the digits", format!("{checksums:x?}")),
+        batch_size,
+        global_batch_size,
+    ]);
     let first = job.process() == 0;
     if first {
         let (train, test) = (digits.train.len(), digits.test.len());
@@ -104,44 +105,18 @@ fn run(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         args,
         job: &job,
         digits: &digits,
-        settings: &settings,
         interrupt,
     };
     // All ranks end with the same.
     let ranks = job.launcher().run(|worker| run.train(&worker))?;
     let (model, history, report, unfinished) = ranks.first().ok_or("no replica was started")?;
     if first {
+        say(report);
         args.output.save(model, history, report)?;
-        say(format!(
-            "test accuracy {}, trained in {:.1} s: {}\nreplicas identical: {}, parameters {}\nresults in {}",
-            report.value("test_accuracy"),
-            history.total().seconds,
-            history.total(),
-            report.value("replicas_identical"),
-            report.value("parameters_sha256"),
-            args.output.output.display()
-        ));
+        say(format!("results in {}", args.output.output.display()));
     }
     job.finish()?;
-    match unfinished {
-        Some(why) => Err(why.clone().into()),
-        None if report.value("replicas_identical") == false => {
-            Err("the replicas differ; please report this defect".into())
-        }
-        None => Ok(()),
-    }
-}
-
-fn settings(args: &Args, digits: &Mnist) -> Settings {
-    let digits = [&digits.train, &digits.test].map(MnistDataset::checksum);
-    let settings = [
-        ("--epochs", args.epochs.to_string()),
-        ("--lr", args.lr.to_string()),
-        ("--seed", args.seed.to_string()),
-        ("checksums of the digits", format!("{digits:x?}")),
-    ];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    settings.into_iter().chain(args.batch.settings()).collect()
+    unfinished.clone().map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// What every rank trains with.
@@ -149,55 +124,49 @@ struct Run<'a> {
     args: &'a Args,
     job: &'a Job,
     digits: &'a Mnist,
-    settings: &'a Settings,
     interrupt: &'a Interrupt,
 }
 
-/// A model, the history of its training, the report, and why the run is not whole, if it is not.
-type Outcome = (MnistCnn, History<2>, Report, Option<String>);
+/// A replica after a step of its training, and what belongs to it.
+struct Replica {
+    model: MnistCnn,
+    optimizer: ModuleOptimizer,
+    step: u64,
+    history: History<2>,
+    loader: Arc<ShardedLoader<MnistBatch>>,
+    checkpoints: RunCheckpoints,
+}
 
 impl Run<'_> {
-    fn loader(
-        &self,
-        worker: &Worker,
-        device: &Device,
-        digits: &MnistDataset,
-        seed: Option<u64>,
-    ) -> Result<Loader, Error> {
-        let config = self.args.batch.loader().with_num_workers(1).with_seed(seed);
-        config.init(worker.group(), device, MnistBatcher, digits.clone())
-    }
-
-    /// Trains this rank's replica together with the others.
-    fn train(&self, worker: &Worker) -> Result<Outcome, Failure> {
-        let (args, group, device, first) = (
-            self.args,
-            worker.group(),
-            worker.device(),
-            worker.rank() == 0,
-        );
-        let interrupt = self.interrupt.watch(group);
+    /// Makes a replica, as new or as its last checkpoint has it.
+    fn start(&self, worker: &Worker) -> Result<Replica, Failure> {
+        let (args, group, device) = (self.args, worker.group(), worker.device());
         random::seed(args.seed, worker.rank());
-        let loader = self.loader(worker, device, &self.digits.train, Some(args.seed))?;
+        let config = args
+            .batch
+            .loader()
+            .with_num_workers(1)
+            .with_seed(Some(args.seed));
+        let loader = config.init(group, device, MnistBatcher, self.digits.train.clone())?;
         let mut model = random::init(args.seed, device, |device| {
             MnistCnnConfig::new().init(device)
         });
         let momentum = MomentumConfig::new().with_momentum(0.9);
         let mut optimizer: ModuleOptimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
         let mut history = History::new(group, ["loss", "accuracy"]);
-        let mut step = 0;
-        let (mut checkpoints, restored) = args.checkpoints.init(group, self.settings)?;
-        if first && args.checkpoints.resume {
-            say(restored
-                .as_ref()
-                .map_or("there is no checkpoint yet".into(), |restored| {
-                    format!(
-                        "going on after step {}, from {}",
-                        restored.step(),
-                        restored.path().display()
-                    )
-                }));
+        let (checkpoints, restored) = args.checkpoints.init(group, self.job.settings())?;
+        let news = match &restored {
+            Some(it) => format!(
+                "going on after step {}, from {}",
+                it.step(),
+                it.path().display()
+            ),
+            None => "there is no checkpoint yet".into(),
+        };
+        if worker.rank() == 0 && args.checkpoints.resume {
+            say(news);
         }
+        let mut step = 0;
         if let Some(mut restored) = restored {
             loader.resume(&restored.sampler()?)?;
             restored.random();
@@ -206,56 +175,77 @@ impl Run<'_> {
             history.resume(restored.own("history")?, device)?;
             step = restored.step();
         }
+        Ok(Replica {
+            model,
+            optimizer,
+            step,
+            history,
+            loader,
+            checkpoints,
+        })
+    }
+
+    /// Trains this rank's replica together with the others. Returns the model, its history, a report, and why the
+    /// run is not whole, if it is not.
+    fn train(
+        &self,
+        worker: &Worker,
+    ) -> Result<(MnistCnn, History<2>, Report, Option<String>), Failure> {
+        let (args, group) = (self.args, worker.group());
+        let interrupt = self.interrupt.watch(group);
+        let Replica {
+            model,
+            mut optimizer,
+            mut step,
+            mut history,
+            loader,
+            mut checkpoints,
+        } = self.start(worker)?;
         let ddp = DdpConfig::new().init(group)?;
         let mut model = ddp.attach(model)?;
-        let total = loader.num_batches() as u64 * u64::from(args.epochs);
-        let bar = if first {
-            ProgressBar::new(total)
-        } else {
-            ProgressBar::hidden()
-        };
         let mut monitor = StepMonitor::new(group)?
             .with_outputs(&self.job.outputs())
             .with_first_step(step);
+        let total = loader.num_batches() as u64 * u64::from(args.epochs);
+        let bar = (worker.rank() == 0).then(|| ProgressBar::new(total));
         let mut stopped = None;
-        for epoch in history.epochs().len()..args.epochs as usize {
+        'training: for epoch in history.epochs().len()..args.epochs as usize {
             for batch in loader.batches() {
-                let batch = batch?;
-                let (rate, samples) = (self.rate(step, total), batch.real);
-                model = learn(
-                    worker,
-                    &ddp,
-                    model,
+                let ShardedBatch {
                     batch,
-                    &mut history,
-                    |model, gradients| optimizer.step(rate, model, gradients),
-                )?;
-                monitor.step(samples, ddp.stats())?;
+                    real,
+                    total_real,
+                    ..
+                } = batch?;
+                let [loss, accuracy] = observe::forward(|| forward(&model, batch, real));
+                history.add([loss.clone(), accuracy], real);
+                // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
+                let weight = (real * worker.world_size()) as f64 / total_real as f64;
+                let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
+                let gradients = ddp.synchronize(gradients, &model)?;
+                let done = step as f64 / total as f64;
+                let rate = args.lr * 0.5 * (1.0 + (PI * done).cos());
+                model = observe::optimizer(|| optimizer.step(rate, model, gradients));
+                monitor.step(real, ddp.stats())?;
                 step += 1;
-                bar.set_position(step);
+                bar.iter().for_each(|bar| bar.set_position(step));
+
                 // After the last step there is nothing left to interrupt.
                 stopped = interrupt.requested()?.filter(|_| step < total);
                 let over = loader.state().epoch > epoch as u64;
                 if over {
                     let figures = history.end_epoch(ddp.stats())?;
-                    figures
-                        .means
-                        .iter()
-                        .for_each(|(name, mean)| monitor.scalar(&format!("train/{name}"), *mean));
-                    if first {
-                        bar.suspend(|| {
-                            say(format!("epoch {:>2}/{}  {figures}", epoch + 1, args.epochs))
-                        });
-                    }
+                    monitor.scalars("train", &figures.means);
+                    let line = || say(format!("epoch {:>2}/{}  {figures}", epoch + 1, args.epochs));
+                    bar.iter().for_each(|bar| bar.suspend(line));
                 }
                 let save = checkpoints.is_due(step) || step == total || stopped.is_some();
                 if save {
                     let state = history.state(ddp.stats())?;
                     checkpoints.save(step, |snapshot| {
-                        let snapshot = snapshot
-                            .with_model("model", &model)
-                            .with_optimizer("optimizer", &optimizer);
                         snapshot
+                            .with_model("model", &model)
+                            .with_optimizer("optimizer", &optimizer)
                             .with_sampler(loader.state())
                             .with_own("history", &state)
                     })?;
@@ -264,14 +254,11 @@ impl Run<'_> {
                     monitor.begin(ddp.stats());
                 }
                 if stopped.is_some() {
-                    break;
+                    break 'training;
                 }
             }
-            if stopped.is_some() {
-                break;
-            }
         }
-        bar.finish_and_clear();
+        bar.iter().for_each(ProgressBar::finish_and_clear);
         monitor.finish()?;
         if loader.state().consumed > 0 {
             history.end_epoch(ddp.stats())?;
@@ -287,43 +274,22 @@ impl Run<'_> {
         Ok((model, history, report, checkpoints.finish(stopped)?))
     }
 
-    /// Returns the learning rate of a step: it falls to zero along a cosine.
-    fn rate(&self, step: u64, total: u64) -> f64 {
-        let done = step as f64 / total as f64;
-        self.args.lr * 0.5 * (1.0 + (PI * done).cos())
-    }
-
     /// Returns the share of the held-out digits that the model names rightly, over all ranks.
     fn test(&self, worker: &Worker, model: &MnistCnn) -> Result<f64, Failure> {
-        let (model, device) = (model.valid(), worker.device().clone().without_autodiff());
-        let mut history = History::new(worker.group(), ["loss", "accuracy"]);
-        for batch in self
-            .loader(worker, &device, &self.digits.test, None)?
-            .batches()
-        {
+        let (group, device) = (worker.group(), worker.device().clone().without_autodiff());
+        let (model, digits) = (model.valid(), self.digits.test.clone());
+        let loader = self
+            .args
+            .batch
+            .loader()
+            .init(group, &device, MnistBatcher, digits)?;
+        let mut history = History::new(group, ["loss", "accuracy"]);
+        for batch in loader.batches() {
             let batch = batch?;
             history.add(forward(&model, batch.batch, batch.real), batch.real);
         }
         Ok(history.end_epoch(SyncStats::default())?.means[1].1)
     }
-}
-
-/// Trains on a batch, and counts it.
-fn learn(
-    worker: &Worker,
-    ddp: &Ddp,
-    model: MnistCnn,
-    batch: ShardedBatch<MnistBatch>,
-    history: &mut History<2>,
-    step: impl FnOnce(MnistCnn, GradientsParams) -> MnistCnn,
-) -> Result<MnistCnn, Failure> {
-    let [loss, accuracy] = observe::forward(|| forward(&model, batch.batch, batch.real));
-    history.add([loss.clone(), accuracy], batch.real);
-    // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
-    let weight = (batch.real * worker.world_size()) as f64 / batch.total_real as f64;
-    let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
-    let gradients = ddp.synchronize(gradients, &model)?;
-    Ok(observe::optimizer(|| step(model, gradients)))
 }
 
 /// Returns the mean loss of the first `real` digits of a batch, and the share that the model names rightly.

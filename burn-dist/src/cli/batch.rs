@@ -34,15 +34,12 @@ impl BatchArgs {
     }
 
     /// Returns the flags that all processes of a job, and a run and its continuation, must have alike.
-    pub fn settings(&self) -> Vec<(String, String)> {
+    pub fn settings(&self) -> [(&'static str, String); 2] {
         let text = |size: Option<usize>| size.map_or("none".to_owned(), |size| size.to_string());
         let loader = self.loader();
-        vec![
-            ("--batch-size".to_owned(), text(loader.batch_size)),
-            (
-                "--global-batch-size".to_owned(),
-                text(loader.global_batch_size),
-            ),
+        [
+            ("--batch-size", text(loader.batch_size)),
+            ("--global-batch-size", text(loader.global_batch_size)),
         ]
     }
 }

@@ -141,8 +141,9 @@ mod tests {
             let parsed = Program::try_parse_from(["program"].iter().chain(flags));
             parsed.map(|program| program.checkpoints)
         };
+        let settings = |rate: &str| [("--lr".to_owned(), rate.to_owned())];
         let none = parse(&[]).unwrap();
-        let (mut none, _) = none.init(&group, &[]).unwrap();
+        let (mut none, _) = none.init(&group, &settings("1")).unwrap();
         none.save(100, |_| unreachable!("there are no checkpoints"))
             .unwrap();
         assert!(!none.is_due(100));
@@ -159,7 +160,6 @@ mod tests {
             "--resume",
         ];
         let args = parse(&every).unwrap();
-        let settings = |rate: &str| vec![("--lr".to_owned(), rate.to_owned())];
         let (mut some, restored) = args.init(&group, &settings("1")).unwrap();
         assert!(some.is_due(6) && !some.is_due(7) && restored.is_none());
         some.save(6, |snapshot| snapshot.with_own("a", &7)).unwrap();
@@ -168,7 +168,10 @@ mod tests {
 
         let error = args.init(&group, &settings("2")).unwrap_err().to_string();
         assert!(error.contains("--lr: expected \"1\", got \"2\""), "{error}");
-        let error = args.init(&group, &[]).unwrap_err().to_string();
+        let error = args
+            .init(&group, &settings("1")[..0])
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("--lr: expected \"1\", got not set"),
             "{error}"

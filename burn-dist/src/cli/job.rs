@@ -30,6 +30,7 @@ pub struct Job {
     devices: Devices,
     trace: Option<ChromeTrace>,
     outputs: Arc<Outputs>,
+    settings: Vec<(String, String)>,
 }
 
 impl JobArgs {
@@ -54,6 +55,7 @@ impl JobArgs {
                 devices,
                 trace,
                 outputs: Arc::new(outputs),
+                settings: Vec::new(),
             },
         )
     }
@@ -89,6 +91,24 @@ impl Job {
     ) -> Self {
         self.config = self.config.map(|config| config.with_options(options));
         self
+    }
+
+    /// Declares settings that a run and its continuation must have alike, in all processes: see
+    /// [`CheckpointArgs::init`](super::CheckpointArgs::init).
+    #[must_use]
+    pub fn with_settings<N: Into<String>>(
+        mut self,
+        settings: impl IntoIterator<Item = (N, String)>,
+    ) -> Self {
+        let settings = settings.into_iter();
+        let settings: Vec<_> = settings.map(|(name, value)| (name.into(), value)).collect();
+        self.settings.extend(settings.iter().cloned());
+        self.with_options(settings)
+    }
+
+    /// Returns the settings of [`with_settings`](Self::with_settings).
+    pub fn settings(&self) -> &[(String, String)] {
+        &self.settings
     }
 
     /// Returns the number of this process in the job, from 0.

@@ -48,7 +48,7 @@ impl OutputArgs {
     /// Writes the model as a record of Burn, the history as a table and as a plot, and the report.
     ///
     /// # Errors
-    /// [`Error::Observe`] if a file can't be written.
+    /// [`Error::Observe`] if a file can't be written; once all are written, if the replicas differ.
     pub fn save<M: Module, const N: usize>(
         &self,
         model: &M,
@@ -61,11 +61,11 @@ impl OutputArgs {
         write_output(file, &record)?;
         write_output(self.output.join(METRICS), history.csv().as_bytes())?;
         write_output(self.output.join(PLOT), history.svg().as_bytes())?;
-        let Some(file) = &self.report else {
-            return Ok(());
-        };
-        let json = serde_json::to_vec_pretty(report);
-        write_output(file, &json.map_err(|error| unwritable(file, &error))?)
+        if let Some(file) = &self.report {
+            let json = serde_json::to_vec_pretty(report);
+            write_output(file, &json.map_err(|error| unwritable(file, &error))?)?;
+        }
+        report.check()
     }
 }
 

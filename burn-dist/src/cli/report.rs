@@ -6,6 +6,7 @@ use crate::observe::History;
 use burn::module::Module;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::fmt;
 
 /// Report of a run, as JSON: the figures that every program has, and the program's own.
 ///
@@ -61,8 +62,31 @@ impl Report {
         self
     }
 
+    /// Refuses a run whose replicas differ, which is a defect.
+    pub(super) fn check(&self) -> Result<()> {
+        if *self.value("replicas_identical") != false {
+            return Ok(());
+        }
+        Err(Error::Observe {
+            what: "the run ended with",
+            place: "replicas that differ".into(),
+            message: "this is a defect, please report it".into(),
+        })
+    }
+
     /// Returns a value; `null` if there is none of this name.
     pub fn value(&self, name: &str) -> &Value {
         self.0.get(name).unwrap_or(&Value::Null)
+    }
+}
+
+/// Writes a line for each value.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let end = if at == 0 { "" } else { "\n" };
+            write!(f, "{end}{} {value}", name.replace('_', " "))?;
+        }
+        Ok(())
     }
 }

@@ -184,6 +184,14 @@ impl StepMonitor {
         self.sinks.scalar(name, value, self.next.saturating_sub(1));
     }
 
+    /// Writes values as [`scalar`](Self::scalar), under `prefix/NAME`.
+    #[cfg(feature = "observe")]
+    pub fn scalars(&mut self, prefix: &str, values: &[(String, f64)]) {
+        for (name, value) in values {
+            self.scalar(&format!("{prefix}/{name}"), *value);
+        }
+    }
+
     /// Waits for the figures that are still on their way, and writes them.
     ///
     /// # Errors
