@@ -7,7 +7,7 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
 use burn::tensor::Tensor;
 use burn_dist::cli::{BatchArgs, CheckpointArgs, Job, JobArgs, OutputArgs, Report, RunCheckpoints};
-use burn_dist::data::{ShardedBatch, ShardedLoader};
+use burn_dist::data::ShardedLoader;
 use burn_dist::ddp::{DdpConfig, SyncStats};
 use burn_dist::launch::{Interrupt, Worker};
 use burn_dist::observe::{self, History, StepMonitor};
@@ -142,11 +142,8 @@ impl Run<'_> {
     fn start(&self, worker: &Worker) -> Result<Replica, Failure> {
         let (args, group, device) = (self.args, worker.group(), worker.device());
         random::seed(args.seed, worker.rank());
-        let config = args
-            .batch
-            .loader()
-            .with_num_workers(1)
-            .with_seed(Some(args.seed));
+        let config = args.batch.loader().with_num_workers(1);
+        let config = config.with_seed(Some(args.seed));
         let loader = config.init(group, device, MnistBatcher, self.digits.train.clone())?;
         let mut model = random::init(args.seed, device, |device| {
             MnistCnnConfig::new().init(device)
@@ -211,16 +208,11 @@ impl Run<'_> {
         let mut stopped = None;
         'training: for epoch in history.epochs().len()..args.epochs as usize {
             for batch in loader.batches() {
-                let ShardedBatch {
-                    batch,
-                    real,
-                    total_real,
-                    ..
-                } = batch?;
+                let (batch, real, all) = batch.map(|it| (it.batch, it.real, it.total_real))?;
                 let [loss, accuracy] = observe::forward(|| forward(&model, batch, real));
                 history.add([loss.clone(), accuracy], real);
                 // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
-                let weight = (real * worker.world_size()) as f64 / total_real as f64;
+                let weight = (real * worker.world_size()) as f64 / all as f64;
                 let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
                 let gradients = ddp.synchronize(gradients, &model)?;
                 let done = step as f64 / total as f64;
@@ -278,11 +270,8 @@ impl Run<'_> {
     fn test(&self, worker: &Worker, model: &MnistCnn) -> Result<f64, Failure> {
         let (group, device) = (worker.group(), worker.device().clone().without_autodiff());
         let (model, digits) = (model.valid(), self.digits.test.clone());
-        let loader = self
-            .args
-            .batch
-            .loader()
-            .init(group, &device, MnistBatcher, digits)?;
+        let config = self.args.batch.loader();
+        let loader = config.init(group, &device, MnistBatcher, digits)?;
         let mut history = History::new(group, ["loss", "accuracy"]);
         for batch in loader.batches() {
             let batch = batch?;
@@ -298,12 +287,8 @@ fn forward(model: &MnistCnn, batch: MnistBatch, real: usize) -> [Tensor<1>; 2] {
     let rows = real.max(1);
     let output = model.forward(batch.images).narrow(0, 0, rows);
     let targets = batch.targets.narrow(0, 0, rows);
-    let named = output
-        .clone()
-        .detach()
-        .without_autodiff()
-        .argmax(1)
-        .flatten::<1>(0, 1);
+    let named = output.clone().detach().without_autodiff();
+    let named = named.argmax(1).flatten::<1>(0, 1);
     let accuracy = named.equal(targets.clone()).float().mean();
     let criterion = CrossEntropyLossConfig::new().init(&output.device());
     [criterion.forward(output, targets), accuracy]

@@ -150,7 +150,10 @@ fn what_would_not_go_on_as_it_began_is_refused() {
             &["--resume", "--gpus", "3"],
             "of a job of 2 ranks, and this one has 3",
         ),
-        (&["--resume", "--lr", "0.5"], "of a run with other flags"),
+        (
+            &["--resume", "--lr", "0.5"],
+            "--lr: expected \"0.03\", got \"0.5\"",
+        ),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mnist"));
         let first = place.saving(&folder, 100, 2);
@@ -182,7 +185,10 @@ fn other_digits_are_refused_though_they_are_as_many() {
         let output = resumed.arg("--resume").output().unwrap();
         let [_, err] = said(&output);
         assert_eq!(output.status.code(), Some(1), "{err}");
-        assert!(err.contains("of a run with other flags or digits"), "{err}");
+        assert!(
+            err.contains("of a run with other settings") && err.contains("checksums of the digits"),
+            "{err}"
+        );
     };
     // One label, and then one pixel.
     for file in ["train-labels-idx1-ubyte", "train-images-idx3-ubyte"] {

@@ -111,7 +111,7 @@ impl<const N: usize> History<N> {
             *all = f64::from(own);
         }
         all.extend([self.samples, sync_wait]);
-        self.group.all_reduce(&mut all, ReduceOp::Sum)?;
+        self.group.all_reduce(&mut all[..], ReduceOp::Sum)?;
         let (samples, sync_wait) = (all[N], all[N + 1] / self.group.world_size() as f64);
         let means = self.names.iter().zip(&all);
         let epoch = Epoch {
