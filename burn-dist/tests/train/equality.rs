@@ -1,11 +1,12 @@
 //! Any number of ranks is one device: the same metrics at every step, the same model.
 
-use crate::net::{Net, Norm, net};
+use crate::net::{Net, Norm, Samples, data, net};
 use crate::recorder::{Recorder, assert_same_values};
 use crate::training::{
     Loader, assert_close, burns_loader, loader, numbers, one_device, ranks, run, training,
 };
 use burn::train::SupervisedTraining;
+use burn_dist::train::DataLoaderBuilder;
 
 /// For training and validation.
 type Loaders = (Loader, Loader);
@@ -51,6 +52,20 @@ fn compare_with(
     assert_close(&one, &many);
     assert_ne!(numbers(&net(Norm::No)), numbers(&many));
     assert_eq!(strategy.report().unwrap().world_size, world_size);
+}
+
+#[test]
+fn a_batch_size_of_each_rank_makes_the_steps_of_the_global_batch_size() {
+    let ours = |samples, shuffle: Option<u64>| {
+        let builder = DataLoaderBuilder::new(Samples::default()).batch_size(4);
+        let builder = match shuffle {
+            Some(seed) => builder.shuffle(seed),
+            None => builder,
+        };
+        builder.build(data(samples))
+    };
+    let second = (ours(45, Some(5)), ours(22, None));
+    compare_with(3, burns(45, 12), second, |training| training);
 }
 
 #[test]
