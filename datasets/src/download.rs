@@ -5,8 +5,6 @@
 //! download leaves nothing that looks finished, and any number of threads and processes may download at
 //! once: each writes its own temporary file, and the last rename wins with the same bytes. Each request
 //! has deadlines, and no more is read than the file is long.
-//!
-//! Callers: examples; nothing else in the crate.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,6 +1,4 @@
 //! The one error type of the crate: which file or address, what is wrong with it, what to do.
-//!
-//! Callers: every module of the crate returns [`Result`].
 
 use std::io;
 use std::path::PathBuf;

@@ -1,6 +1,4 @@
 //! From flags and environment to a place in the job and the devices for its replicas.
-//!
-//! Callers: `mnist`, `doctor`, `learner`.
 
 use super::job_options::{self, JobOptions};
 use burn::tensor::Device;

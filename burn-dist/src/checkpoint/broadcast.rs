@@ -1,6 +1,4 @@
 //! What rank 0 found, told to all ranks: they go on, or fail, together.
-//!
-//! Callers: `config` and `save`.
 
 use super::failed;
 use super::manifest::Manifest;

@@ -1,6 +1,4 @@
 //! Opening the folder of a run's checkpoints, and finding the one to go on from.
-//!
-//! Callers: training programs.
 
 use super::folder::{Contents, Folder};
 use super::manifest::Manifest;

@@ -1,8 +1,6 @@
 //! The file system under the folder of checkpoints: how it is asked, what it must be able to do, and the lock.
 //!
 //! Invariant: nothing here follows a symbolic link that lies in the folder, or empties a file that is there.
-//!
-//! Callers: `folder`.
 
 use super::failed;
 use crate::error::Result;

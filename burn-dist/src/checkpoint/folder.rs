@@ -5,8 +5,6 @@
 //! - a save that failed leaves no directory of that name, or its error says that it does;
 //! - one job at a time has the folder: it holds a lock on it, which the system lets go of with the process;
 //! - nothing is removed before a newer checkpoint is whole, and what was found damaged is never removed.
-//!
-//! Callers: `config` opens it and reads the newest; `save` writes.
 
 use super::disk::{FileSystem, Lock, remove};
 use super::failed;

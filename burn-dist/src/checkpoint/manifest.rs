@@ -2,8 +2,6 @@
 //!
 //! Invariant: a manifest that was read names plain files of this directory, each once, and no more than
 //! [`MOST_FILES`] of them. Their lengths are believed only where the files have them.
-//!
-//! Callers: `folder` writes and reads it; `config` sends it to the other ranks.
 
 use super::{RANKS, STATE};
 use serde::{Deserialize, Serialize};

@@ -42,8 +42,6 @@
 //!   with other draws; [`random::Dropout`](crate::random::Dropout) draws from the stream that is saved.
 //! - Running statistics that differ between ranks: those of rank 0 are saved. Save, and go on with, what
 //!   [`Ddp::average_buffers`](crate::ddp::Ddp::average_buffers) gives.
-//!
-//! Callers: training programs.
 
 mod broadcast;
 mod config;

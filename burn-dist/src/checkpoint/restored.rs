@@ -1,6 +1,4 @@
 //! What was saved, given back to each rank.
-//!
-//! Callers: training programs, after `config` has read it.
 
 use super::failed;
 use super::manifest::{Manifest, record_file};

@@ -3,8 +3,6 @@
 //! Invariants: every rank goes on with the same outcome; while a disk keeps rank 0's thread from ending,
 //! that thread owns the folder, and nothing else is written. No wait for a disk is longer than its timeout: a
 //! thread that a dead disk holds up is left behind.
-//!
-//! Callers: training programs.
 
 use super::folder::Folder;
 use super::manifest::{FORMAT, Manifest};

@@ -1,6 +1,4 @@
 //! What is saved, as every rank collects it.
-//!
-//! Callers: [`Checkpoints::snapshot`](super::Checkpoints::snapshot) begins one.
 
 use super::manifest::record_file;
 use super::state::{self, OfRank, Shared, Values};

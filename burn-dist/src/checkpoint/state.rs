@@ -1,7 +1,5 @@
 //! What is neither a model's nor an optimizer's record: the sampler's place, the random streams, and the
 //! program's own values. As CBOR (RFC 8949), which keeps every number as it is.
-//!
-//! Callers: `snapshot`, `save`, `restored`.
 
 use crate::data::SamplerState;
 use crate::random::StreamState;

@@ -6,17 +6,12 @@ use clap::Args;
 /// Batch size of a rank or of a step: exactly one of the two is given. See
 /// [batch sizes](crate::data#batch-sizes).
 ///
-/// A program gives one a default with clap's `mut_arg`:
+/// Without either, the loader's [`init`](ShardedLoaderConfig::init) is an error. A program gives one a default with clap's `mut_arg`:
 /// `#[command(mut_arg("batch_size", |arg| arg.default_value("16")))]`.
 #[derive(Args, Clone, Debug)]
 pub struct BatchArgs {
     /// Samples of each replica in a step
-    #[arg(
-        long,
-        value_name = "N",
-        required_unless_present = "global_batch_size",
-        conflicts_with = "global_batch_size"
-    )]
+    #[arg(long, value_name = "N", conflicts_with = "global_batch_size")]
     pub batch_size: Option<usize>,
 
     /// Samples of all replicas in a step, in place of --batch-size: runs of any number of replicas have the same
@@ -65,7 +60,8 @@ mod tests {
     #[test]
     fn exactly_one_size_is_given() {
         let plain = |flags: &[&str]| Plain::try_parse_from(["program"].iter().chain(flags));
-        assert!(plain(&[]).is_err());
+        let none = plain(&[]).ok().unwrap().batch.loader();
+        assert_eq!((none.batch_size, none.global_batch_size), (None, None));
         assert!(plain(&["--batch-size", "4", "--global-batch-size", "8"]).is_err());
         assert_eq!(
             plain(&["--batch-size", "4"])

@@ -11,8 +11,6 @@
 //! - positions are consumed from the front, so one number says what is left of an epoch, and another
 //!   number of ranks or another batch size can take it from there;
 //! - padding only occurs in the last batch, at its end, at most one item a rank; no batch is empty.
-//!
-//! Callers: `sampler` makes plans; users and the loader read them.
 
 use super::permutation::Order;
 use crate::error::Result;

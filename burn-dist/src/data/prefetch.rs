@@ -11,8 +11,6 @@
 //! A worker runs code of the user (dataset and batcher). Its errors and its panics travel through the
 //! queue, at the place of the batch. Code that never returns is the one thing that can't be stopped:
 //! waits for it end at the deadline, and the thread is then left behind with a warning.
-//!
-//! Callers: `loader`, `batches`, `train`.
 
 use super::plan::EpochPlan;
 use super::sampler::invalid;

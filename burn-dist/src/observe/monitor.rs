@@ -2,8 +2,6 @@
 //!
 //! Threads: each rank's figures travel on the communication thread of a group of the monitor's own, while
 //! the next step computes; a summary is there one step later or two. Only rank 0 has summaries.
-//!
-//! Callers: training loops.
 
 use super::straggler::{self, Detector};
 use super::summary::{FIELDS, RankFigures, StepSummary};

@@ -1,6 +1,4 @@
 //! Where the figures of a run go, beside its logs.
-//!
-//! Callers: training programs make them before the job begins; `monitor` writes to them.
 
 use super::metrics::{Endpoint, Metrics};
 use super::summary::StepSummary;

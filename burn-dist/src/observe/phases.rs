@@ -1,6 +1,4 @@
 //! Spans around the phases of a step that only the training loop sees.
-//!
-//! Callers: training loops.
 
 /// Runs the forward pass inside a span `forward`.
 ///

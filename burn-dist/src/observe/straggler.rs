@@ -6,8 +6,6 @@
 //! A rank is a straggler once it was busy [`FACTOR`] times as long as the median rank for [`STEPS`] steps in
 //! a row, and is none any more after as many steps in a row in which it was not. The median of an even
 //! number of ranks is the lower of the two in the middle: of two ranks, each is compared with the faster.
-//!
-//! Callers: `monitor`.
 
 /// How many times as long as the median a straggler is busy.
 pub(super) const FACTOR: f64 = 1.5;

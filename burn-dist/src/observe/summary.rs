@@ -1,8 +1,6 @@
 //! The figures of one step: what each rank says of itself, and what that comes to.
 //!
 //! They travel between ranks as numbers, [`FIELDS`] for each rank.
-//!
-//! Callers: `monitor`, and what writes them down.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,4 @@
 //! What rank 0 has besides its replica: the metrics and everything that hangs on them.
-//!
-//! Callers: `replica` on rank 0; `strategy` makes it and takes it apart.
 
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{

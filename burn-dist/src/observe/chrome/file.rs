@@ -1,6 +1,4 @@
 //! The thread that writes a trace: one line an event, of the array that the format is.
-//!
-//! Callers: `ChromeTrace` starts it.
 
 use super::Clock;
 use super::tracks::process;

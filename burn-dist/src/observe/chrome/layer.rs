@@ -2,8 +2,6 @@
 //!
 //! Invariants: it never waits, for the threads that call it are waited for by other ranks; in a track, each
 //! end follows its beginning, and a span that is left out is left out whole.
-//!
-//! Callers: the crate `tracing`, on every thread.
 
 use super::file::{Event, Kind, Message};
 use super::tracks::{Track, Tracks};

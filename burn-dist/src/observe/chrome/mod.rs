@@ -11,8 +11,6 @@
 //!
 //! Threads: `burn-dist-trace` owns the file. Listeners only send to it, and never wait: where it falls
 //! behind by [`layer::BEHIND`] events, spans are left out whole, counted, and told at the end.
-//!
-//! Callers: training programs.
 
 mod file;
 mod layer;

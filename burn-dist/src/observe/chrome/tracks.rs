@@ -4,8 +4,6 @@
 //! share a track; those that live at the same time have one each.
 //!
 //! Invariant: a track has one thread at a time, so the spans in it are nested.
-//!
-//! Callers: `layer`.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
