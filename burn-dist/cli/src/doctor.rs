@@ -5,10 +5,10 @@
 //! The report goes to stdout; the exit code is 1 where a finding is an error or measuring failed, else 0.
 
 use crate::error::Error;
-use crate::job_options::JobOptions;
-use crate::{Failure, interface, place};
+use crate::{Failure, interface};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_dist::cli::LaunchArgs;
 use burn_dist::ddp::DdpConfig;
 use burn_dist::launch::{Devices, Launcher, Worker};
 use burn_dist::preflight::{Finding, Preflight, Report, Severity, Topic};
@@ -32,7 +32,7 @@ const PORT: u16 = 29_500;
 #[command(after_help = ABOUT)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    job: JobOptions,
+    job: LaunchArgs,
 
     /// Samples per replica and step
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..=65536))]
@@ -150,7 +150,7 @@ fn try_port(port: u16) -> Result<(), Error> {
 fn measure(options: &Arguments) -> Result<Option<Severity>, Failure> {
     let timeout = Duration::from_secs(options.timeout.into());
     let join_timeout = options.job.join_timeout.unwrap_or(timeout);
-    let job = place::place(&options.job)?.map(|job| {
+    let job = options.job.place()?.map(|job| {
         let declared = [("--batch-size", options.batch_size.to_string())];
         job.with_join_timeout(join_timeout).with_options(declared)
     });
@@ -160,8 +160,13 @@ fn measure(options: &Arguments) -> Result<Option<Severity>, Failure> {
         Some(path) if first => Some(create(path)?),
         _ => None,
     };
-    let Devices { devices, note, .. } =
-        place::or_abandon(job.as_ref(), place::devices(job.as_ref(), &options.job))?;
+    let devices = options.job.devices(job.as_ref()).inspect_err(|error| {
+        if let Some(job) = &job {
+            // A process that can't be told waits until its deadline.
+            let _ = job.abandon(error);
+        }
+    });
+    let Devices { devices, note, .. } = devices?;
     let preflight = preflight(options, note);
 
     let timeout = options.job.collective_timeout.unwrap_or(timeout);

@@ -1,16 +1,12 @@
 //! The program `burn-dist`: starts the processes of a job (`run`), measures what a job will meet (`doctor`), and
 //! times the averaging (`bench`). It needs no checkout of burn-dist.
 //!
-//! Imports point one way: `main` > `run`, `doctor`, `bench` > `place`, `interface` > `job_options`, `error`.
+//! Imports point one way: `main` > `run`, `doctor`, `bench` > `interface` > `error`.
 
 mod bench;
 mod doctor;
 mod error;
 mod interface;
-#[path = "../../../examples/job/options.rs"]
-mod job_options;
-#[path = "../../../examples/job/place.rs"]
-mod place;
 mod run;
 
 use clap::{Parser, Subcommand};
