@@ -2,7 +2,8 @@
 
 use crate::error::{Error, JoinFailure, Result};
 use crate::launch::{Backend, Devices};
-use crate::rendezvous::{JobConfig, Tls};
+use crate::net::Tls;
+use crate::rendezvous::JobConfig;
 use clap::{Args, value_parser};
 use std::path::PathBuf;
 use std::time::Duration;
