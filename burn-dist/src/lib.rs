@@ -154,6 +154,7 @@ mod collective;
 pub mod data;
 pub mod ddp;
 mod element;
+mod engine;
 mod error;
 pub mod functional;
 #[cfg(any(test, fuzzing))]
@@ -173,6 +174,7 @@ mod record;
 mod rendezvous;
 #[cfg(test)]
 mod seeds;
+mod shared_memory;
 #[cfg(feature = "train")]
 pub mod train;
 mod transport;

@@ -7,19 +7,20 @@ use bytes::Bytes;
 
 use super::leader::{Inward, Leader, Outward};
 use super::plan::{Exchange, Memory, Span, Step};
+use crate::engine::{Arrived, RunningOp};
 use crate::error::Result;
-use crate::transport::threads::{Arrived, Loaned, RunningOp};
+use crate::shared_memory::Scratch;
 
 /// The memory that an exchange reads and writes.
 pub(super) struct Arena<'a> {
     op: &'a RunningOp<'a>,
     output: &'a mut [u8],
-    received: Loaned,
+    received: Scratch,
     /// The bytes of `received` that are for each node; none if the sender chooses the length.
     slots: Vec<Option<Range<usize>>>,
     /// The messages of nodes that chose their length.
     chosen: Vec<Bytes>,
-    shared: Loaned,
+    shared: Scratch,
 }
 
 /// The alignment of a node's bytes: any element may begin there.

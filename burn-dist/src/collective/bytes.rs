@@ -1,11 +1,12 @@
 //! Collectives on byte strings whose lengths differ and are known to their sender alone.
 //!
-//! Each is made of one gathering or broadcast of byte strings, so every rank of a process receives what any of
-//! them needs. Ranks agree on the limit: above it, all get the total instead.
+//! Parts for single ranks are made of one gathering or broadcast of byte strings, so every rank of a process
+//! receives all that any of them needs. Ranks agree on the limit: above it, all get the total instead.
 
-use super::{all_gather_bytes, broadcast_bytes};
+use super::execute::run_bytes;
+use super::operation::{Kind, Operation};
+use crate::engine::OpHandle;
 use crate::error::Result;
-use crate::transport::threads::Entry;
 
 /// The bytes that a length takes.
 const LENGTH: usize = 8;
@@ -19,15 +20,67 @@ pub(crate) enum Unfit {
     Malformed(usize),
 }
 
+/// Gives every rank the root's bytes, whose number the others don't know. `bytes` counts on the root alone.
+pub(crate) fn broadcast_bytes(handle: OpHandle<'_>, bytes: &[u8], root: usize) -> Result<Vec<u8>> {
+    let operation = Operation::moving(Kind::BroadcastBytes, root);
+    run_bytes(handle, &operation, bytes, |layout, come| {
+        Ok(come[layout.home(root)].to_vec())
+    })
+}
+
+/// Gives every rank the bytes of all, whose numbers may differ. Above `limit` bytes in all, every rank gets their
+/// number instead.
+///
+/// A rank sends its number of bytes, in eight bytes, and then the bytes; not these if they alone are more than
+/// `limit`.
+pub(crate) fn all_gather_bytes(
+    handle: OpHandle<'_>,
+    bytes: &[u8],
+    limit: usize,
+) -> Result<Result<Vec<Vec<u8>>, usize>> {
+    let operation = Operation::moving(Kind::AllGatherBytes, 0);
+    let sent = if bytes.len() > limit { &[] } else { bytes };
+    let framed = [&(bytes.len() as u64).to_le_bytes()[..], sent].concat();
+    run_bytes(handle, &operation, &framed, |layout, come| {
+        let mut all = vec![(0, &[][..]); layout.ranks()];
+        for (node, place) in layout.places().iter().enumerate() {
+            let mut rest = &come[node][..];
+            for &rank in &place.ranks {
+                all[rank] = take_frame(&mut rest, limit).map_err(|message| (node, message))?;
+            }
+        }
+        let lengths = all.iter().map(|(length, _)| *length);
+        let total = lengths.fold(0, usize::saturating_add);
+        Ok(if total > limit {
+            Err(total)
+        } else {
+            Ok(all.into_iter().map(|(_, bytes)| bytes.to_vec()).collect())
+        })
+    })
+}
+
+/// Takes a rank's number of bytes and the bytes off the front of a parcel.
+fn take_frame<'p>(rest: &mut &'p [u8], limit: usize) -> Result<(usize, &'p [u8]), String> {
+    let (length, after) = rest.split_first_chunk().ok_or("it has no length")?;
+    let length = u64::from_le_bytes(*length);
+    let length = usize::try_from(length).map_err(|_| format!("it has {length} bytes"))?;
+    let due = if length > limit { 0 } else { length };
+    let (bytes, after) = after
+        .split_at_checked(due)
+        .ok_or_else(|| format!("it has {} bytes where {due} are due", after.len()))?;
+    *rest = after;
+    Ok((length, bytes))
+}
+
 /// Gives the root the bytes of all ranks.
 pub(crate) fn gather_bytes(
-    entry: Entry<'_>,
+    handle: OpHandle<'_>,
     bytes: &[u8],
     root: usize,
     limit: usize,
 ) -> Result<Result<Option<Vec<Vec<u8>>>, Unfit>> {
-    let is_root = entry.rank == root;
-    let all = all_gather_bytes(entry, bytes, limit)?;
+    let is_root = handle.rank() == root;
+    let all = all_gather_bytes(handle, bytes, limit)?;
     Ok(all
         .map(|all| is_root.then_some(all))
         .map_err(Unfit::TooMany))
@@ -35,12 +88,12 @@ pub(crate) fn gather_bytes(
 
 /// Gives rank `r` part `r` of the root's, which has one for each rank.
 pub(crate) fn scatter_bytes(
-    entry: Entry<'_>,
+    handle: OpHandle<'_>,
     parts: Option<&[Vec<u8>]>,
     root: usize,
     limit: usize,
 ) -> Result<Result<Vec<u8>, Unfit>> {
-    let (rank, ranks) = (entry.rank, entry.ranks());
+    let (rank, ranks) = (handle.rank(), handle.layout().ranks());
     let total = total(parts.unwrap_or_default());
     // Above the limit, the total travels alone.
     let packed = match parts {
@@ -48,7 +101,7 @@ pub(crate) fn scatter_bytes(
         Some(parts) if total <= limit => pack(parts),
         Some(_) => (total as u64).to_le_bytes().to_vec(),
     };
-    let packed = broadcast_bytes(entry, &packed, root)?;
+    let packed = broadcast_bytes(handle, &packed, root)?;
     // One rank whose part is empty gets a length alone, too.
     if let Some(found) = number(&packed)
         && (ranks > 1 || found > 0)
@@ -61,13 +114,13 @@ pub(crate) fn scatter_bytes(
 
 /// Gives rank `r` part `r` of every rank's, which has one for each rank.
 pub(crate) fn all_to_all_bytes(
-    entry: Entry<'_>,
+    handle: OpHandle<'_>,
     parts: &[Vec<u8>],
     limit: usize,
 ) -> Result<Result<Vec<Vec<u8>>, Unfit>> {
-    let (rank, ranks) = (entry.rank, entry.ranks());
+    let (rank, ranks) = (handle.rank(), handle.layout().ranks());
     let lengths = ranks.saturating_mul(ranks).saturating_mul(LENGTH);
-    let all = all_gather_bytes(entry, &pack(parts), limit.saturating_add(lengths))?;
+    let all = all_gather_bytes(handle, &pack(parts), limit.saturating_add(lengths))?;
     let all = match all {
         Ok(all) => all,
         Err(total) => return Ok(Err(Unfit::TooMany(total))),

@@ -12,17 +12,18 @@ use bytes::Bytes;
 
 use super::arena::{Arena, Batch};
 use super::combine::{Combiner, combine_block, elements};
-use super::leader::Leader;
-use super::operation::Operation;
+use super::leader::{Delivery, Leader};
+use super::operation::{Collective, Kind, Operation};
 use super::plan::{self, Exchange, Lend, Memory, Plan, Span, Step};
 use super::tree::{Part, Reducer};
-use crate::element::Element;
+use crate::element::{Element, ReduceOp};
+use crate::engine::{Arrived, OpHandle, RunningOp};
 use crate::error::Result;
+use crate::shared_memory::{Elements, Input, LentBuffer, PeerBuffers};
 use crate::transport::processes::Layout;
-use crate::transport::threads::{Arrived, Entry, Floor, Given, Lent, RunningOp};
 
 /// The buffers of one rank.
-pub(crate) enum Buffers<'b> {
+enum Buffers<'b> {
     /// One buffer, which holds the input before and the output after.
     InPlace(&'b mut [u8]),
     Apart {
@@ -48,13 +49,41 @@ pub(crate) enum Reduced<T> {
     Shared(Bytes),
 }
 
-/// Runs an operation on the rank's buffers.
+/// Waits until every rank has come.
+pub(crate) fn barrier(handle: OpHandle<'_>) -> Result<()> {
+    let operation = Operation::moving(Kind::Barrier, 0);
+    run_operation::<u8>(handle, &operation, Buffers::InPlace(&mut []))
+}
+
+/// Runs a collective on the rank's buffers, whose lengths are right. A call in place has an output alone.
 pub(crate) fn run<T: Element>(
-    entry: Entry<'_>,
+    handle: OpHandle<'_>,
+    collective: Collective,
+    input: Option<&[T]>,
+    output: Option<&mut [T]>,
+) -> Result<()> {
+    let output = output.unwrap_or_default();
+    let lengths = (input.map_or(0, <[T]>::len), output.len());
+    let operation = Operation::new::<T>(collective, handle.layout().ranks(), lengths);
+    let output = bytemuck::cast_slice_mut(output);
+    let buffers = match collective {
+        Collective::Broadcast { .. } | Collective::Reduce { .. } | Collective::AllReduce { .. } => {
+            Buffers::InPlace(output)
+        }
+        _ => Buffers::Apart {
+            input: bytemuck::cast_slice(input.unwrap_or_default()),
+            output,
+        },
+    };
+    run_operation::<T>(handle, &operation, buffers)
+}
+
+fn run_operation<T: Element>(
+    handle: OpHandle<'_>,
     operation: &Operation,
     mut buffers: Buffers<'_>,
 ) -> Result<()> {
-    let op = entry.begin()?;
+    let op = handle.begin()?;
     let plan = plan::plan(operation, op.layout(), op.rank());
     let mut combiner = Combiner::new(operation, op.ranks());
     share::<T>(&op, &plan, &mut combiner, &mut buffers)?;
@@ -63,18 +92,19 @@ pub(crate) fn run<T: Element>(
         let mut targets = Targets::new(Some(buffers.output()));
         targets.run(&plan.finish, &mut combiner, &read);
     }
+    op.succeed();
     Ok(())
 }
 
 /// Runs an operation on bytes of any lengths. `read` makes the result of what every process has sent; its error
 /// names the node whose bytes are wrong.
-pub(crate) fn run_bytes<R>(
-    entry: Entry<'_>,
+pub(super) fn run_bytes<R>(
+    handle: OpHandle<'_>,
     operation: &Operation,
     input: &[u8],
     read: impl Fn(&Layout, &[Bytes]) -> Result<R, (usize, String)>,
 ) -> Result<R> {
-    let op = entry.begin()?;
+    let op = handle.begin()?;
     let layout = op.layout();
     let plan = plan::plan(operation, layout, op.rank());
     let mut combiner = Combiner::<u8>::new(operation, op.ranks());
@@ -89,42 +119,96 @@ pub(crate) fn run_bytes<R>(
         _ => op.parcel(0),
     });
     let come: Vec<_> = come.collect();
-    read(layout, &come).map_err(|(node, message)| op.malformed(node, message))
+    let result = read(layout, &come).map_err(|(node, message)| op.malformed(node, message))?;
+    op.succeed();
+    Ok(result)
 }
 
 /// Runs an all-reduce whose result the ranks of a process share, where that saves work.
-pub(crate) fn run_shared<T: Element>(
-    entry: Entry<'_>,
-    operation: &Operation,
-    given: Given<'_, T>,
+pub(crate) fn all_reduce_shared<T: Element>(
+    handle: OpHandle<'_>,
+    input: Input<'_, T>,
+    op: ReduceOp,
 ) -> Result<Reduced<T>> {
-    let layout = entry.layout();
-    if entry.ranks() > 1 && layout.is_local() {
-        let share = |floor: Floor<'_>| {
-            let mut combiner = Combiner::new(operation, layout.ranks());
-            combine_lent::<T>(floor, &mut combiner);
-        };
-        return entry.attend_together(given, share).map(Reduced::Shared);
+    let layout = handle.layout();
+    let collective = Collective::AllReduce { op };
+    let lengths = (0, input.elements().len());
+    let operation = &Operation::new::<T>(collective, layout.ranks(), lengths);
+    if layout.ranks() > 1 && layout.is_local() {
+        return run_shared_locally(handle, operation, input).map(Reduced::Shared);
     }
-    if plan::shares_result(operation, layout) {
-        let op = entry.begin()?;
-        let plan = plan::plan(operation, op.layout(), op.rank());
-        let mut combiner = Combiner::<T>::new(operation, op.ranks());
-        let mut buffers = Buffers::Apart {
-            input: bytemuck::cast_slice(given.elements()),
-            output: &mut [],
-        };
-        share(&op, &plan, &mut combiner, &mut buffers)?;
-        let arrived = exchange(&op, plan.exchange, &mut combiner, &mut [])?;
-        // An operation of several processes has something that arrives.
-        return Ok(Reduced::Shared(
-            arrived.map(|all| all.shared.clone()).unwrap_or_default(),
-        ));
+    if !plan::shares_result(operation, layout) {
+        let mut buffer = input.into_own();
+        let bytes = bytemuck::cast_slice_mut(&mut buffer);
+        run_operation::<T>(handle, operation, Buffers::InPlace(bytes))?;
+        return Ok(Reduced::Own(buffer));
     }
-    let mut buffer = given.into_own();
-    let bytes = bytemuck::cast_slice_mut(&mut buffer);
-    run::<T>(entry, operation, Buffers::InPlace(bytes))?;
-    Ok(Reduced::Own(buffer))
+    let op = handle.begin()?;
+    let plan = plan::plan(operation, layout, op.rank());
+    let mut combiner = Combiner::<T>::new(operation, layout.ranks());
+    let mut buffers = Buffers::Apart {
+        input: bytemuck::cast_slice(input.elements()),
+        output: &mut [],
+    };
+    share(&op, &plan, &mut combiner, &mut buffers)?;
+    let arrived = exchange(&op, plan.exchange, &mut combiner, &mut [])?;
+    op.succeed();
+    // An operation of several processes has something that arrives.
+    Ok(Reduced::Shared(
+        arrived.map(|all| all.shared.clone()).unwrap_or_default(),
+    ))
+}
+
+/// Runs an all-reduce within one process into one memory: the leader's own input, if it is nobody else's, or
+/// scratch memory.
+fn run_shared_locally<T: Element>(
+    handle: OpHandle<'_>,
+    operation: &Operation,
+    input: Input<'_, T>,
+) -> Result<Bytes> {
+    let op = handle.begin()?;
+    let result = match input {
+        Input::Own(elements) if op.leads() => {
+            lead_shared::<T, _>(&op, operation, None, Elements(elements))
+        }
+        Input::Borrowed(elements) if op.leads() => {
+            let memory = op.memory(size_of_val(elements));
+            let input = bytemuck::cast_slice(elements);
+            lead_shared::<T, _>(&op, operation, Some(input), memory)
+        }
+        input => {
+            let lent = LentBuffer::Read(bytemuck::cast_slice(input.elements()));
+            let mut combiner = Combiner::<T>::new(operation, op.ranks());
+            op.share(lent, |buffers| combine_lent(buffers, &mut combiner))?;
+            op.follow().map(|arrived| arrived.shared.clone())
+        }
+    }?;
+    op.succeed();
+    Ok(result)
+}
+
+/// Lends the memory of the result, and delivers it. Without an input, the memory holds it.
+fn lead_shared<T: Element, M: AsRef<[u8]> + AsMut<[u8]> + Send + 'static>(
+    op: &RunningOp<'_>,
+    operation: &Operation,
+    input: Option<&[u8]>,
+    mut memory: M,
+) -> Result<Bytes> {
+    let delivery = Delivery::new(op);
+    let output = memory.as_mut();
+    let lent = match input {
+        Some(input) => LentBuffer::Beside { input, output },
+        None => LentBuffer::InPlace(output),
+    };
+    let mut combiner = Combiner::<T>::new(operation, op.ranks());
+    // If this fails it fails for all, and nobody waits for the leader.
+    op.share(lent, |buffers| combine_lent(buffers, &mut combiner))?;
+    let shared = Bytes::from_owner(memory);
+    delivery.deliver(Arrived {
+        received: Vec::new(),
+        shared: shared.clone(),
+    });
+    Ok(shared)
 }
 
 /// The memory of what has come to this process, and of its own parcels.
@@ -145,21 +229,23 @@ fn share<T: Element>(
     buffers: &mut Buffers<'_>,
 ) -> Result<()> {
     let (lent, output) = match (plan.lend, buffers) {
-        (Lend::InPlace, Buffers::InPlace(buffer)) => (Lent::InPlace(buffer), None),
-        (Lend::InPlace, Buffers::Apart { output, .. }) => (Lent::InPlace(output), None),
-        (Lend::Input, Buffers::InPlace(buffer)) => (Lent::Read(buffer), None),
-        (Lend::Input, Buffers::Apart { input, output }) => (Lent::Read(input), Some(&mut **output)),
-        (Lend::Nothing, buffers) => (Lent::Read(&[]), Some(buffers.output())),
+        (Lend::InPlace, Buffers::InPlace(buffer)) => (LentBuffer::InPlace(buffer), None),
+        (Lend::InPlace, Buffers::Apart { output, .. }) => (LentBuffer::InPlace(output), None),
+        (Lend::Input, Buffers::InPlace(buffer)) => (LentBuffer::Read(buffer), None),
+        (Lend::Input, Buffers::Apart { input, output }) => {
+            (LentBuffer::Read(input), Some(&mut **output))
+        }
+        (Lend::Nothing, buffers) => (LentBuffer::Read(&[]), Some(buffers.output())),
     };
-    op.share(lent, |floor| {
+    op.share(lent, |buffers| {
         if let [Step::Combine { into, .. }] = &plan.share[..]
             && into.memory == Memory::Lent
         {
-            return combine_lent(floor, combiner);
+            return combine_lent(buffers, combiner);
         }
         let mut targets = Targets::new(output);
         let read = |span: &Span| match span.memory {
-            Memory::Input(rank) => cut(floor.read(op.seat_of(rank)), span),
+            Memory::Input(rank) => cut(buffers.read(op.seat_of(rank)), span),
             _ => &[],
         };
         targets.run(&plan.share, combiner, &read);
@@ -176,21 +262,21 @@ fn cut<'m>(memory: &'m [u8], span: &Span) -> &'m [u8] {
 }
 
 /// Combines this rank's segment of all inputs into the segments of all outputs that are lent.
-fn combine_lent<T: Element>(floor: Floor<'_>, combiner: &mut Combiner<'_, T>) {
-    let mut pieces = floor.pieces();
+fn combine_lent<T: Element>(buffers: PeerBuffers<'_>, combiner: &mut Combiner<'_, T>) {
+    let mut segments = buffers.segments();
     // All buffers have one length, so the segments have too. They are aligned: a segment starts at a multiple of
     // a cache line, which every element's size divides.
-    let count = pieces.first().map_or(0, |piece| piece.input().len()) / size_of::<T>();
+    let count = segments.first().map_or(0, |segment| segment.input().len()) / size_of::<T>();
     let (reducer, blocks) = combiner.begin(count);
     for block in blocks {
         let bytes = block.start * size_of::<T>()..block.end * size_of::<T>();
-        reducer.combine(0..pieces.len(), block.len(), &|ranks| {
-            let input = || &pieces[ranks.start].input()[bytes.clone()];
+        reducer.combine(0..segments.len(), block.len(), &|ranks| {
+            let input = || &segments[ranks.start].input()[bytes.clone()];
             (ranks.len() == 1).then(|| Part::Rank(input()))
         });
         let mut done: Option<&[u8]> = None;
-        for piece in &mut pieces {
-            if let Some(output) = piece.output() {
+        for segment in &mut segments {
+            if let Some(output) = segment.output() {
                 let target = &mut output[bytes.clone()];
                 match done {
                     // A mean is divided once.

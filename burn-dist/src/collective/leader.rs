@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec;
+use crate::engine::{Arrived, RunningOp};
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
-use crate::transport::threads::{Arrived, RunningOp};
 
 /// Bytes to send to a node.
 pub(super) struct Outward<'b> {
@@ -23,31 +23,55 @@ pub(super) struct Inward<'b> {
     pub(super) into: Option<&'b mut [u8]>,
 }
 
-/// The leader's part in an operation. Dropped without a delivery, it ends the operation for the other ranks of
-/// the process, so that they never wait for a leader that is gone.
-pub(super) struct Leader<'o, 'm> {
+/// The delivery that the other ranks of the process wait for. Dropped before it is made, it ends the operation for
+/// them, so that they never wait for a leader that is gone.
+pub(super) struct Delivery<'o, 'm> {
     op: &'o RunningOp<'m>,
-    /// The encoded call, which goes with the first message to each node.
-    call: Vec<u8>,
     delivered: bool,
 }
 
-impl<'o, 'm> Leader<'o, 'm> {
-    pub(super) fn new(op: &'o RunningOp<'m>) -> Result<Self> {
-        let mut leader = Self {
+impl<'o, 'm> Delivery<'o, 'm> {
+    pub(super) fn new(op: &'o RunningOp<'m>) -> Self {
+        Self {
             op,
-            call: Vec::new(),
             delivered: false,
-        };
-        let call = codec::encode(&**op.call());
-        leader.call = call.map_err(|message| op.malformed(op.layout().here(), message))?;
-        Ok(leader)
+        }
     }
 
     /// Gives all ranks of the process what has arrived.
     pub(super) fn deliver(mut self, arrived: Arrived) -> Arc<Arrived> {
         self.delivered = true;
         self.op.deliver(arrived)
+    }
+}
+
+impl Drop for Delivery<'_, '_> {
+    fn drop(&mut self) {
+        if !self.delivered {
+            self.op.close("panicked while it reduced");
+        }
+    }
+}
+
+/// The leader's part in an operation.
+pub(super) struct Leader<'o, 'm> {
+    op: &'o RunningOp<'m>,
+    /// The encoded call, which goes with the first message to each node.
+    call: Vec<u8>,
+    delivery: Delivery<'o, 'm>,
+}
+
+impl<'o, 'm> Leader<'o, 'm> {
+    pub(super) fn new(op: &'o RunningOp<'m>) -> Result<Self> {
+        let delivery = Delivery::new(op);
+        let call = codec::encode(&**op.call());
+        let call = call.map_err(|message| op.malformed(op.layout().here(), message))?;
+        Ok(Self { op, call, delivery })
+    }
+
+    /// Gives all ranks of the process what has arrived.
+    pub(super) fn deliver(self, arrived: Arrived) -> Arc<Arrived> {
+        self.delivery.deliver(arrived)
     }
 
     /// Sends and receives bytes, each of which its node knows by a part of its own, `late` after the operation's
@@ -165,14 +189,6 @@ impl Cancel for Leader<'_, '_> {
     fn received_from(&self, process: usize) {
         if let Some(node) = self.op.layout().place_of(process) {
             self.op.buffers().heard_from(node);
-        }
-    }
-}
-
-impl Drop for Leader<'_, '_> {
-    fn drop(&mut self) {
-        if !self.delivered {
-            self.op.close("panicked while it reduced");
         }
     }
 }

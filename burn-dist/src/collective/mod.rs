@@ -12,7 +12,6 @@
 
 mod arena;
 mod bytes;
-mod calls;
 mod combine;
 mod execute;
 mod leader;
@@ -20,11 +19,10 @@ mod operation;
 mod plan;
 mod tree;
 
-pub(crate) use bytes::{Unfit, all_to_all_bytes, gather_bytes, scatter_bytes};
-pub(crate) use calls::{
-    all_gather, all_gather_bytes, all_reduce, all_reduce_shared, all_to_all, barrier, broadcast,
-    broadcast_bytes, gather, reduce, reduce_scatter, scatter,
+pub(crate) use bytes::{
+    Unfit, all_gather_bytes, all_to_all_bytes, broadcast_bytes, gather_bytes, scatter_bytes,
 };
-pub(crate) use execute::Reduced;
+pub(crate) use execute::{Reduced, all_reduce_shared, barrier, run};
+pub(crate) use operation::Collective;
 #[cfg(feature = "bench")]
 pub(crate) use tree::reduce_slices;

@@ -2,9 +2,65 @@
 
 use crate::element::{Element, ReduceOp};
 
-/// The collectives that plans are made for.
+/// A collective that carries elements, with all that ranks must agree on but the elements.
+#[derive(Clone, Copy, Debug)]
+pub enum Collective {
+    /// In place.
+    Broadcast { root: usize },
+    /// In place.
+    Reduce { op: ReduceOp, root: usize },
+    /// In place.
+    AllReduce { op: ReduceOp },
+    /// From a part to the whole, which the root alone has.
+    Gather { root: usize },
+    /// From a part to the whole.
+    AllGather,
+    /// From the whole, which the root alone has, to a part.
+    Scatter { root: usize },
+    /// From the whole to a part.
+    ReduceScatter { op: ReduceOp },
+    /// From a whole to a whole.
+    AllToAll,
+}
+
+impl Collective {
+    /// The name of its public method.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Broadcast { .. } => "broadcast",
+            Self::Reduce { .. } => "reduce",
+            Self::AllReduce { .. } => "all_reduce",
+            Self::Gather { .. } => "gather",
+            Self::AllGather => "all_gather",
+            Self::Scatter { .. } => "scatter",
+            Self::ReduceScatter { .. } => "reduce_scatter",
+            Self::AllToAll => "all_to_all",
+        }
+    }
+
+    pub(crate) fn reduction(self) -> Option<ReduceOp> {
+        match self {
+            Self::Reduce { op, .. } | Self::AllReduce { op } | Self::ReduceScatter { op } => {
+                Some(op)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn root(self) -> Option<usize> {
+        match self {
+            Self::Broadcast { root }
+            | Self::Reduce { root, .. }
+            | Self::Gather { root }
+            | Self::Scatter { root } => Some(root),
+            _ => None,
+        }
+    }
+}
+
+/// The kinds of operations that plans are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     Barrier,
     Broadcast,
     Reduce,
@@ -22,7 +78,7 @@ pub(crate) enum Kind {
 
 /// One collective, as all ranks of a group agree on it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Operation {
+pub(super) struct Operation {
     pub(super) kind: Kind,
     /// The rank that all send to or receive from, where there is one.
     pub(super) root: usize,
@@ -37,37 +93,47 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// An operation that moves bytes and computes nothing.
-    pub(crate) fn moving(kind: Kind, root: usize, bytes: usize) -> Self {
+    /// An operation without elements, or on bytes of any lengths.
+    pub(super) fn moving(kind: Kind, root: usize) -> Self {
         Self {
             kind,
             root,
             op: ReduceOp::Sum,
-            bytes,
+            bytes: 0,
             element: 1,
             partial: 1,
         }
     }
 
-    /// An operation that combines `count` elements of type `T`.
-    pub(crate) fn reducing<T: Element>(
-        kind: Kind,
-        root: usize,
-        op: ReduceOp,
-        count: usize,
+    /// The operation of a collective over so many ranks, for these lengths of this rank's input and output. A call
+    /// in place has an output alone.
+    pub(super) fn new<T: Element>(
+        collective: Collective,
+        ranks: usize,
+        (input, output): (usize, usize),
     ) -> Self {
-        let element = size_of::<T>();
-        let partial = match op {
-            ReduceOp::Mean => size_of::<T::Wide>(),
-            _ => element,
+        let (kind, count) = match collective {
+            Collective::Broadcast { .. } => (Kind::Broadcast, output),
+            Collective::Reduce { .. } => (Kind::Reduce, output),
+            Collective::AllReduce { .. } => (Kind::AllReduce, output),
+            Collective::Gather { .. } => (Kind::Gather, input),
+            Collective::AllGather => (Kind::AllGather, input),
+            Collective::Scatter { .. } => (Kind::Scatter, output),
+            Collective::ReduceScatter { .. } => (Kind::ReduceScatter, output),
+            Collective::AllToAll => (Kind::AllToAll, input / ranks),
         };
+        let op = collective.reduction().unwrap_or(ReduceOp::Sum);
+        let element = size_of::<T>();
         Self {
             kind,
-            root,
+            root: collective.root().unwrap_or(0),
             op,
             bytes: count * element,
             element,
-            partial,
+            partial: match op {
+                ReduceOp::Mean => size_of::<T::Wide>(),
+                _ => element,
+            },
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The forms in which calls take elements: borrowed slices, vectors and (in `tensor`) tensors.
 
 use super::ProcessGroup;
-use super::call::Collective;
 use super::mode::{Blocking, Job, Mode};
+use crate::collective::{self, Collective};
 use crate::element::Element;
 use crate::error::Result;
 
@@ -152,7 +152,7 @@ fn borrowed<T: Element>(
     };
     let shape = [shared.unwrap_or_default()];
     let ticket = group.collective_ticket(call, (T::NAME, &shape), lengths)?;
-    ticket.run(|entry| call.run(entry, input, output))
+    collective::run(ticket.handle(), call, input, output)
 }
 
 impl<T: Element, M: Mode> Buffer<form::InPlace, M> for Vec<T> {
@@ -215,8 +215,8 @@ pub(super) fn in_place<T: Element, R: 'static, M>(
 ) -> Result<Job<R>> {
     let ticket = group.collective_ticket(call, signature, (None, Some(buffer.len())))?;
     Ok(Box::new(move || {
-        ticket.run(|entry| {
-            call.run(entry, None, Some(&mut buffer))?;
+        ticket.run(|handle| {
+            collective::run(handle, call, None, Some(&mut buffer))?;
             finish(buffer)
         })
     }))
@@ -233,9 +233,9 @@ pub(super) fn transfer<T: Element, R: 'static, M>(
     let lengths = (input.as_ref().map(Vec::len), output);
     let ticket = group.collective_ticket(call, signature, lengths)?;
     Ok(Box::new(move || {
-        ticket.run(|entry| {
+        ticket.run(|handle| {
             let mut output = output.map(bytemuck::zeroed_vec::<T>);
-            call.run(entry, input.as_deref(), output.as_deref_mut())?;
+            collective::run(handle, call, input.as_deref(), output.as_deref_mut())?;
             finish(output)
         })
     }))

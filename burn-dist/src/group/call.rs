@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::ProcessGroup;
 use super::member::Core;
-use crate::collective::{self, Unfit};
-use crate::element::{Element, ReduceOp};
+use crate::collective::{Collective, Unfit};
+use crate::element::ReduceOp;
+use crate::engine::OpHandle;
 use crate::error::{Call, Detail, Error, Result};
-use crate::transport::threads::Entry;
 
 /// The dtype of bool tensors in signatures. Their elements travel as `u8`.
 pub(super) const BOOL: &str = "bool";
@@ -31,28 +31,10 @@ impl Ticket {
         self.call.sequence
     }
 
-    /// Runs the operation that the ticket was taken for.
-    pub(super) fn run<R>(&self, operation: impl FnOnce(Entry<'_>) -> Result<R>) -> Result<R> {
-        let Self {
-            core,
-            call,
-            timeout,
-            ..
-        } = self;
-        let (meeting, rank) = (&*core.meeting, core.rank);
-        let entry = Entry {
-            meeting,
-            rank,
-            call: Arc::clone(call),
-            timeout: *timeout,
-        };
-        meeting.recorded(rank, call, || operation(entry))
-    }
-
     /// The error for byte strings that can't be given. All ranks find the same total, and the group goes on; a
     /// malformed string ends it.
     pub(super) fn unfit(&self, unfit: &Unfit, limit: usize) -> Error {
-        let (meeting, rank) = (&self.core.meeting, self.core.global_rank());
+        let (state, rank) = (&self.core.state, self.core.global_rank());
         match *unfit {
             Unfit::TooMany(total) => Error::InvalidArgument {
                 rank,
@@ -61,93 +43,28 @@ impl Ticket {
                     "the ranks give {total} bytes, more than the {limit} of one call; give less at once"
                 ),
             },
-            Unfit::Malformed(peer) => meeting.fail(Error::Control {
+            Unfit::Malformed(peer) => state.fail(Error::Control {
                 rank,
-                peer: meeting.ranks()[peer],
+                peer: state.ranks()[peer],
                 message: format!("{}: its lengths and elements don't fit together", self.call),
             }),
         }
     }
-}
 
-/// A collective that carries elements, with all that ranks must agree on but the elements.
-#[derive(Clone, Copy, Debug)]
-pub enum Collective {
-    /// In place.
-    Broadcast { root: usize },
-    /// In place.
-    Reduce { op: ReduceOp, root: usize },
-    /// In place.
-    AllReduce { op: ReduceOp },
-    /// From a part to the whole, which the root alone has.
-    Gather { root: usize },
-    /// From a part to the whole.
-    AllGather,
-    /// From the whole, which the root alone has, to a part.
-    Scatter { root: usize },
-    /// From the whole to a part.
-    ReduceScatter { op: ReduceOp },
-    /// From a whole to a whole.
-    AllToAll,
-}
-
-impl Collective {
-    /// The name of its public method.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Broadcast { .. } => "broadcast",
-            Self::Reduce { .. } => "reduce",
-            Self::AllReduce { .. } => "all_reduce",
-            Self::Gather { .. } => "gather",
-            Self::AllGather => "all_gather",
-            Self::Scatter { .. } => "scatter",
-            Self::ReduceScatter { .. } => "reduce_scatter",
-            Self::AllToAll => "all_to_all",
-        }
+    /// Runs the operation that the ticket was taken for.
+    pub(super) fn run<R>(&self, operation: impl FnOnce(OpHandle<'_>) -> R) -> R {
+        operation(self.handle())
     }
 
-    fn reduction(self) -> Option<ReduceOp> {
-        match self {
-            Self::Reduce { op, .. } | Self::AllReduce { op } | Self::ReduceScatter { op } => {
-                Some(op)
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn root(self) -> Option<usize> {
-        match self {
-            Self::Broadcast { root }
-            | Self::Reduce { root, .. }
-            | Self::Gather { root }
-            | Self::Scatter { root } => Some(root),
-            _ => None,
-        }
-    }
-
-    /// Runs the algorithm. Calls in place have an output alone; the lengths have been checked.
-    pub(super) fn run<T: Element>(
-        self,
-        entry: Entry<'_>,
-        input: Option<&[T]>,
-        output: Option<&mut [T]>,
-    ) -> Result<()> {
-        if let Self::Gather { root } = self {
-            return collective::gather(entry, input.unwrap_or_default(), output, root);
-        }
-        let output = output.unwrap_or_default();
-        if let Self::Scatter { root } = self {
-            return collective::scatter(entry, input, output, root);
-        }
-        let input = input.unwrap_or_default();
-        match self {
-            Self::Broadcast { root } => collective::broadcast(entry, output, root),
-            Self::Reduce { op, root } => collective::reduce(entry, output, op, root),
-            Self::AllReduce { op } => collective::all_reduce(entry, output, op),
-            Self::AllGather | Self::Gather { .. } => collective::all_gather(entry, input, output),
-            Self::ReduceScatter { op } => collective::reduce_scatter(entry, input, output, op),
-            Self::AllToAll | Self::Scatter { .. } => collective::all_to_all(entry, input, output),
-        }
+    /// The handle of the operation that the ticket was taken for.
+    pub(super) fn handle(&self) -> OpHandle<'_> {
+        let Self {
+            core,
+            call,
+            timeout,
+            ..
+        } = self;
+        OpHandle::new(&core.state, core.rank, Arc::clone(call), *timeout)
     }
 }
 
@@ -316,8 +233,8 @@ impl<M> ProcessGroup<M> {
     /// The error of a call that can't be right, of which the other ranks are told.
     pub(crate) fn refuse(&self, call: &'static str, message: String) -> Error {
         let core = self.core();
-        core.meeting.fail(
-            core.meeting
+        core.state.fail(
+            core.state
                 .left(core.rank, &format!("{call}: {message}"), None),
         );
         Error::InvalidArgument {

@@ -15,7 +15,7 @@ use super::call::BOOL;
 use crate::collective::Reduced;
 use crate::element::Element;
 use crate::error::{Departure, Error, Result};
-use crate::transport::threads::Given;
+use crate::shared_memory::Input;
 
 /// Runs `$body` with `$element` as the element type that travels for a dtype; `$other` if none does.
 macro_rules! for_elements {
@@ -71,19 +71,19 @@ pub(super) struct Origin<const D: usize> {
 impl<const D: usize> Contents<D> {
     /// The elements, of the type that goes with the dtype.
     pub(super) fn elements<T: Element>(self) -> Vec<T> {
-        self.lend(|given: Given<'_, T>| match given {
-            Given::Own(elements) => elements,
-            Given::Borrowed(elements) => elements.to_vec(),
+        self.lend(|given: Input<'_, T>| match given {
+            Input::Own(elements) => elements,
+            Input::Borrowed(elements) => elements.to_vec(),
         })
     }
 
     /// As [`Self::elements`], copied only if `work` needs them for its own.
-    pub(super) fn lend<T: Element, R>(self, work: impl FnOnce(Given<'_, T>) -> R) -> R {
+    pub(super) fn lend<T: Element, R>(self, work: impl FnOnce(Input<'_, T>) -> R) -> R {
         match self.held {
             Held::Own(bytes) => {
                 let elements = bytes.try_into_vec();
                 // Memory that was allocated for another alignment has to be copied.
-                work(Given::Own(elements.unwrap_or_else(|bytes| {
+                work(Input::Own(elements.unwrap_or_else(|bytes| {
                     bytemuck::pod_collect_to_vec(&bytes)
                 })))
             }
@@ -91,8 +91,8 @@ impl<const D: usize> Contents<D> {
             Held::Shared(tensor) => {
                 let bytes = contiguous(&tensor);
                 match bytes.map(bytemuck::try_cast_slice) {
-                    Some(Ok(elements)) => work(Given::Borrowed(elements)),
-                    _ => work(Given::Own(bytemuck::pod_collect_to_vec(
+                    Some(Ok(elements)) => work(Input::Borrowed(elements)),
+                    _ => work(Input::Own(bytemuck::pod_collect_to_vec(
                         &tensor.into_data().into_bytes(),
                     ))),
                 }
@@ -317,7 +317,7 @@ impl<M> ProcessGroup<M> {
             message,
         };
         let reason = Departure::Failed(error.to_string().into());
-        self.core().meeting.fail(Error::PeerLeft {
+        self.core().state.fail(Error::PeerLeft {
             peer: self.global_rank(),
             reason,
             call: None,

@@ -16,10 +16,10 @@ use std::thread::panicking;
 use std::time::{Duration, Instant};
 
 use super::work::{Communicator, Job};
+use crate::engine::{GRACE, GroupState};
 use crate::error::{Departure, Error, Result};
 use crate::transport::processes::World;
 use crate::transport::thread::Thread;
-use crate::transport::threads::{GRACE, Meeting};
 
 /// How many seats that were left early are kept for a better reason. The others of an older one hear only that
 /// the rank left.
@@ -27,7 +27,7 @@ const MOST_LEFT: usize = 32;
 
 /// What a call needs of its group.
 pub(super) struct Core {
-    pub(super) meeting: Arc<Meeting>,
+    pub(super) state: Arc<GroupState>,
     /// The rank within the group.
     pub(super) rank: usize,
     /// This process's part in the job: it ends with the last seat.
@@ -40,10 +40,10 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(meeting: Arc<Meeting>, rank: usize, world: Arc<World>) -> Arc<Self> {
+    pub(super) fn new(state: Arc<GroupState>, rank: usize, world: Arc<World>) -> Arc<Self> {
         let (collectives, messages) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self {
-            meeting,
+            state,
             rank,
             world,
             collectives,
@@ -52,7 +52,7 @@ impl Core {
     }
 
     pub(super) fn global_rank(&self) -> usize {
-        self.meeting.ranks()[self.rank]
+        self.state.ranks()[self.rank]
     }
 
     /// Returns the number of collective calls so far.
@@ -112,7 +112,7 @@ impl Member {
     }
 
     fn leave(&self, reason: &Departure) {
-        self.core.meeting.leave(self.core.rank, reason.clone());
+        self.core.state.leave(self.core.rank, reason.clone());
     }
 }
 
@@ -127,7 +127,7 @@ impl Drop for Member {
         };
         if self.lineage.has_launcher() {
             let (core, reason) = (Arc::clone(&self.core), reason.clone());
-            let leave = move || core.meeting.leave_early(core.rank, reason);
+            let leave = move || core.state.leave_early(core.rank, reason);
             let thread = communicator.close_after(leave);
             self.lineage.keep(&self.core, thread);
         } else if panicking() {
@@ -221,7 +221,7 @@ impl Lineage {
         let mut seats = lock(&self.seats);
         let gone = if let Some(reason) = seats.departure.clone() {
             drop(seats);
-            core.meeting.leave(core.rank, reason);
+            core.state.leave(core.rank, reason);
             join(thread);
             return;
         } else {
@@ -259,7 +259,7 @@ impl Lineage {
             .collect();
         let held = self.members();
         for core in left.iter().chain(held.iter().map(|member| &member.core)) {
-            core.meeting.fail(error.clone());
+            core.state.fail(error.clone());
         }
     }
 
@@ -308,7 +308,7 @@ impl Lineage {
             member.leave(reason);
         }
         for Left { core, .. } in &left {
-            core.meeting.leave(core.rank, reason.clone());
+            core.state.leave(core.rank, reason.clone());
         }
         // Only now that every group knows, for these threads may wait for one of them.
         for Left { thread, .. } in left {

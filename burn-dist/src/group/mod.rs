@@ -33,10 +33,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::GroupState;
 use crate::error::{Departure, Error, Result};
 use crate::transport::processes::{Reporter, World};
 use crate::transport::thread::Thread;
-use crate::transport::threads::Meeting;
 use member::{Core, Lineage, Member};
 
 pub use buffer::{Buffer, form};
@@ -119,8 +119,8 @@ impl ProcessGroup {
     /// A group of one rank: every call is right away its own answer.
     pub fn single() -> Self {
         let reporter = Reporter::alone(1, None);
-        let meeting = Meeting::local(vec![0], &reporter);
-        let core = Core::new(meeting, 0, World::alone(reporter));
+        let state = GroupState::local(vec![0], &reporter);
+        let core = Core::new(state, 0, World::alone(reporter));
         Self::seat(core, &Lineage::new(false), DEFAULT_TIMEOUT)
     }
 
@@ -136,21 +136,21 @@ impl ProcessGroup {
         }
         let launched = records.is_some();
         let reporter = Reporter::alone(world_size, records);
-        let meeting = Meeting::local((0..world_size).collect(), &reporter);
+        let state = GroupState::local((0..world_size).collect(), &reporter);
         let seats = 0..world_size;
         let world = World::alone(reporter);
-        Ok(Self::seats(&meeting, seats, &world, launched))
+        Ok(Self::seats(&state, seats, &world, launched))
     }
 
     /// Fresh memberships of these ranks.
     fn seats(
-        meeting: &Arc<Meeting>,
+        state: &Arc<GroupState>,
         ranks: Range<usize>,
         world: &Arc<World>,
         launched: bool,
     ) -> Vec<Self> {
         let seat = |rank| {
-            let core = Core::new(Arc::clone(meeting), rank, Arc::clone(world));
+            let core = Core::new(Arc::clone(state), rank, Arc::clone(world));
             Self::seat(core, &Lineage::new(launched), DEFAULT_TIMEOUT)
         };
         ranks.map(seat).collect()
@@ -185,7 +185,7 @@ impl<M> ProcessGroup<M> {
     /// The global ranks of the members: rank `r` of this group is rank `ranks()[r]` of the group that
     /// all were split from. Errors name these.
     pub fn ranks(&self) -> &[usize] {
-        self.core().meeting.ranks()
+        self.core().state.ranks()
     }
 
     /// The global rank of this one.
@@ -246,7 +246,7 @@ impl<M> ProcessGroup<M> {
             rank: self.global_rank(),
             message: message.into(),
         };
-        self.core().meeting.fail(error);
+        self.core().state.fail(error);
     }
 
     /// Ends this group, and all that were split from it, with a failure that one of them had.
@@ -271,7 +271,7 @@ impl<M> ProcessGroup<M> {
 
     /// The group's failure, if it has one.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.core().meeting.failure()
+        self.core().state.failure()
     }
 
     /// Waits until this rank's asynchronous operations are over, in this group and all that were split

@@ -6,10 +6,9 @@ use std::time::Instant;
 use burn::tensor::StreamId;
 use tracing::Span;
 
-use super::call::Collective;
 use super::p2p::Waiting;
 use super::{ProcessGroup, Work};
-use crate::collective;
+use crate::collective::{self, Collective};
 use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 
@@ -97,8 +96,8 @@ impl<M> ProcessGroup<M> {
             Ok(()) => work,
             Err(error) => {
                 // The others can't have this operation without this rank.
-                let (meeting, rank) = (&self.core().meeting, self.rank());
-                meeting.fail(meeting.left(rank, &error.to_string(), None));
+                let (state, rank) = (&self.core().state, self.rank());
+                state.fail(state.left(rank, &error.to_string(), None));
                 Work::ready(self.global_rank(), Err(error))
             }
         }
@@ -119,10 +118,10 @@ impl<M> ProcessGroup<M> {
             Err(error) => return Work::ready(self.global_rank(), Err(error)),
         };
         self.enqueue(move || {
-            ticket.run(|entry| {
+            ticket.run(|handle| {
                 let _span = span.entered();
                 let start = Instant::now();
-                collective::all_reduce(entry, buffer.as_mut(), op)?;
+                collective::run(handle, call, None, Some(buffer.as_mut()))?;
                 Ok((buffer, start..Instant::now()))
             })
         })

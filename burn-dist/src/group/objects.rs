@@ -98,7 +98,7 @@ impl Objects<'_> {
         let strings = strings.transpose()?;
         let ticket = group.scatter_ticket(call, ("", &[]), strings.as_deref(), root)?;
         let string = ticket
-            .run(|entry| collective::scatter_bytes(entry, strings.as_deref(), root, LIMIT))?;
+            .run(|handle| collective::scatter_bytes(handle, strings.as_deref(), root, LIMIT))?;
         let string = string.map_err(|unfit| ticket.unfit(&unfit, LIMIT))?;
         group.decode(root, &string)
     }
@@ -136,10 +136,10 @@ impl<M> ProcessGroup<M> {
             detail.root = Some(self.check_peer(call, root)?);
         }
         let ticket = self.ticket(call, "", &[], detail);
-        let all = ticket.run(|entry| match root {
-            Some(root) => collective::gather_bytes(entry, bytes, root, LIMIT),
+        let all = ticket.run(|handle| match root {
+            Some(root) => collective::gather_bytes(handle, bytes, root, LIMIT),
             None => {
-                let all = collective::all_gather_bytes(entry, bytes, LIMIT)?;
+                let all = collective::all_gather_bytes(handle, bytes, LIMIT)?;
                 Ok(all.map(Some).map_err(Unfit::TooMany))
             }
         });
@@ -163,7 +163,7 @@ impl<M> ProcessGroup<M> {
             return Err(self.refuse(call, message));
         }
         let ticket = self.ticket(call, "", &[], detail);
-        ticket.run(|entry| collective::broadcast_bytes(entry, bytes, root))
+        ticket.run(|handle| collective::broadcast_bytes(handle, bytes, root))
     }
 
     /// Takes the ticket of a scatter whose parts differ in length.

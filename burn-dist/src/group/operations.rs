@@ -6,12 +6,11 @@ use super::ProcessGroup;
 #[cfg(doc)]
 use super::Work;
 use super::buffer::{Buffer, form};
-use super::call::Collective;
 use super::mode::{Job, Mode, Start};
 #[cfg(doc)]
 use super::p2p::AnyRank;
 use super::p2p::{Message, P2p, Slot, Source};
-use crate::collective;
+use crate::collective::{self, Collective};
 use crate::element::ReduceOp;
 use crate::error::Detail;
 

@@ -12,12 +12,12 @@ use super::host::{Origin, for_elements};
 use super::member::Core;
 use super::mode::{Blocking, Job, Mode};
 use crate::element::Element;
+use crate::engine::{PendingRecv, Route};
 use crate::error::{Call, Detail, Result};
-use crate::transport::threads::{Posted, Route};
 
 /// A wait for messages, and the receives that it is for.
 pub struct Waiting<R> {
-    pub(super) posted: Vec<Arc<Posted>>,
+    pub(super) posted: Vec<Arc<PendingRecv>>,
     pub(super) job: Job<R>,
 }
 
@@ -245,7 +245,7 @@ impl Expected {
 pub struct Receive {
     core: Arc<Core>,
     timeout: Duration,
-    posted: Arc<Posted>,
+    posted: Arc<PendingRecv>,
     /// In bytes.
     length: usize,
 }
@@ -254,10 +254,11 @@ impl Receive {
     /// Waits for the message, and gives its sender's rank with it.
     fn finish<B: Slot<M>, M: Mode>(self, slot: B) -> Result<(usize, B::Output)> {
         let (core, posted) = (&self.core, &self.posted);
-        core.meeting.recorded(core.rank, posted.call(), || {
-            let (from, bytes) = posted.wait(self.length, self.timeout)?;
-            Ok((from, slot.fill(core.global_rank(), &bytes)?))
-        })
+        let record = core.state.record(core.rank, posted.call());
+        let received = posted.wait(self.length, self.timeout);
+        let filled =
+            received.and_then(|(from, bytes)| Ok((from, slot.fill(core.global_rank(), &bytes)?)));
+        record.end(filled)
     }
 }
 
@@ -276,10 +277,9 @@ impl<M> ProcessGroup<M> {
         let call = self.message_call("send", signature, detail);
         let from = self.rank();
         let route = Route { from, to, tag };
-        let (core, meeting) = (self.core(), &self.core().meeting);
-        meeting.recorded(core.rank, &call, || {
-            meeting.send(route, call.clone(), self.timeout, bytes)
-        })
+        let (core, state) = (self.core(), &self.core().state);
+        let record = state.record(core.rank, &call);
+        record.end(state.send(route, call.clone(), self.timeout, bytes))
     }
 
     /// Takes the next place in the order of this rank's receives.
@@ -299,7 +299,7 @@ impl<M> ProcessGroup<M> {
         let call = self.message_call("recv", (expected.dtype, &expected.shape), detail);
         let core = self.core();
         Ok(Receive {
-            posted: Arc::new(core.meeting.post(core.rank, from, call)),
+            posted: Arc::new(core.state.post(core.rank, from, call)),
             core: core.clone(),
             timeout: self.timeout,
             length: expected.length,

@@ -2,7 +2,7 @@
 
 use super::ProcessGroup;
 use super::member::Core;
-use crate::collective;
+use crate::collective::{self, Collective};
 use crate::error::{Detail, Result};
 
 /// What one rank says in a split, as it travels: whether it has a colour, the colour, the key.
@@ -31,8 +31,8 @@ impl ProcessGroup {
         let mine: Ballot = [i64::from(colour.is_some()), colour.unwrap_or(0) as i64, key];
         let mut ballots: Vec<Ballot> = vec![Ballot::default(); self.world_size()];
         let ticket = self.ticket("split", "", &[], Detail::default());
-        ticket
-            .run(|entry| collective::all_gather::<i64>(entry, &mine, ballots.as_flattened_mut()))?;
+        let (call, all) = (Collective::AllGather, ballots.as_flattened_mut());
+        collective::run(ticket.handle(), call, Some(&mine[..]), Some(all))?;
         let Some(colour) = colour else {
             return Ok(None);
         };
@@ -46,9 +46,9 @@ impl ProcessGroup {
             .position(|&rank| rank == self.rank())
             .unwrap_or(0);
         let core = self.core();
-        let meeting = core.meeting.child(ticket.sequence(), colour, &members);
+        let state = core.state.child(ticket.sequence(), colour, &members);
         Ok(Some(Self::seat(
-            Core::new(meeting, rank, core.world.clone()),
+            Core::new(state, rank, core.world.clone()),
             self.member.lineage(),
             self.timeout,
         )))

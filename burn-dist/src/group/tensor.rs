@@ -8,10 +8,9 @@ use burn::tensor::kind::Basic;
 
 use super::ProcessGroup;
 use super::buffer::{Buffer, form, in_place, transfer};
-use super::call::Collective;
 use super::host::for_elements;
 use super::mode::{Job, Mode};
-use crate::collective;
+use crate::collective::{self, Collective};
 use crate::error::Result;
 
 impl<const D: usize, K: Basic + Send + 'static, M: Mode> Buffer<form::InPlace, M> for Tensor<D, K> {
@@ -38,9 +37,9 @@ fn combine<const D: usize, K: Basic + Send + 'static, M>(
         };
         let lengths = (None, Some(origin.length()));
         let ticket = group.collective_ticket(call, origin.signature::<T>(), lengths)?;
-        Ok(Box::new(move || ticket.run(|entry| {
+        Ok(Box::new(move || ticket.run(|handle| {
             let reduced = contents.lend::<T, _>(|given| {
-                collective::all_reduce_shared(entry, given, op)
+                collective::all_reduce_shared(handle, given, op)
             });
             origin.reduced(reduced?)
         })))

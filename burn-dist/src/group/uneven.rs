@@ -175,10 +175,10 @@ fn gather<P: Part, M>(
     let string = part.write(&like, group)?;
     let ticket = group.ticket(call, dtype, &shape, detail);
     Ok(Box::new(move || {
-        let all = ticket.run(|entry| match root {
-            Some(root) => collective::gather_bytes(entry, &string, root, LIMIT),
+        let all = ticket.run(|handle| match root {
+            Some(root) => collective::gather_bytes(handle, &string, root, LIMIT),
             None => {
-                let all = collective::all_gather_bytes(entry, &string, LIMIT)?;
+                let all = collective::all_gather_bytes(handle, &string, LIMIT)?;
                 Ok(all.map(Some).map_err(Unfit::TooMany))
             }
         });
@@ -200,8 +200,8 @@ fn scatter<P: Part, M>(
     let ticket =
         group.scatter_ticket("scatter(Uneven)", (dtype, &shape), parts.as_deref(), root)?;
     Ok(Box::new(move || {
-        let string =
-            ticket.run(|entry| collective::scatter_bytes(entry, parts.as_deref(), root, LIMIT))?;
+        let string = ticket
+            .run(|handle| collective::scatter_bytes(handle, parts.as_deref(), root, LIMIT))?;
         let string = string.map_err(|unfit| ticket.unfit(&unfit, LIMIT))?;
         read(&ticket, &like, root, &string)
     }))
@@ -218,7 +218,7 @@ fn all_to_all<P: Part, M>(group: &ProcessGroup<M>, parts: Vec<P>) -> Result<Job<
     let parts = write_all(group, &like, parts)?;
     let ticket = group.ticket(call, dtype, &shape, Detail::default());
     Ok(Box::new(move || {
-        let all = ticket.run(|entry| collective::all_to_all_bytes(entry, &parts, LIMIT))?;
+        let all = ticket.run(|handle| collective::all_to_all_bytes(handle, &parts, LIMIT))?;
         let all = all.map_err(|unfit| ticket.unfit(&unfit, LIMIT))?;
         read_all(&ticket, &like, &all)
     }))

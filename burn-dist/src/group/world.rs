@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ProcessGroup;
+use crate::engine::GroupState;
 use crate::error::{Error, Result};
 use crate::transport::network::Network;
 use crate::transport::processes::{Layout, Registry, Reporter, World};
-use crate::transport::threads::Meeting;
 
 /// The number of the group of all ranks, which begins all others' numbers.
 const ALL: u64 = 0;
@@ -62,14 +62,14 @@ impl ProcessGroup {
         let ranks = (0..hosts.len()).collect();
         let reporter = Reporter::among(network.clone(), ranks_per_process, records);
         let registry = Registry::new(&reporter);
-        let meeting = match Layout::new(ALL, &hosts, here) {
+        let state = match Layout::new(ALL, &hosts, here) {
             Some(layout) if !layout.is_local() => {
-                Meeting::across(ranks, layout, network.clone(), &registry, &reporter)
+                GroupState::across(ranks, layout, network.clone(), &registry, &reporter)
             }
-            _ => Meeting::local(ranks, &reporter),
+            _ => GroupState::local(ranks, &reporter),
         };
         let world = World::new(network, &registry, reporter);
         let local = first..first + ranks_per_process[here];
-        Ok(Self::seats(&meeting, local, &world, launched))
+        Ok(Self::seats(&state, local, &world, launched))
     }
 }

@@ -36,15 +36,6 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    /// Sleeps until notified.
-    pub(super) fn wait<'m, T>(&self, guard: MutexGuard<'m, T>) -> MutexGuard<'m, T> {
-        // Relaxed: the lock orders the count with the change.
-        self.asleep.fetch_add(1, Relaxed);
-        let guard = self.condvar.wait(guard);
-        self.asleep.fetch_sub(1, Relaxed);
-        guard.unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sleeps until notified or until `time` has passed.
     pub(super) fn wait_for<'m, T>(
         &self,

@@ -10,7 +10,7 @@
 //! Source: the direct exchange of Rabenseifner (2004), with shared memory in the place of messages.
 
 use super::*;
-use crate::transport::threads::segment;
+use crate::shared_memory::segment;
 
 /// The plan of a rank. Its steps are all of the first stage.
 pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {

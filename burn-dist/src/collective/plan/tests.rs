@@ -8,7 +8,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::*;
 use crate::collective::combine::{Combiner, combine_block, elements};
-use crate::element::ReduceOp;
+use crate::element::{Element, ReduceOp};
 
 /// Layouts and operations that are tried.
 const SEEDS: u64 = if cfg!(miri) { 20 } else { 600 };
@@ -244,6 +244,21 @@ const OPS: [ReduceOp; 5] = [
     ReduceOp::Max,
 ];
 
+/// An operation on `count` elements: of one rank's input, or of the part for one rank.
+fn operation_of<T: Element>(kind: Kind, root: usize, op: ReduceOp, count: usize) -> Operation {
+    let element = size_of::<T>();
+    Operation {
+        op,
+        bytes: count * element,
+        element,
+        partial: match op {
+            ReduceOp::Mean => size_of::<T::Wide>(),
+            _ => element,
+        },
+        ..Operation::moving(kind, root)
+    }
+}
+
 fn run(seed: u64) {
     let mut random = SplitMix64::seed_from_u64(seed);
     let mut below = |count: usize| (random.next_u64() % count as u64) as usize;
@@ -284,7 +299,7 @@ fn run(seed: u64) {
             },
         })
         .collect();
-    let operation = Operation::reducing::<i32>(kind, root, op, count);
+    let operation = operation_of::<i32>(kind, root, op, count);
     let due = expected(kind, op, root, &ranks, count);
     let nodes = hosts.iter().max().map_or(0, |last| last + 1);
     let layouts: Vec<_> = (0..nodes)
@@ -330,7 +345,7 @@ fn plans_of_random_layouts_give_the_results_of_the_definition() {
 fn the_first_message_to_each_node_carries_the_call() {
     for hosts in [vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 0, 1, 1]] {
         for count in [1, 1_000, 9_000] {
-            let operation = Operation::reducing::<f32>(Kind::AllReduce, 0, ReduceOp::Sum, count);
+            let operation = operation_of::<f32>(Kind::AllReduce, 0, ReduceOp::Sum, count);
             let layout = Layout::new(0, &hosts, 0).unwrap();
             let plan = plan(&operation, &layout, 0);
             let mut seen = HashMap::new();

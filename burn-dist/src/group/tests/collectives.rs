@@ -106,7 +106,7 @@ fn sub_groups_lie_across_processes_in_any_order() {
         // Ranks 1 and 2, and 3 to 5, need no network.
         let process = [0, 1, 1, 2, 2, 2][rank];
         let local = group.split(Some(process), 0).unwrap().unwrap();
-        assert!(local.core().meeting.layout().is_local());
+        assert!(local.core().state.layout().is_local());
         check_all::<f32>(&local, 2000, 7);
         check_bytes(&local, 2000, 7);
         let twin = group.duplicate().unwrap();

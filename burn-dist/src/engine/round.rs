@@ -1,22 +1,20 @@
-//! What the leader of a process, its lowest rank, gets ready for the other ranks there in one operation:
-//! what came from other processes for what went to them, or a result that they share.
+//! The memory that the ranks of a process share in one operation: the parcels that they fill for other processes,
+//! and what the leader, the lowest rank, delivers.
 //!
-//! A relay's parcels are packed while the ranks are in the exchange, and read after it. Then it ends:
+//! Parcels are filled while the ranks are in the exchange of shared memory, and read after it. Then the round ends:
 //!
 //! ```text
-//! carried ── the leader has all ──> Delivered
-//!    └────── the group failed ────> Closed
+//! under way ── the leader has all ──> Delivered
+//!    └──────── the group failed ────> Closed
 //! ```
-//!
-//! Callers: `across` and `sharing`; `meeting` makes and closes them.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 
-use super::shared::watch_for;
-use super::{Signal, lock};
+use crate::shared_memory::watch_for;
 
 /// The bytes that have come to a process in an operation.
 #[derive(Debug, Default)]
@@ -28,15 +26,15 @@ pub(crate) struct Arrived {
 }
 
 /// What goes to other processes, and comes from them, in one operation.
-pub(crate) struct Relay {
+pub(crate) struct RoundBuffers {
     pub(super) parcels: Box<[OnceLock<Bytes>]>,
     /// The places that have not been heard from in this round.
     awaited: Mutex<Vec<usize>>,
     /// When the leader looks whether all can still come, before its deadline.
-    hurry: OnceLock<Instant>,
+    check: OnceLock<Instant>,
     /// Set once, under the lock of `awaited`.
     end: OnceLock<End>,
-    moved: Signal,
+    moved: Condvar,
 }
 
 pub(super) enum End {
@@ -44,15 +42,20 @@ pub(super) enum End {
     Closed,
 }
 
-impl Relay {
+impl RoundBuffers {
     /// For a group of so many places; takes no memory for none.
     pub(super) fn new(places: usize) -> Self {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),
-            awaited: Mutex::new((0..places).collect()),
-            hurry: OnceLock::new(),
+            // Within one process nobody is awaited.
+            awaited: Mutex::new(if places > 1 {
+                (0..places).collect()
+            } else {
+                Vec::new()
+            }),
+            check: OnceLock::new(),
             end: OnceLock::new(),
-            moved: Signal::default(),
+            moved: Condvar::new(),
         }
     }
 
@@ -63,7 +66,7 @@ impl Relay {
 
     /// The first end is the one that counts.
     pub(super) fn end(&self, end: End) {
-        let mut awaited = lock(&self.awaited);
+        let mut awaited = self.awaited.lock();
         if self.end.set(end).is_ok() {
             awaited.clear();
             self.moved.notify_all();
@@ -71,13 +74,13 @@ impl Relay {
     }
 
     /// Has the leader look at `until` whether all can still come; the first such time counts.
-    pub(super) fn hurry(&self, until: Instant) {
-        let _ = self.hurry.set(until);
+    pub(super) fn check_at(&self, until: Instant) {
+        let _ = self.check.set(until);
     }
 
     /// Whether it is time to look.
     pub(super) fn is_due(&self) -> bool {
-        let until = self.hurry.get();
+        let until = self.check.get();
         until.is_some_and(|until| *until <= Instant::now())
     }
 
@@ -87,18 +90,18 @@ impl Relay {
 
     /// Begins a round in which these places are to be heard from.
     pub(crate) fn await_all(&self, places: Vec<usize>) {
-        let mut awaited = lock(&self.awaited);
+        let mut awaited = self.awaited.lock();
         if self.end.get().is_none() {
             *awaited = places;
         }
     }
 
     pub(crate) fn heard_from(&self, place: usize) {
-        lock(&self.awaited).retain(|&other| other != place);
+        self.awaited.lock().retain(|&other| other != place);
     }
 
     pub(crate) fn awaited(&self) -> Vec<usize> {
-        lock(&self.awaited).clone()
+        self.awaited.lock().clone()
     }
 
     /// Waits for the leader; nothing if the group failed. At the deadline, `on_deadline` is called once.
@@ -109,7 +112,7 @@ impl Relay {
     ) -> Option<Arc<Arrived>> {
         watch_for(|| self.end.get().is_some());
         let mut on_deadline = Some(on_deadline);
-        let mut awaited = lock(&self.awaited);
+        let mut awaited = self.awaited.lock();
         loop {
             match self.end.get() {
                 Some(End::Delivered(arrived)) => return Some(arrived.clone()),
@@ -118,14 +121,14 @@ impl Relay {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                awaited = self.moved.wait_for(awaited, left);
+                self.moved.wait_for(&mut awaited, left);
             } else if let Some(act) = on_deadline.take() {
                 drop(awaited);
                 act();
-                awaited = lock(&self.awaited);
+                awaited = self.awaited.lock();
             } else {
                 // The leader has heard from all, so it has its own deadline and little to do.
-                awaited = self.moved.wait(awaited);
+                self.moved.wait(&mut awaited);
             }
         }
     }

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::away::Locked;
-use super::mail::{Message, stream_tag};
-use super::meeting::{Meeting, State};
+use super::core::GroupState;
+use super::mailbox::Message;
+use super::peers::{Parts, PartsGuard};
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{CANCEL_POLL, Cancel, Cause, Come, Incoming, Lost};
 
 /// A receive that has its place in the order of its rank's receives, until it is dropped.
-pub(crate) struct Posted {
-    meeting: Arc<Meeting>,
+pub(crate) struct PendingRecv {
+    group: Arc<GroupState>,
     /// The receiver's rank within the group.
     to: usize,
     /// The sender's rank within the group; any, if there is none.
@@ -21,21 +21,21 @@ pub(crate) struct Posted {
     call: Arc<Call>,
 }
 
-impl Drop for Posted {
+impl Drop for PendingRecv {
     fn drop(&mut self) {
-        self.meeting.lock().mail.withdraw(self.to, self.number);
+        self.group.lock().mailbox.withdraw(self.to, self.number);
     }
 }
 
-impl Posted {
+impl PendingRecv {
     pub(super) fn new(
-        meeting: Arc<Meeting>,
+        group: Arc<GroupState>,
         (from, to): (Option<usize>, usize),
         number: u64,
         call: Arc<Call>,
     ) -> Self {
         Self {
-            meeting,
+            group,
             to,
             from,
             number,
@@ -58,8 +58,8 @@ impl Posted {
     }
 
     fn is_filled(&self) -> bool {
-        let mut state = self.meeting.lock();
-        let slot = state.mail.slot(self.to, self.number);
+        let mut parts = self.group.lock();
+        let slot = parts.mailbox.slot(self.to, self.number);
         // A group that has failed has no receives; the wait for one is over.
         slot.is_none_or(|slot| slot.message.is_some())
     }
@@ -80,8 +80,8 @@ impl Posted {
         if alike && message.bytes.len() == length {
             return Ok((message.from, message.bytes));
         }
-        let ranks = self.meeting.ranks();
-        Err(self.meeting.fail(Error::Mismatch {
+        let ranks = self.group.ranks();
+        Err(self.group.fail(Error::Mismatch {
             rank: ranks[self.to],
             call: due.clone(),
             peer: ranks[message.from],
@@ -91,62 +91,62 @@ impl Posted {
 
     fn message(&self, after: Duration) -> Result<Message> {
         let deadline = Instant::now() + after;
-        let mut state = self.meeting.lock();
+        let mut parts = self.group.lock();
         loop {
-            let slot = state.mail.slot(self.to, self.number);
+            let slot = parts.mailbox.slot(self.to, self.number);
             if let Some(message) = slot.and_then(|slot| slot.message.take()) {
                 return Ok(message);
             }
-            let settles = self.check_senders(&mut state)?;
+            let settles = self.check_senders(&mut parts)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let ranks = self.senders().map(|rank| self.meeting.ranks[rank]);
+                let ranks = self.senders().map(|rank| self.group.ranks[rank]);
                 let error = Error::Timeout {
-                    rank: self.meeting.ranks[self.to],
+                    rank: self.group.ranks[self.to],
                     call: self.call.clone(),
                     missing: ranks.collect(),
                     after,
                 };
-                return Err(self.meeting.latch(&mut state, error));
+                return Err(self.group.latch(&mut parts, error));
             }
-            if self.streams(&state).next().is_some() {
-                drop(state);
+            if self.streams(&parts).next().is_some() {
+                drop(parts);
                 self.fetch((Instant::now() + CANCEL_POLL).min(deadline))?;
-                state = self.meeting.lock();
+                parts = self.group.lock();
             } else {
                 let settles = settles.map(|at| at.saturating_duration_since(Instant::now()));
                 let left = settles.map_or(left, |settles| settles.min(left));
-                state = state.wait_for(&self.meeting.inboxes[self.to], left);
+                parts.wait_for(&self.group.inboxes[self.to], left);
             }
         }
     }
 
     /// The ranks that may send the message.
     fn senders(&self) -> impl Iterator<Item = usize> + use<'_> {
-        let all = 0..self.meeting.ranks.len();
+        let all = 0..self.group.ranks.len();
         all.filter(|&rank| self.from.map_or(rank != self.to, |from| rank == from))
     }
 
     /// Fails if the group has failed or nobody is left who could send. Gives until when a better reason may come
     /// for those who left early.
-    fn check_senders(&self, state: &mut State) -> Result<Option<Instant>> {
-        if let Some(failure) = state.failure_in(&self.call) {
+    fn check_senders(&self, parts: &mut Parts) -> Result<Option<Instant>> {
+        if let Some(failure) = parts.failure_in(&self.call) {
             return Err(failure);
         }
         let (mut first, mut settles) = (None, None);
         for peer in self.senders() {
-            let Some(gone) = state.departed[peer].as_ref() else {
+            let Some(exit) = parts.exits.get(peer) else {
                 return Ok(None);
             };
-            // What was sent before the sender went is still on its way.
-            if state.expects_more(peer, self.to) {
+            // What was sent before the sender left is still on its way.
+            if parts.expects_more(peer, self.to) {
                 return Ok(None);
             }
-            settles = gone.waits_until().into_iter().chain(settles).min();
+            settles = exit.waits_until().into_iter().chain(settles).min();
             first.get_or_insert(peer);
         }
         match (first, settles) {
-            (Some(peer), None) => match self.meeting.check_peer(state, peer, &self.call) {
+            (Some(peer), None) => match self.group.check_peer(parts, peer, &self.call) {
                 Ok(_) => Ok(None),
                 Err(error) => Err(error),
             },
@@ -155,11 +155,11 @@ impl Posted {
     }
 
     /// The streams that may bring the message and that no other thread waits for, by sender.
-    fn streams<'s>(&'s self, state: &'s State) -> impl Iterator<Item = usize> + use<'s> {
+    fn streams<'s>(&'s self, parts: &'s Parts) -> impl Iterator<Item = usize> + use<'s> {
         self.senders().filter(move |&from| {
-            let stream = state.streams.incoming.get(&(from, self.to));
-            let ends = state.departed[from].is_some() && !state.expects_more(from, self.to);
-            !self.meeting.layout.is_here(from)
+            let stream = parts.streams.incoming.get(&(from, self.to));
+            let ends = parts.exits.get(from).is_some() && !parts.expects_more(from, self.to);
+            !self.group.layout.is_here(from)
                 && !ends
                 && !stream.is_some_and(|stream| stream.fetching)
         })
@@ -167,63 +167,63 @@ impl Posted {
 
     /// Waits until the next message of a stream has come, or this receive has one; files what has come.
     fn fetch(&self, until: Instant) -> Result<()> {
-        let (meeting, to) = (&*self.meeting, self.to);
-        let Some(away) = &meeting.away else {
+        let (group, to) = (&*self.group, self.to);
+        let Some(peers) = &group.peers else {
             return Ok(());
         };
-        let mut state = meeting.lock();
-        let streams: Vec<usize> = self.streams(&state).collect();
+        let mut parts = group.lock();
+        let streams: Vec<usize> = self.streams(&parts).collect();
         if streams.is_empty() {
             return Ok(());
         }
         let receives = streams.iter().map(|&from| {
-            let stream = state.streams.incoming(from, to);
+            let stream = parts.streams.incoming(from, to);
             stream.fetching = true;
-            let tag = stream_tag(away, (from, to), stream.taken);
-            Incoming::ending(away.layout.process_of(from), tag)
+            let tag = group.stream_tag((from, to), stream.taken);
+            Incoming::ending(group.layout.process_of(from), tag)
         });
         let mut receives: Vec<_> = receives.collect();
-        drop(state);
-        let ended = away.network.exchange(&[], &mut receives, until, self);
-        let mut state = meeting.lock();
+        drop(parts);
+        let ended = peers.network.exchange(&[], &mut receives, until, self);
+        let mut parts = group.lock();
         for &from in &streams {
-            state.streams.incoming(from, to).fetching = false;
+            parts.streams.incoming(from, to).fetching = false;
         }
         // Others may want the next ones, or those that have just come.
-        meeting.inboxes[to].notify_all();
+        group.inboxes[to].notify_all();
         for (&from, receive) in streams.iter().zip(receives) {
             if let Some(Come::Whole { head, body }) = receive.come {
-                meeting.file(&mut state, (from, to), (head, body))?;
+                group.file(&mut parts, (from, to), (head, body))?;
             }
         }
         match ended {
-            Err(lost) if !matches!(lost.cause, Cause::Deadline(_)) => self.without(state, &lost),
+            Err(lost) if !matches!(lost.cause, Cause::Deadline(_)) => self.without(parts, &lost),
             _ => Ok(()),
         }
     }
 
     /// Goes on without a process, if others may send and all its ranks have left in good order.
-    fn without<'m>(&'m self, mut state: Locked<'m>, lost: &Lost) -> Result<()> {
-        let (meeting, to) = (&*self.meeting, self.to);
-        let place = meeting.place(lost.process);
+    fn without(&self, mut parts: PartsGuard<'_>, lost: &Lost) -> Result<()> {
+        let (group, to) = (&*self.group, self.to);
+        let place = group.place(lost.process);
         if let (None, Cause::Left, Some(place)) = (self.from, &lost.cause, place) {
-            state = meeting.hear_out(state, &place.ranks, to);
+            group.await_exits(&mut parts, &place.ranks, to);
             let is_over =
-                |&rank: &usize| state.departed[rank].is_some() && !state.expects_more(rank, to);
+                |&rank: &usize| parts.exits.get(rank).is_some() && !parts.expects_more(rank, to);
             if place.ranks.iter().all(is_over) {
                 return Ok(());
             }
         }
-        drop(state);
+        drop(parts);
         if self.is_filled() {
-            // The loss is the next call's to tell.
+            // The next call tells the loss.
             return Ok(());
         }
-        Err(meeting.missed(to, lost, &self.call))
+        Err(group.fail_without(to, lost, &self.call))
     }
 }
 
-impl Cancel for Posted {
+impl Cancel for PendingRecv {
     fn is_cancelled(&self) -> bool {
         self.is_filled()
     }

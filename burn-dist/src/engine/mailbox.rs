@@ -11,14 +11,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::away::{Away, Locked};
-use super::meeting::{Meeting, State};
-use super::posted::Posted;
-use crate::codec;
-use crate::error::{Call, Error, Result};
-use crate::transport::network::{Cause, Tag};
+use crate::error::Call;
 
 /// A way from one rank to another; messages on one keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +28,7 @@ pub(crate) struct Route {
 /// Messages that nobody has received, and receives that have no message. Routes without messages take no
 /// memory.
 #[derive(Default)]
-pub(super) struct Mail {
+pub(super) struct Mailbox {
     unclaimed: HashMap<Route, VecDeque<(u64, Message)>>,
     /// By receiver, in the order of the calls.
     posted: HashMap<usize, Vec<Slot>>,
@@ -58,13 +52,13 @@ pub(super) struct Slot {
     pub(super) message: Option<Message>,
 }
 
-impl Mail {
+impl Mailbox {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    fn put(&mut self, to: usize, tag: u64, message: Message) {
+    pub(super) fn put(&mut self, to: usize, tag: u64, message: Message) {
         if let Some(message) = self.offer(to, tag, message) {
             let number = self.number();
             let from = message.from;
@@ -87,7 +81,7 @@ impl Mail {
     }
 
     /// Posts a receive in a group of so many ranks, and gives its number.
-    fn post(&mut self, to: usize, from: Option<usize>, tag: u64, ranks: usize) -> u64 {
+    pub(super) fn post(&mut self, to: usize, from: Option<usize>, tag: u64, ranks: usize) -> u64 {
         let senders = from.map_or(0..ranks, |from| from..from + 1);
         let oldest = senders.filter_map(|from| {
             let route = Route { from, to, tag };
@@ -169,175 +163,20 @@ impl Streams {
         self.incoming.values().any(|incoming| incoming.taken > 0)
     }
 
+    /// The number of messages of a stream that have been taken from the network.
+    pub(super) fn taken(&self, from: usize, to: usize) -> u64 {
+        let stream = self.incoming.get(&(from, to));
+        stream.map_or(0, |stream| stream.taken)
+    }
+
     pub(super) fn incoming(&mut self, from: usize, to: usize) -> &mut Stream {
         self.incoming.entry((from, to)).or_default()
     }
 
     /// The number of the next message on the route's stream.
-    fn number(&mut self, route: Route) -> u64 {
+    pub(super) fn number(&mut self, route: Route) -> u64 {
         let next = self.sent.entry((route.from, route.to)).or_default();
         *next += 1;
         *next - 1
-    }
-}
-
-impl State {
-    /// True if the sender has gone, and had sent more before than was taken from the network.
-    pub(super) fn expects_more(&self, from: usize, to: usize) -> bool {
-        let taken = self.streams.incoming.get(&(from, to));
-        let taken = taken.map_or(0, |stream| stream.taken);
-        let gone = self.departed[from].as_ref();
-        let mut sent = gone.into_iter().flat_map(|gone| &gone.sent);
-        sent.any(|&(peer, count)| peer == to && count > taken)
-    }
-}
-
-impl Meeting {
-    /// Leaves a copy of `bytes` for the receiver.
-    ///
-    /// # Errors
-    /// The group's failure, or [`Error::PeerLeft`] if the receiver has left; [`Error::Lost`] if its
-    /// process is.
-    pub(crate) fn send(
-        &self,
-        route: Route,
-        call: Arc<Call>,
-        timeout: Duration,
-        bytes: &[u8],
-    ) -> Result<()> {
-        if let Some(away) = &self.away
-            && !away.layout.is_here(route.to)
-        {
-            return self.send_away(away, route, &call, timeout, bytes);
-        }
-        let message = Message {
-            from: route.from,
-            call,
-            bytes: bytes.to_vec(),
-        };
-        let mut state = self.await_receiver(route, &message.call)?;
-        state.mail.put(route.to, route.tag, message);
-        self.inboxes[route.to].notify_all();
-        Ok(())
-    }
-
-    fn send_away(
-        &self,
-        away: &Away,
-        route: Route,
-        call: &Arc<Call>,
-        timeout: Duration,
-        bytes: &[u8],
-    ) -> Result<()> {
-        let head = codec::encode(&**call)
-            .map_err(|message| self.fail(self.unreadable(route.from, route.from, message)))?;
-        let tag = {
-            let mut state = self.await_receiver(route, call)?;
-            stream_tag(away, (route.from, route.to), state.streams.number(route))
-        };
-        let process = away.layout.process_of(route.to);
-        let deadline = Instant::now() + timeout;
-        let sent = away.network.send(process, tag, &head, bytes, deadline);
-        sent.map_err(|lost| match lost.cause {
-            Cause::Deadline(_) => self.fail(Error::Timeout {
-                rank: self.ranks[route.from],
-                call: call.clone(),
-                missing: vec![self.ranks[route.to]],
-                after: timeout,
-            }),
-            _ => self.missed(route.from, &lost, call),
-        })
-    }
-
-    /// Posts a receive of `call` for rank `to`, from any rank if no sender is given.
-    pub(crate) fn post(
-        self: &Arc<Self>,
-        to: usize,
-        from: Option<usize>,
-        call: Arc<Call>,
-    ) -> Posted {
-        let tag = call.detail.tag.unwrap_or_default();
-        let number = self.lock().mail.post(to, from, tag, self.ranks.len());
-        Posted::new(Arc::clone(self), (from, to), number, call)
-    }
-
-    /// Puts a message that has come from another process into the receiver's mailbox.
-    pub(super) fn file(
-        &self,
-        state: &mut State,
-        (from, to): (usize, usize),
-        (head, bytes): (Vec<u8>, Vec<u8>),
-    ) -> Result<()> {
-        state.streams.incoming(from, to).taken += 1;
-        let read = codec::decode::<Call>(&head);
-        let read = read.and_then(|sent| {
-            let tag = sent.detail.tag.ok_or("it has no tag")?;
-            Ok((sent, tag))
-        });
-        let (sent, tag) = read.map_err(|message| {
-            let error = self.unreadable(to, from, message);
-            self.latch(state, error)
-        })?;
-        let message = Message {
-            from,
-            call: Arc::new(sent),
-            bytes,
-        };
-        state.mail.put(to, tag, message);
-        Ok(())
-    }
-
-    fn unreadable(&self, rank: usize, peer: usize, message: String) -> Error {
-        let (rank, peer) = (self.ranks[rank], self.ranks[peer]);
-        Error::Control {
-            rank,
-            peer,
-            message,
-        }
-    }
-
-    /// Fails if the group has failed or the peer is gone. (A failed group has no messages.) If it left early,
-    /// gives until when a better reason may come.
-    pub(super) fn check_peer(
-        &self,
-        state: &mut State,
-        peer: usize,
-        call: &Arc<Call>,
-    ) -> Result<Option<Instant>> {
-        if let Some(failure) = state.failure_in(call) {
-            return Err(failure);
-        }
-        let Some(gone) = state.departed[peer].as_ref() else {
-            return Ok(None);
-        };
-        if let Some(until) = gone.waits_until() {
-            return Ok(Some(until));
-        }
-        let error = Error::PeerLeft {
-            peer: self.ranks[peer],
-            reason: gone.reason.clone(),
-            call: Some(call.clone()),
-        };
-        Err(self.latch(state, error))
-    }
-
-    /// The state, for a message to a receiver that is there; fails if it has gone, after a wait for a better
-    /// reason if it left early.
-    fn await_receiver(&self, route: Route, call: &Arc<Call>) -> Result<Locked<'_>> {
-        let mut state = self.lock();
-        while let Some(until) = self.check_peer(&mut state, route.to, call)? {
-            let left = until.saturating_duration_since(Instant::now());
-            state = state.wait_for(&self.inboxes[route.from], left);
-        }
-        Ok(state)
-    }
-}
-
-/// The tag of a message on the stream from one rank to another.
-pub(super) fn stream_tag(away: &Away, (from, to): (usize, usize), number: u64) -> Tag {
-    Tag {
-        group: away.layout.stream(from, to),
-        sequence: number,
-        part: 0,
     }
 }

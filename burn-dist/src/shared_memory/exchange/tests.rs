@@ -23,12 +23,12 @@ fn on_ranks<R: Send>(ranks: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
 
 #[test]
 fn every_rank_reads_what_the_others_lent() {
-    let exchange = Exchange::new(3);
+    let exchange = SharedExchange::new(3);
     let seen = on_ranks(3, |rank| {
         let mine = vec![rank as u8; rank + 1];
-        exchange.attend(
+        exchange.run(
             rank,
-            Lent::Read(&mine),
+            LentBuffer::Read(&mine),
             later(),
             || (),
             |floor| {
@@ -46,17 +46,17 @@ fn every_rank_reads_what_the_others_lent() {
 #[test]
 fn work_in_place_covers_every_byte_of_every_slice_once() {
     for length in [0, 1, 63, 64, 65, 200, 300] {
-        let exchange = Exchange::new(3);
+        let exchange = SharedExchange::new(3);
         let results = on_ranks(3, |rank| {
             let mut mine = vec![0_u8; length];
-            let outcome = exchange.attend(
+            let outcome = exchange.run(
                 rank,
-                Lent::InPlace(&mut mine),
+                LentBuffer::InPlace(&mut mine),
                 later(),
                 || (),
                 |floor| {
-                    for piece in floor.pieces() {
-                        if let Piece::InPlace(bytes) = piece {
+                    for piece in floor.segments() {
+                        if let Segment::InPlace(bytes) = piece {
                             for byte in bytes.iter_mut() {
                                 *byte += 1;
                             }
@@ -75,28 +75,28 @@ fn work_in_place_covers_every_byte_of_every_slice_once() {
 #[test]
 fn a_slice_to_write_may_be_lent_beside_one_to_read() {
     for length in [0, 1, 64, 200] {
-        let exchange = Exchange::new(3);
+        let exchange = SharedExchange::new(3);
         let results = on_ranks(3, |rank| {
             let mine = vec![rank as u8 + 1; length];
             let mut output = vec![0_u8; if rank == 1 { length } else { 0 }];
             let lent = match rank {
-                1 => Lent::Beside {
+                1 => LentBuffer::Beside {
                     input: &mine,
                     output: &mut output,
                 },
-                _ => Lent::Read(&mine),
+                _ => LentBuffer::Read(&mine),
             };
-            let outcome = exchange.attend(
+            let outcome = exchange.run(
                 rank,
                 lent,
                 later(),
                 || (),
                 |floor| {
                     assert_eq!(floor.read(1), vec![2; length]);
-                    let mut pieces = floor.pieces();
+                    let mut pieces = floor.segments();
                     for byte in 0..pieces[0].input().len() {
                         let sum = pieces.iter().map(|piece| piece.input()[byte]).sum::<u8>();
-                        let outputs = pieces.iter_mut().filter_map(Piece::output);
+                        let outputs = pieces.iter_mut().filter_map(Segment::output);
                         outputs.for_each(|output| output[byte] += sum);
                     }
                 },
@@ -110,25 +110,25 @@ fn a_slice_to_write_may_be_lent_beside_one_to_read() {
 
 #[test]
 fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
-    let exchange = Exchange::new(2);
-    let outcome = exchange.attend(
+    let exchange = SharedExchange::new(2);
+    let outcome = exchange.run(
         0,
-        Lent::Read(&[1]),
+        LentBuffer::Read(&[1]),
         Instant::now(),
         || exchange.close(),
         |_| unreachable!("rank 1 never came"),
     );
     assert_eq!(outcome.map(|()| 0), Err(Missed::Closed));
-    let late = exchange.attend(1, Lent::Read(&[2]), later(), || (), |_| ());
+    let late = exchange.run(1, LentBuffer::Read(&[2]), later(), || (), |_| ());
     assert_eq!(late, Err(Missed::Closed));
 }
 
 #[test]
 fn an_exchange_that_is_ready_stays_ready() {
-    let exchange = Exchange::new(1);
-    let outcome = exchange.attend(
+    let exchange = SharedExchange::new(1);
+    let outcome = exchange.run(
         0,
-        Lent::Read(&[7]),
+        LentBuffer::Read(&[7]),
         later(),
         || (),
         |floor| {
@@ -141,13 +141,13 @@ fn an_exchange_that_is_ready_stays_ready() {
 
 #[test]
 fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
-    let exchange = Exchange::new(3);
+    let exchange = SharedExchange::new(3);
     let outcomes = on_ranks(3, |rank| {
         catch_unwind(AssertUnwindSafe(|| {
             let mut mine = [0_u8; 8];
-            exchange.attend(
+            exchange.run(
                 rank,
-                Lent::InPlace(&mut mine),
+                LentBuffer::InPlace(&mut mine),
                 later(),
                 || (),
                 |_| {
@@ -163,18 +163,18 @@ fn a_panic_in_one_share_lets_the_others_out_and_tells_them() {
 
 #[test]
 fn a_panic_while_waiting_withdraws_the_loan() {
-    let exchange = Exchange::new(2);
+    let exchange = SharedExchange::new(2);
     let first = catch_unwind(AssertUnwindSafe(|| {
         let mine = vec![1_u8; 4];
-        exchange.attend(
+        exchange.run(
             0,
-            Lent::Read(&mine),
+            LentBuffer::Read(&mine),
             Instant::now(),
             || panic!("given up"),
             |_| (),
         )
     }));
     assert!(first.is_err());
-    let second = exchange.attend(1, Lent::Read(&[]), later(), || (), |_| ());
+    let second = exchange.run(1, LentBuffer::Read(&[]), later(), || (), |_| ());
     assert_eq!(second, Err(Missed::Closed));
 }

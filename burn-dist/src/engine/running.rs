@@ -9,29 +9,58 @@
 //! meanwhile.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::meeting::{Entry, Occasion};
-use super::relay::{Arrived, End, Relay};
-use super::shared::{Floor, Lent};
-use super::sharing::Loaned;
+use super::core::{GroupState, Record};
+use super::order::PendingOp;
+use super::round::{Arrived, End, RoundBuffers};
 use crate::error::{Call, Error, Result};
+use crate::shared_memory::{LentBuffer, Missed, PeerBuffers, Scratch};
 use crate::transport::network::{Lost, Network};
 use crate::transport::processes::Layout;
 
-/// One rank's part in an operation that it has been let into.
+/// One rank's call, before it comes to the operation.
+pub(crate) struct OpHandle<'m> {
+    group: &'m GroupState,
+    rank: usize,
+    call: Arc<Call>,
+    timeout: Duration,
+}
+
+/// One rank's part in an operation that it has come to.
 pub(crate) struct RunningOp<'m> {
-    entry: Entry<'m>,
-    occasion: Arc<Occasion>,
+    handle: OpHandle<'m>,
+    record: Record<'m>,
+    pending: Arc<PendingOp>,
     deadline: Instant,
 }
 
-impl<'m> Entry<'m> {
+impl<'m> OpHandle<'m> {
+    /// The call of a rank, which waits for the others for up to `timeout`.
+    pub(crate) fn new(
+        group: &'m GroupState,
+        rank: usize,
+        call: Arc<Call>,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            group,
+            rank,
+            call,
+            timeout,
+        }
+    }
+
     /// The layout of the group's ranks.
     pub(crate) fn layout(&self) -> &'m Layout {
-        &self.meeting.layout
+        self.group.layout()
+    }
+
+    /// This rank within the group.
+    pub(crate) fn rank(&self) -> usize {
+        self.rank
     }
 
     /// Comes to the operation, whose deadline counts from now.
@@ -39,11 +68,13 @@ impl<'m> Entry<'m> {
     /// # Errors
     /// The group's failure; [`Error::Mismatch`] if this is not the call of the others here.
     pub(crate) fn begin(self) -> Result<RunningOp<'m>> {
-        let occasion = self.meeting.enter(self.rank, &self.call)?;
+        let record = self.group.record(self.rank, &self.call);
+        let pending = self.group.enter(self.rank, &self.call)?;
         let deadline = Instant::now() + self.timeout;
         Ok(RunningOp {
-            entry: self,
-            occasion,
+            handle: self,
+            record,
+            pending,
             deadline,
         })
     }
@@ -51,21 +82,27 @@ impl<'m> Entry<'m> {
 
 impl<'m> RunningOp<'m> {
     pub(crate) fn layout(&self) -> &'m Layout {
-        &self.entry.meeting.layout
+        self.handle.group.layout()
     }
 
     /// This rank within the group.
     pub(crate) fn rank(&self) -> usize {
-        self.entry.rank
+        self.handle.rank
+    }
+
+    /// Records that the operation has succeeded.
+    pub(crate) fn succeed(self) {
+        // Of a success nothing is left to return.
+        let _ = self.record.end(Ok(()));
     }
 
     /// The number of ranks.
     pub(crate) fn ranks(&self) -> usize {
-        self.entry.ranks()
+        self.layout().ranks()
     }
 
     fn global_rank(&self, rank: usize) -> usize {
-        self.entry.meeting.ranks[rank]
+        self.handle.group.ranks()[rank]
     }
 
     /// The place of a rank among those of this process.
@@ -74,7 +111,7 @@ impl<'m> RunningOp<'m> {
     }
 
     pub(crate) fn call(&self) -> &Arc<Call> {
-        &self.entry.call
+        &self.handle.call
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -85,35 +122,62 @@ impl<'m> RunningOp<'m> {
     ///
     /// # Errors
     /// The group's failure, if it has one or gets one before all have come.
-    pub(crate) fn share<R>(&self, lent: Lent<'_>, share: impl FnOnce(Floor<'_>) -> R) -> Result<R> {
-        self.entry
-            .exchange(&self.occasion, lent, self.deadline, share)
+    pub(crate) fn share<R>(
+        &self,
+        lent: LentBuffer<'_>,
+        share: impl FnOnce(PeerBuffers<'_>) -> R,
+    ) -> Result<R> {
+        let OpHandle {
+            group,
+            rank,
+            ref call,
+            timeout,
+        } = self.handle;
+        let deadline = self.deadline;
+        let outcome = self.pending.exchange.run(
+            self.layout().seat(rank),
+            lent,
+            deadline,
+            || group.check_open(rank, call, (deadline, timeout)),
+            share,
+        );
+        if !self.layout().is_local() && outcome.is_ok() {
+            self.record.exchanged();
+        }
+        outcome.map_err(|missed| match missed {
+            Missed::Closed => self.failure(),
+            Missed::Broken(seat) => {
+                let peer = self.layout().local()[seat];
+                let reason = "panicked while it reduced";
+                group.fail(group.left(peer, reason, Some(call.clone())))
+            }
+        })
     }
 
     /// Sets a parcel, which one rank fills.
     pub(crate) fn fill(&self, number: usize, parcel: Bytes) {
-        let _ = self.occasion.relay.parcels[number].set(parcel);
+        let _ = self.pending.round.parcels[number].set(parcel);
     }
 
     /// A parcel; empty if nobody has filled it.
     pub(crate) fn parcel(&self, number: usize) -> Bytes {
-        let parcel = self.occasion.relay.parcels[number].get();
+        let parcel = self.pending.round.parcels[number].get();
         parcel.cloned().unwrap_or_default()
     }
 
     pub(crate) fn parcel_bytes(&self, number: usize) -> &[u8] {
-        let parcel = self.occasion.relay.parcels[number].get();
+        let parcel = self.pending.round.parcels[number].get();
         parcel.map_or(&[], |parcel| parcel)
     }
 
     /// Memory of so many bytes, with anything in it.
-    pub(crate) fn memory(&self, bytes: usize) -> Loaned {
-        self.entry.meeting.spare.take(bytes)
+    pub(crate) fn memory(&self, bytes: usize) -> Scratch {
+        self.handle.group.pool.take(bytes)
     }
 
     /// True for the rank that uses the network for this process.
     pub(crate) fn leads(&self) -> bool {
-        self.layout().seat(self.entry.rank) == 0
+        self.layout().seat(self.handle.rank) == 0
     }
 
     /// Waits for what the leader delivers.
@@ -121,9 +185,9 @@ impl<'m> RunningOp<'m> {
     /// # Errors
     /// The group's failure.
     pub(crate) fn follow(&self) -> Result<Arc<Arrived>> {
-        let relay = &self.occasion.relay;
-        let arrived = relay.wait(self.deadline, || {
-            let awaited = relay.awaited();
+        let round = &self.pending.round;
+        let arrived = round.wait(self.deadline, || {
+            let awaited = round.awaited();
             if !awaited.is_empty() {
                 self.fail_late(&awaited);
             }
@@ -140,21 +204,17 @@ impl<'m> RunningOp<'m> {
 
     /// Ends the operation for the ranks here, and the group if it has not failed.
     pub(crate) fn close(&self, reason: &str) {
-        let (meeting, rank) = (self.entry.meeting, self.entry.rank);
-        meeting.fail(meeting.left(rank, reason, None));
+        let (group, rank) = (self.handle.group, self.handle.rank);
+        group.fail(group.left(rank, reason, None));
         self.end(End::Closed);
     }
 
     fn end(&self, end: End) {
-        let mut state = self.entry.meeting.lock();
-        if matches!(end, End::Delivered(_)) {
-            state.done.insert(self.entry.call.sequence);
-        }
-        state
-            .carried
-            .retain(|(_, other)| !Arc::ptr_eq(&self.occasion, other));
-        drop(state);
-        self.occasion.relay.end(end);
+        let delivered = matches!(end, End::Delivered(_));
+        let mut parts = self.handle.group.lock();
+        parts.order.end(&self.handle.call, &self.pending, delivered);
+        drop(parts);
+        self.pending.round.end(end);
     }
 
     /// The network, for the leader of an operation of several processes.
@@ -162,31 +222,33 @@ impl<'m> RunningOp<'m> {
     /// # Errors
     /// The group's failure, if it has no network.
     pub(crate) fn network(&self) -> Result<&'m dyn Network> {
-        let away = self.entry.meeting.away.as_ref();
-        away.map(|away| &*away.network)
+        let peers = self.handle.group.peers.as_ref();
+        peers
+            .map(|peers| &*peers.network)
             .ok_or_else(|| self.failure())
     }
 
-    pub(crate) fn buffers(&self) -> &Relay {
-        &self.occasion.relay
+    pub(crate) fn buffers(&self) -> &RoundBuffers {
+        &self.pending.round
     }
 
     /// False if the group has failed, or a rank that the operation needs has left for good.
     pub(crate) fn can_go_on(&self) -> bool {
-        if self.occasion.relay.is_due() {
-            self.entry.meeting.settle(&self.entry.call);
+        if self.pending.round.is_due() {
+            self.handle.group.settle(&self.handle.call);
         }
-        !self.occasion.relay.is_closed()
+        !self.pending.round.is_closed()
     }
 
     /// The group's failure.
     pub(crate) fn failure(&self) -> Error {
-        self.entry.withdrawn()
+        let (group, rank) = (self.handle.group, self.handle.rank);
+        group.fail(group.left(rank, "withdrew", None))
     }
 
     /// Keeps `error` as the group's failure unless it has one; returns the one it has.
     pub(crate) fn fail(&self, error: Error) -> Error {
-        self.entry.meeting.fail(error)
+        self.handle.group.fail(error)
     }
 
     /// Ends the group because a node has sent bytes that make no sense, and returns its failure.
@@ -206,24 +268,24 @@ impl<'m> RunningOp<'m> {
 
     /// Ends the group because these nodes have not sent what is due, and returns its failure.
     pub(crate) fn fail_late(&self, nodes: &[usize]) -> Error {
-        let ranks = &self.entry.meeting.ranks;
+        let ranks = self.handle.group.ranks();
         let nodes = nodes.iter().map(|&node| &self.layout().places()[node]);
         let mut missing: Vec<usize> = nodes
             .flat_map(|node| node.ranks.iter().map(|&rank| ranks[rank]))
             .collect();
         missing.sort_unstable();
         let timeout = Error::Timeout {
-            rank: ranks[self.entry.rank],
-            call: self.entry.call.clone(),
+            rank: ranks[self.handle.rank],
+            call: self.handle.call.clone(),
             missing,
-            after: self.entry.timeout,
+            after: self.handle.timeout,
         };
-        self.entry.meeting.fail_late(&self.entry.call, timeout)
+        self.handle.group.fail_late(&self.handle.call, timeout)
     }
 
     /// Ends the group because a process that the operation needs is lost, and returns its failure.
     pub(crate) fn missed(&self, lost: &Lost) -> Error {
-        let (meeting, rank) = (self.entry.meeting, self.entry.rank);
-        meeting.missed(rank, lost, &self.entry.call)
+        let (group, rank) = (self.handle.group, self.handle.rank);
+        group.fail_without(rank, lost, &self.handle.call)
     }
 }

@@ -2,8 +2,8 @@
 //! come, each works on what all have lent. This file holds all the `unsafe` code of the crate.
 //!
 //! # Who owns what
-//! An [`Exchange`] belongs to one operation. Each rank enters it once, on one thread, through
-//! [`Exchange::attend`], and stays inside that call until the exchange is over for it:
+//! A [`SharedExchange`] belongs to one operation. Each rank enters it once, on one thread, through
+//! [`SharedExchange::run`], and stays inside that call until the exchange is over for it:
 //!
 //! ```text
 //! Gathering ── the last rank has lent ──> ready ── every rank has finished ──> over
@@ -11,27 +11,26 @@
 //! ```
 //!
 //! # Why it is sound
-//! 1. *Lent memory outlives every access.* A [`Lent`] borrows its slice for the whole of `attend`.
-//!    `attend` returns, or unwinds, only through [`Stay::drop`], which no caller can skip because no
+//! 1. *LentBuffer memory outlives every access.* A [`LentBuffer`] borrows its slice for the whole of `run`.
+//!    `run` returns, or unwinds, only through [`Stay::drop`], which no caller can skip because no
 //!    caller ever holds a `Stay`. It withdraws the loan if the exchange never became ready (nobody
 //!    can have seen it then: loans are readable only through `ready`, which is set under the same
 //!    lock, once, when all have come); otherwise it waits until all ranks have finished. A rank
 //!    finishes only after its `share` has returned or unwound, and a `share` can't keep a reference:
-//!    a [`Floor`]'s lifetime is chosen by `attend`, so nothing of it fits into the share's result.
-//! 2. *No access conflicts with another.* Memory lent to [`Lent::Read`] is only read, by everyone,
-//!    through `&[u8]`. Memory lent to [`Lent::InPlace`] is reached only through [`Floor::pieces`],
+//!    a [`PeerBuffers`]'s lifetime is chosen by `run`, so nothing of it fits into the share's result.
+//! 2. *No access conflicts with another.* Memory lent to [`LentBuffer::Read`] is only read, by everyone,
+//!    through `&[u8]`. Memory lent to [`LentBuffer::InPlace`] is reached only through [`PeerBuffers::segments`],
 //!    which gives rank `r` the segment `r` of it. Segments of one slice are disjoint, because they
-//!    are cut by the same function of (length, ranks, rank) for all; one rank has one floor, because
-//!    a second loan under the same rank is refused; and a floor is consumed by `pieces`. The lender
-//!    doesn't touch its slice meanwhile: its borrow is inside `attend`. The two slices of a
-//!    [`Lent::Beside`] can't overlap, for one is borrowed mutably, and each follows its rule.
+//!    are cut by the same function of (length, ranks, rank) for all; one rank has one `PeerBuffers`, because
+//!    a second loan under the same rank is refused; and they are consumed by `segments`. The lender
+//!    doesn't touch its slice meanwhile: its borrow is inside `run`. The two slices of a
+//!    [`LentBuffer::Beside`] can't overlap, for one is borrowed mutably, and each follows its rule.
 //! 3. *Writes are seen.* A rank's earlier writes reach the others through the lock under which it
 //!    lends (and `ready`, which is released and acquired); a share's writes reach the others through
 //!    `finished`, an atomic that all ranks increment with release and read with acquire ordering.
 //! 4. *Bytes are safe to share.* Slices are plain bytes here; the callers cast them from and to types
 //!    for which any bits are valid.
 //!
-//! Callers: `meeting`.
 #![expect(
     unsafe_code,
     reason = "threads lend one another their buffers; the proof is above"
@@ -39,18 +38,18 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Signal, lock};
+use parking_lot::{Condvar, Mutex};
 
 /// How long a waiting rank watches for the others before it sleeps: longer than the others need when
 /// all come together, shorter than it takes to wake a sleeping thread.
 const WATCH: Duration = Duration::from_micros(10);
 
 /// A rank's slice, as it is lent to the others.
-pub(crate) enum Lent<'a> {
+pub(crate) enum LentBuffer<'a> {
     /// All ranks may read it.
     Read(&'a [u8]),
     /// Rank `r` may read and write segment `r` of it.
@@ -65,9 +64,9 @@ pub(crate) enum Lent<'a> {
 /// What a rank has lent, without its lifetime.
 #[derive(Clone, Copy)]
 struct Loan {
-    /// Lent for reading.
+    /// LentBuffer for reading.
     input: Option<Address<*const u8>>,
-    /// Lent for work in place.
+    /// LentBuffer for work in place.
     output: Option<Address<*mut u8>>,
 }
 
@@ -79,7 +78,7 @@ struct Address<P> {
 }
 
 impl Loan {
-    fn new(lent: Lent<'_>) -> Self {
+    fn new(lent: LentBuffer<'_>) -> Self {
         let input = |slice: &[u8]| Address {
             start: slice.as_ptr(),
             length: slice.len(),
@@ -89,9 +88,9 @@ impl Loan {
             length: slice.len(),
         };
         let (read, written) = match lent {
-            Lent::Read(slice) => (Some(input(slice)), None),
-            Lent::InPlace(slice) => (None, Some(output(slice))),
-            Lent::Beside {
+            LentBuffer::Read(slice) => (Some(input(slice)), None),
+            LentBuffer::InPlace(slice) => (None, Some(output(slice))),
+            LentBuffer::Beside {
                 input: read,
                 output: written,
             } => (Some(input(read)), Some(output(written))),
@@ -103,7 +102,7 @@ impl Loan {
     }
 }
 
-// SAFETY: a loan is only an address. It is turned back into a slice by `Floor` alone, under the rules
+// SAFETY: a loan is only an address. It is turned back into a slice by `PeerBuffers` alone, under the rules
 // at the top of the file; bytes may be read and written on any thread.
 unsafe impl Send for Loan {}
 // SAFETY: as above; a shared `Loan` gives no access of its own.
@@ -111,7 +110,7 @@ unsafe impl Sync for Loan {}
 
 /// Why an exchange came to nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Missed {
+pub(crate) enum Missed {
     /// It was closed before all ranks had come.
     Closed,
     /// The share of this rank panicked, so that the result is incomplete.
@@ -119,10 +118,10 @@ pub(super) enum Missed {
 }
 
 /// The meeting point of one operation. See the top of the file.
-pub(super) struct Exchange {
+pub(crate) struct SharedExchange {
     ranks: usize,
     gathering: Mutex<Gathering>,
-    moved: Signal,
+    moved: Condvar,
     ready: OnceLock<Box<[Loan]>>,
     finished: AtomicUsize,
     broken: OnceLock<usize>,
@@ -133,20 +132,20 @@ struct Gathering {
     came: usize,
     closed: bool,
     /// A time before the deadline at which somebody looks whether all can still come.
-    hurry: Option<Instant>,
+    check_at: Option<Instant>,
 }
 
-impl Exchange {
-    pub(super) fn new(ranks: usize) -> Self {
+impl SharedExchange {
+    pub(crate) fn new(ranks: usize) -> Self {
         Self {
             ranks,
             gathering: Mutex::new(Gathering {
                 loans: vec![None; ranks],
                 came: 0,
                 closed: false,
-                hurry: None,
+                check_at: None,
             }),
-            moved: Signal::default(),
+            moved: Condvar::new(),
             ready: OnceLock::new(),
             finished: AtomicUsize::new(0),
             broken: OnceLock::new(),
@@ -156,15 +155,15 @@ impl Exchange {
     /// Lends `lent` as `rank`, waits for the others, does `share` of the work, and waits until all
     /// have done theirs.
     ///
-    /// At `deadline`, `on_deadline` is called once, and before that by one rank for each [`Self::hurry`]. It
+    /// At `deadline`, `on_deadline` is called once, and before that by one rank for each [`Self::check_at`]. It
     /// closes the exchange if ranks are missing for good; if it doesn't, the wait goes on.
-    pub(super) fn attend<R>(
+    pub(crate) fn run<R>(
         &self,
         rank: usize,
-        lent: Lent<'_>,
+        lent: LentBuffer<'_>,
         deadline: Instant,
         on_deadline: impl Fn(),
-        share: impl FnOnce(Floor<'_>) -> R,
+        share: impl FnOnce(PeerBuffers<'_>) -> R,
     ) -> Result<R, Missed> {
         self.lend(rank, Loan::new(lent))?;
         let mut stay = Stay {
@@ -180,7 +179,7 @@ impl Exchange {
             return Err(Missed::Closed);
         };
         let _span = tracing::trace_span!("transfer").entered();
-        let result = share(Floor {
+        let result = share(PeerBuffers {
             loans,
             rank,
             ranks: self.ranks,
@@ -195,8 +194,8 @@ impl Exchange {
     }
 
     /// Ends the exchange for those who wait in it or come later, unless all have come.
-    pub(super) fn close(&self) {
-        let mut gathering = lock(&self.gathering);
+    pub(crate) fn close(&self) {
+        let mut gathering = self.gathering.lock();
         if self.ready.get().is_none() {
             gathering.closed = true;
             self.moved.notify_all();
@@ -204,7 +203,7 @@ impl Exchange {
     }
 
     fn lend(&self, rank: usize, loan: Loan) -> Result<(), Missed> {
-        let mut gathering = lock(&self.gathering);
+        let mut gathering = self.gathering.lock();
         // The second condition can't be met by this crate's callers; rule 2 depends on it.
         if gathering.closed || gathering.loans.get(rank).is_none_or(Option::is_some) {
             return Err(Missed::Closed);
@@ -221,11 +220,11 @@ impl Exchange {
     }
 
     /// Has a rank that waits look at `until`, before its deadline, whether all can still come.
-    pub(super) fn hurry(&self, until: Instant) {
-        let mut gathering = lock(&self.gathering);
-        let earlier = gathering.hurry.is_none_or(|other| until < other);
+    pub(crate) fn check_at(&self, until: Instant) {
+        let mut gathering = self.gathering.lock();
+        let earlier = gathering.check_at.is_none_or(|other| until < other);
         if earlier {
-            gathering.hurry = Some(until);
+            gathering.check_at = Some(until);
             self.moved.notify_all();
         }
     }
@@ -239,18 +238,20 @@ impl Exchange {
             if let Some(loans) = self.ready.get() {
                 return Some(loans);
             }
-            let mut gathering = lock(&self.gathering);
+            let mut gathering = self.gathering.lock();
             let mut due = false;
             while self.ready.get().is_none() && !gathering.closed && !due {
                 let now = Instant::now();
-                due = gathering.hurry.take_if(|until| *until <= now).is_some()
+                due = gathering.check_at.take_if(|until| *until <= now).is_some()
                     || deadline.take_if(|deadline| *deadline <= now).is_some();
                 if !due {
-                    let next = gathering.hurry.into_iter().chain(deadline).min();
-                    gathering = match next {
-                        Some(next) => self.moved.wait_for(gathering, next - now),
-                        None => self.moved.wait(gathering),
-                    };
+                    let next = gathering.check_at.into_iter().chain(deadline).min();
+                    match next {
+                        Some(next) => {
+                            self.moved.wait_for(&mut gathering, next - now);
+                        }
+                        None => self.moved.wait(&mut gathering),
+                    }
                 }
             }
             if gathering.closed {
@@ -273,7 +274,7 @@ impl Exchange {
     fn finish(&self) {
         if self.finished.fetch_add(1, Ordering::AcqRel) + 1 == self.ranks {
             // Under the lock, so that nobody who has seen one missing is still about to sleep.
-            let _gathering = lock(&self.gathering);
+            let _gathering = self.gathering.lock();
             self.moved.notify_all();
             return;
         }
@@ -281,15 +282,15 @@ impl Exchange {
         if watch_for(over) {
             return;
         }
-        let mut gathering = lock(&self.gathering);
+        let mut gathering = self.gathering.lock();
         while !over() {
-            gathering = self.moved.wait(gathering);
+            self.moved.wait(&mut gathering);
         }
     }
 
     /// Takes a loan back that nobody has seen; false if they have.
     fn withdraw(&self, rank: usize) -> bool {
-        let mut gathering = lock(&self.gathering);
+        let mut gathering = self.gathering.lock();
         if self.ready.get().is_some() {
             return false;
         }
@@ -303,7 +304,7 @@ impl Exchange {
 
 /// A rank's presence in an exchange; dropping it is the only way out (rule 1).
 struct Stay<'e> {
-    exchange: &'e Exchange,
+    exchange: &'e SharedExchange,
     rank: usize,
     done: bool,
 }
@@ -322,7 +323,7 @@ impl Drop for Stay<'_> {
 }
 
 /// What one rank may touch while all are present.
-pub(crate) struct Floor<'f> {
+pub(crate) struct PeerBuffers<'f> {
     loans: &'f [Loan],
     rank: usize,
     ranks: usize,
@@ -330,7 +331,7 @@ pub(crate) struct Floor<'f> {
 }
 
 /// This rank's segment of what one rank has lent.
-pub(crate) enum Piece<'f> {
+pub(crate) enum Segment<'f> {
     /// Of a slice that is lent for reading.
     Read(&'f [u8]),
     /// Of a slice that is lent for work in place.
@@ -342,7 +343,7 @@ pub(crate) enum Piece<'f> {
     },
 }
 
-impl Piece<'_> {
+impl Segment<'_> {
     /// The segment, to read.
     pub(crate) fn input(&self) -> &[u8] {
         match self {
@@ -362,12 +363,12 @@ impl Piece<'_> {
     }
 }
 
-impl<'f> Floor<'f> {
+impl<'f> PeerBuffers<'f> {
     /// The whole slice that `rank` lent for reading; empty if it lent none.
     pub(crate) fn read(&self, rank: usize) -> &'f [u8] {
         let input = self.loans.get(rank).and_then(|loan| loan.input);
         input.map_or(&[], |Address { start, length }| {
-            // SAFETY: the loan came from a live `&[u8]` of this length, whose lender stays in `attend`
+            // SAFETY: the loan came from a live `&[u8]` of this length, whose lender stays in `run`
             // for longer than `'f` (rule 1) and which is only read (rule 2).
             unsafe { std::slice::from_raw_parts(start, length) }
         })
@@ -379,22 +380,22 @@ impl<'f> Floor<'f> {
     }
 
     /// This rank's segment of what every rank has lent, in rank order.
-    pub(crate) fn pieces(self) -> Vec<Piece<'f>> {
+    pub(crate) fn segments(self) -> Vec<Segment<'f>> {
         let cut = |rank: usize| {
             let whole = self.read(rank);
             let input = &whole[self.segment(whole.len())];
             let Some(Address { start, length }) = self.loans[rank].output else {
-                return Piece::Read(input);
+                return Segment::Read(input);
             };
             let segment = self.segment(length);
             // SAFETY: the loan came from a live `&mut [u8]` of `length` bytes, whose lender stays in
-            // `attend` for longer than `'f` (rule 1); the segment lies within it, is disjoint from
-            // every other rank's and is given out once, as `pieces` consumes the floor (rule 2).
+            // `run` for longer than `'f` (rule 1); the segment lies within it, is disjoint from
+            // every other rank's and is given out once, as `segments` consumes the buffers (rule 2).
             let output =
                 unsafe { std::slice::from_raw_parts_mut(start.add(segment.start), segment.len()) };
             match self.loans[rank].input {
-                Some(_) => Piece::Beside { input, output },
-                None => Piece::InPlace(output),
+                Some(_) => Segment::Beside { input, output },
+                None => Segment::InPlace(output),
             }
         };
         (0..self.loans.len()).map(cut).collect()
@@ -413,7 +414,7 @@ pub(crate) fn segment(length: usize, ranks: usize, rank: usize) -> Range<usize> 
 const CACHE_LINE: usize = 64;
 
 /// Watches for `done` for a few microseconds, and tells whether it came.
-pub(super) fn watch_for(done: impl Fn() -> bool) -> bool {
+pub(crate) fn watch_for(done: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     loop {
         for _ in 0..32 {
