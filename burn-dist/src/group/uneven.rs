@@ -5,10 +5,10 @@ use burn::tensor::kind::Basic;
 
 use super::ProcessGroup;
 use super::buffer::{Buffer, form};
-use super::call::{Collective, Ticket};
+use super::call::Ticket;
 use super::host::{Origin, for_elements};
 use super::mode::{Job, Mode};
-use crate::collective::{self, Unfit};
+use crate::collective::{self, Collective, Unfit};
 use crate::element::Element;
 use crate::error::{Detail, Result};
 
