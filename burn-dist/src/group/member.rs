@@ -11,9 +11,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::work::{Communicator, Job};
 use crate::engine::{GRACE, GroupState};
@@ -98,13 +100,15 @@ impl Member {
 
     /// Hands a job to the communication thread, which is started for the first.
     pub(super) fn submit(&self, job: Job) -> Result<()> {
-        lock(&self.communicator).submit(self.core.global_rank(), job)
+        self.communicator
+            .lock()
+            .submit(self.core.global_rank(), job)
     }
 
     /// Waits until all jobs handed in so far are done.
     fn finish(&self) {
         // The lock is not held while this waits.
-        let done = lock(&self.communicator).marker();
+        let done = self.communicator.lock().marker();
         if let Some(done) = done {
             // Either the marker is reached, or the thread is gone and so are its jobs.
             let _ = done.recv();
@@ -118,8 +122,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let communicator = self.communicator.get_mut();
-        let mut communicator = std::mem::take(communicator.unwrap_or_else(PoisonError::into_inner));
+        let mut communicator = std::mem::take(self.communicator.get_mut());
         let reason = if panicking() {
             Departure::Panicked("(on its own thread)".into())
         } else {
@@ -203,7 +206,7 @@ impl Lineage {
     }
 
     fn adopt(&self, member: &Arc<Member>) {
-        let mut seats = lock(&self.seats);
+        let mut seats = self.seats.lock();
         seats.members.retain(|member| member.strong_count() > 0);
         seats.members.push(Arc::downgrade(member));
         if let Some(reason) = &seats.departure {
@@ -213,12 +216,12 @@ impl Lineage {
 
     /// Whether a launcher will still tell how the rank ends.
     fn has_launcher(&self) -> bool {
-        self.launched && lock(&self.seats).departure.is_none()
+        self.launched && self.seats.lock().departure.is_none()
     }
 
     /// Keeps a seat that was left early, for the launcher's reason.
     fn keep(&self, core: &Arc<Core>, thread: Option<Thread>) {
-        let mut seats = lock(&self.seats);
+        let mut seats = self.seats.lock();
         let gone = if let Some(reason) = seats.departure.clone() {
             drop(seats);
             core.state.leave(core.rank, reason);
@@ -239,7 +242,7 @@ impl Lineage {
     /// Has the launcher join a thread that waits in a group for so long at most; gives it back if there is no
     /// launcher.
     pub(super) fn keep_thread(&self, thread: Thread, time: Duration) -> Result<(), Thread> {
-        let mut seats = lock(&self.seats);
+        let mut seats = self.seats.lock();
         if !self.launched || seats.departure.is_some() {
             return Err(thread);
         }
@@ -252,7 +255,9 @@ impl Lineage {
 
     /// Ends all groups of this rank with the failure of one of them.
     pub(super) fn fail(&self, error: &Error) {
-        let left: Vec<_> = lock(&self.seats)
+        let left: Vec<_> = self
+            .seats
+            .lock()
             .left
             .iter()
             .map(|left| Arc::clone(&left.core))
@@ -287,7 +292,7 @@ impl Lineage {
     /// Waits until the jobs of all seats are done.
     pub(super) fn finish(&self) {
         let left: Vec<_> = {
-            let mut seats = lock(&self.seats);
+            let mut seats = self.seats.lock();
             let left = seats.left.iter_mut();
             left.map(|left| left.thread.take()).collect()
         };
@@ -298,7 +303,7 @@ impl Lineage {
     /// Leaves all seats for the same reason, and those that are still to come.
     pub(super) fn leave(&self, reason: &Departure) {
         let (left, threads) = {
-            let mut seats = lock(&self.seats);
+            let mut seats = self.seats.lock();
             seats.departure.get_or_insert_with(|| reason.clone());
             let seats = &mut *seats;
             let left = std::mem::take(&mut seats.left);
@@ -327,7 +332,8 @@ impl Lineage {
     /// The seats with handles. They are used after the lock is released, because dropping a member
     /// takes it.
     fn members(&self) -> Vec<Arc<Member>> {
-        lock(&self.seats)
+        self.seats
+            .lock()
             .members
             .iter()
             .filter_map(Weak::upgrade)
@@ -341,9 +347,4 @@ fn join(thread: Option<Thread>) {
     if let Some(thread) = thread {
         let _ = thread.join_within(Duration::MAX);
     }
-}
-
-/// Locks state that is consistent between any two statements, so a panic in between does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,16 +9,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use parking_lot::{Condvar, Mutex};
 
 use super::faults::Breakable;
 use super::gone::Gone;
-use super::locks::{lock, wait_for};
 use super::network::{CANCEL_POLL, Cancel, Cause, Incoming, Lost, Network, Outgoing, Tag, Watcher};
 use super::watchers::Watchers;
 
@@ -112,7 +112,7 @@ impl Hub {
 
     /// Ends all connections of a process, on both sides.
     fn isolate(&self, process: usize, cause: &Cause) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for peer in 0..self.processes() {
             self.end(&mut state, process, peer, cause.clone());
             self.end(&mut state, peer, process, cause.clone());
@@ -178,7 +178,7 @@ impl MemoryNetwork {
 impl MemoryNetwork {
     /// How many messages with a body of this length nobody has asked for.
     pub(crate) fn messages(&self, length: usize) -> usize {
-        let state = lock(&self.hub.state);
+        let state = self.hub.state.lock();
         let messages = state.mail.values().flatten();
         messages.filter(|(_, body)| body.len() == length).count()
     }
@@ -194,7 +194,7 @@ impl Network for MemoryNetwork {
     }
 
     fn send(&self, to: usize, tag: Tag, head: &[u8], body: &[u8], _: Instant) -> Result<(), Lost> {
-        let mut state = lock(&self.hub.state);
+        let mut state = self.hub.state.lock();
         state.check(self.process, to)?;
         let dropped = state.gone[to].contains(tag.group);
         if !state.frozen[self.process] && !state.frozen[to] && !dropped {
@@ -214,7 +214,7 @@ impl Network for MemoryNetwork {
         deadline: Instant,
     ) -> Result<(Vec<u8>, Vec<u8>), Lost> {
         let start = Instant::now();
-        let mut state = lock(&self.hub.state);
+        let mut state = self.hub.state.lock();
         loop {
             let reachable = state.check(self.process, from);
             if !state.closed[self.process]
@@ -227,7 +227,7 @@ impl Network for MemoryNetwork {
             if left.is_zero() {
                 return Err(Hub::lost(from, Cause::Deadline(start.elapsed())));
             }
-            state = wait_for(&self.hub.changed, state, left);
+            self.hub.changed.wait_for(&mut state, left);
         }
     }
 
@@ -289,11 +289,11 @@ impl Network for MemoryNetwork {
     }
 
     fn check(&self, process: usize) -> Result<(), Lost> {
-        lock(&self.hub.state).check(self.process, process)
+        self.hub.state.lock().check(self.process, process)
     }
 
     fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
-        let state = lock(&self.hub.state);
+        let state = self.hub.state.lock();
         for peer in (0..self.processes()).filter(|peer| chosen(*peer)) {
             if state.check(self.process, peer).is_ok()
                 && !state.frozen[self.process]
@@ -306,7 +306,7 @@ impl Network for MemoryNetwork {
     }
 
     fn forget(&self, groups: &[u64]) {
-        let mut state = lock(&self.hub.state);
+        let mut state = self.hub.state.lock();
         let gone = &mut state.gone[self.process];
         for group in groups {
             gone.add(*group);
@@ -322,7 +322,7 @@ impl Network for MemoryNetwork {
 
     fn close(&self) {
         {
-            let mut state = lock(&self.hub.state);
+            let mut state = self.hub.state.lock();
             state.closed[self.process] = true;
             if !state.frozen[self.process] {
                 for peer in 0..self.processes() {
@@ -333,7 +333,7 @@ impl Network for MemoryNetwork {
         self.hub.changed.notify_all();
         self.hub.tell(self.process, Event::Stop);
         self.watchers.clear();
-        let teller = lock(&self.teller).take();
+        let teller = self.teller.lock().take();
         if let Some(teller) = teller
             && teller.thread().id() != thread::current().id()
         {
@@ -345,13 +345,13 @@ impl Network for MemoryNetwork {
 impl Breakable for MemoryNetwork {
     fn cut(&self, peer: usize) {
         let cause = Cause::Disconnected("cut off".into());
-        let mut state = lock(&self.hub.state);
+        let mut state = self.hub.state.lock();
         self.hub.end(&mut state, self.process, peer, cause.clone());
         self.hub.end(&mut state, peer, self.process, cause);
     }
 
     fn freeze(&self) {
-        let mut state = lock(&self.hub.state);
+        let mut state = self.hub.state.lock();
         if !std::mem::replace(&mut state.frozen[self.process], true) {
             self.hub.tell(self.process, Event::Frozen);
         }

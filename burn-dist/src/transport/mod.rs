@@ -10,7 +10,6 @@
 #[cfg(test)]
 pub(crate) mod faults;
 pub(crate) mod gone;
-mod locks;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod network;

@@ -5,9 +5,10 @@
 //!
 //! Callers: the networks.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::locks::lock;
+use parking_lot::Mutex;
+
 use super::network::{Lost, Watcher};
 
 /// How many notices are kept while nobody watches.
@@ -36,7 +37,7 @@ impl Watchers {
     /// Tells the watcher what has happened, and from now on what happens.
     pub(super) fn add(&self, watcher: &Arc<dyn Watcher>) {
         let past = {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             state.watchers.push(watcher.clone());
             let past = state.past.clone();
             state.past.retain(|event| matches!(event, Event::Lost(_)));
@@ -56,7 +57,7 @@ impl Watchers {
     pub(super) fn notice(&self, from: usize, notice: Vec<u8>) -> bool {
         let event = Event::Notice(from, notice.into());
         {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             if state.watchers.is_empty() {
                 let room = state.unheard < UNHEARD;
                 if room {
@@ -73,7 +74,7 @@ impl Watchers {
     /// Lets go of all watchers: they may own the network, which would then never be dropped.
     pub(super) fn clear(&self) {
         let watchers = {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             std::mem::take(&mut state.watchers)
         };
         drop(watchers);
@@ -81,7 +82,7 @@ impl Watchers {
 
     fn publish(&self, event: &Event) {
         let watchers = {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             if matches!(event, Event::Lost(_)) {
                 state.past.push(event.clone());
             }

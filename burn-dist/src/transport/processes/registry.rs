@@ -11,12 +11,13 @@
 //! Callers: `group` makes one for each job; `threads::Meeting` is told.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::notice::{Letter, Notice};
 use super::reporter::Reporter;
 use crate::transport::gone::Gone;
-use crate::transport::locks::lock;
 use crate::transport::network::{Cause, Lost, Network, Watcher};
 
 /// How many notices are kept for groups that this process has not made yet. The oldest go first: if
@@ -60,7 +61,7 @@ impl Registry {
     /// Adds a group, and tells it what came before it was there.
     pub(crate) fn register<G: Told + 'static>(&self, number: u64, group: &Arc<G>) {
         let told: Arc<dyn Told> = group.clone();
-        let mut book = lock(&self.book);
+        let mut book = self.book.lock();
         let Book { groups, gone, .. } = &mut *book;
         groups.retain(|number, group| {
             let is_there = group.strong_count() > 0;
@@ -91,7 +92,7 @@ impl Watcher for Registry {
             reporter.begin();
         }
         let groups: Vec<_> = {
-            let mut book = lock(&self.book);
+            let mut book = self.book.lock();
             if book.lost.iter().all(|known| known.process != lost.process) {
                 book.lost.push(lost.clone());
             }
@@ -131,7 +132,7 @@ impl Registry {
     /// Tells a group what a process said about it, or keeps it until the group is there.
     fn hand_on(&self, from: usize, number: u64, notice: Notice) {
         let group = {
-            let mut book = lock(&self.book);
+            let mut book = self.book.lock();
             if let Some(group) = book.groups.get(&number) {
                 // A group that is gone needs no news.
                 group.upgrade()

@@ -19,14 +19,15 @@
 //! Callers: `threads::Meeting` and the `Registry` begin reports; `World` closes it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::notice::Letter;
 use crate::error::Ranks;
 use crate::record::{Recorder, Snapshot, compare, write_comparison, write_rank};
-use crate::transport::locks::{lock, wait_for};
 use crate::transport::network::{Cause, Network};
 
 /// How long processes wait for one another in a report.
@@ -114,7 +115,7 @@ impl Reporter {
     /// Begins the report, unless one has begun. The records are copied before this returns; the rest is
     /// done by a thread.
     pub(crate) fn begin(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !matches!(state.stage, Stage::Quiet) {
             return;
         }
@@ -136,13 +137,13 @@ impl Reporter {
 
     /// Whether the report has begun.
     pub(crate) fn has_begun(&self) -> bool {
-        matches!(lock(&self.state).stage, Stage::Reporting(_))
+        matches!(self.state.lock().stage, Stage::Reporting(_))
     }
 
     /// Waits for a report that is under way: for about [`PATIENCE`], and until its files are written. None
     /// begins after this.
     pub(super) fn close(&self) {
-        let stage = std::mem::replace(&mut lock(&self.state).stage, Stage::Closed);
+        let stage = std::mem::replace(&mut self.state.lock().stage, Stage::Closed);
         if let Stage::Reporting(thread) = stage {
             // It would have panicked with a message of its own.
             let _ = thread.join();
@@ -153,7 +154,7 @@ impl Reporter {
     pub(super) fn hear_records(self: &Arc<Self>, from: usize, mut snapshot: Snapshot) {
         // A process speaks for its own ranks alone.
         snapshot.retain(|rank| self.process_of(rank) == Some(from));
-        if let Some(place) = lock(&self.state).come.get_mut(from) {
+        if let Some(place) = self.state.lock().come.get_mut(from) {
             place.get_or_insert(snapshot);
         }
         self.changed.notify_all();
@@ -162,7 +163,7 @@ impl Reporter {
 
     /// Notes that another process has compared the records.
     pub(super) fn hear_compared(&self) {
-        lock(&self.state).compared = true;
+        self.state.lock().compared = true;
         self.changed.notify_all();
     }
 
@@ -226,7 +227,7 @@ impl Reporter {
             let standings: Vec<_> = (0..self.ranks.len())
                 .map(|process| self.standing(process))
                 .collect();
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let mut below = standings.iter().zip(&state.come).take(self.process);
             // Who leaves in good order after a report has seen its end.
             let over = below.any(|(standing, come)| *standing == Standing::Left && come.is_some());
@@ -247,7 +248,7 @@ impl Reporter {
                 let come = state.come.iter_mut().filter_map(Option::take);
                 return is_teller.then(|| come.collect());
             }
-            drop(wait_for(&self.changed, state, left.min(LOOK_UP)));
+            self.changed.wait_for(&mut state, left.min(LOOK_UP));
         }
     }
 
