@@ -104,7 +104,7 @@ pub(super) enum Step {
     },
 }
 
-/// How a rank lends its buffer to the others of its process.
+/// Access that a rank gives the other ranks of its process to its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lend {
     Nothing,

@@ -25,12 +25,12 @@ pub(crate) struct Arrived {
     pub(crate) shared: Bytes,
 }
 
-/// What goes to other processes, and comes from them, in one operation.
+/// Bytes sent to and received from other processes in one operation.
 pub(crate) struct RoundBuffers {
     pub(super) parcels: Box<[OnceLock<Bytes>]>,
     /// The places that have not been heard from in this round.
     awaited: Mutex<Vec<usize>>,
-    /// When the leader looks whether all can still come, before its deadline.
+    /// Time at which the leader checks, before its deadline, that all can still come.
     check: OnceLock<Instant>,
     /// Set once, under the lock of `awaited`.
     end: OnceLock<End>,
@@ -78,7 +78,7 @@ impl RoundBuffers {
         let _ = self.check.set(until);
     }
 
-    /// Whether it is time to look.
+    /// True once it is time to check.
     pub(super) fn is_due(&self) -> bool {
         let until = self.check.get();
         until.is_some_and(|until| *until <= Instant::now())

@@ -9,7 +9,7 @@ use super::*;
 use crate::error::Error;
 use crate::group::{on_job, on_ranks};
 
-/// How many ranks each process hosts.
+/// Number of ranks that each process hosts.
 const LAYOUTS: [&[usize]; 5] = [&[2], &[3], &[4], &[1, 1], &[2, 1]];
 
 /// A multiple of all numbers of ranks.

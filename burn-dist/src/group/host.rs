@@ -45,9 +45,9 @@ pub(super) struct Contents<const D: usize> {
     pub(super) origin: Origin<D>,
 }
 
-/// Who else may have the memory.
+/// Memory of a tensor, its own or shared with other tensors.
 enum Held {
-    /// Nobody.
+    /// Its own.
     Own(Bytes),
     /// Other tensors of the CPU backend: it can be read without a copy.
     #[cfg(feature = "flex")]
@@ -57,7 +57,7 @@ enum Held {
 #[cfg(feature = "flex")]
 type FlexTensor = burn::backend::tensor::FloatTensor<burn::backend::Flex>;
 
-/// Where a tensor came from, and so where its like belongs.
+/// Origin of a tensor, which results of its kind go back to.
 #[derive(Clone)]
 pub(super) struct Origin<const D: usize> {
     pub(super) shape: [usize; D],
@@ -110,7 +110,7 @@ fn contiguous(tensor: &FlexTensor) -> Option<&[u8]> {
 }
 
 impl<const D: usize> Origin<D> {
-    /// Where a tensor of a rank comes from, in an operation.
+    /// Returns the origin of a rank's tensor in an operation.
     pub(super) fn of<K: Basic>(
         tensor: &Tensor<D, K>,
         rank: usize,
@@ -231,7 +231,7 @@ impl ProcessGroup {
 }
 
 impl<M> ProcessGroup<M> {
-    /// Where a tensor of this rank comes from.
+    /// Returns the origin of a tensor of this rank.
     pub(super) fn origin<const D: usize, K: Basic>(
         &self,
         operation: &'static str,

@@ -23,21 +23,21 @@ use crate::error::{Departure, Error, Result};
 use crate::transport::processes::World;
 use crate::transport::thread::Thread;
 
-/// How many seats that were left early are kept for a better reason. The others of an older one hear only that
-/// the rank left.
+/// Number of seats left early that are kept for a better reason. For an older one, the other ranks hear only
+/// that the rank left.
 const MOST_LEFT: usize = 32;
 
-/// What a call needs of its group.
+/// State that a call needs of its group.
 pub(super) struct Core {
     pub(super) state: Arc<GroupState>,
     /// The rank within the group.
     pub(super) rank: usize,
     /// This process's part in the job: it ends with the last seat.
     pub(super) world: Arc<World>,
-    /// How many collective calls this rank has made.
+    /// Number of collective calls this rank has made.
     collectives: AtomicU64,
-    /// How many point-to-point calls this rank has made; these are counted apart, because the others
-    /// don't make them too.
+    /// Number of point-to-point calls this rank has made. They are counted apart, because other ranks do not
+    /// make them too.
     messages: AtomicU64,
 }
 
@@ -146,7 +146,7 @@ impl Drop for Member {
 
 /// All seats of one rank: in the group it began with and in those split from it.
 pub(super) struct Lineage {
-    /// Whether a launcher will tell how the rank ends.
+    /// True if a launcher will tell how the rank ends.
     launched: bool,
     seats: Mutex<Seats>,
     /// An error that ends the job although the rank's worker may go on.
@@ -158,13 +158,13 @@ struct Left {
     core: Arc<Core>,
     /// The communication thread, which leaves when it has done its jobs.
     thread: Option<Thread>,
-    /// When it was last known to run.
+    /// Last time at which it was known to run.
     since: Instant,
 }
 
 #[derive(Default)]
 struct Seats {
-    /// How the rank ended, once it has.
+    /// End of the rank, once it has ended.
     departure: Option<Departure>,
     members: Vec<Weak<Member>>,
     /// The oldest first.
@@ -214,7 +214,7 @@ impl Lineage {
         }
     }
 
-    /// Whether a launcher will still tell how the rank ends.
+    /// True while a launcher will still tell how the rank ends.
     fn has_launcher(&self) -> bool {
         self.launched && self.seats.lock().departure.is_none()
     }

@@ -47,10 +47,10 @@ pub use p2p::{AnyRank, Message, P2p, Slot, Source};
 pub use uneven::Uneven;
 pub use work::Work;
 
-/// How long a call waits for the other ranks unless told otherwise.
+/// Default time that a call waits for the other ranks.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// What a longer timeout is cut to, so that deadlines can be computed.
+/// Upper bound of timeouts. Longer ones are cut to it, so that deadlines can be computed.
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
 /// One rank's membership in a group of ranks.
@@ -234,7 +234,7 @@ impl<M> ProcessGroup<M> {
         self.core().world.process()
     }
 
-    /// How many bytes this rank's process has sent to the job's other processes.
+    /// Returns the number of bytes this rank's process has sent to the job's other processes.
     pub(crate) fn sent(&self) -> u64 {
         self.core().world.sent()
     }

@@ -5,7 +5,7 @@ use super::member::Core;
 use crate::collective::{self, Collective};
 use crate::error::{Detail, Result};
 
-/// What one rank says in a split, as it travels: whether it has a colour, the colour, the key.
+/// Arguments of one rank in a split, as they travel: 1 if it has a colour or 0, the colour, the key.
 type Ballot = [i64; 3];
 
 impl ProcessGroup {

@@ -87,7 +87,7 @@ pub struct Work<R> {
     result: Pending<R>,
 }
 
-/// Where a result comes from.
+/// Source of a result.
 enum Pending<R> {
     /// The communication thread.
     Queued(Receiver<Result<R>>),

@@ -41,7 +41,7 @@ impl fmt::Display for Backend {
 pub struct Devices {
     /// One for each replica.
     pub devices: Vec<Device>,
-    /// What was chosen; never [`Backend::Auto`].
+    /// The chosen backend; never [`Backend::Auto`].
     pub backend: Backend,
     /// One line for the user where `Auto` did not take a GPU, or not all is as it seems.
     pub note: Option<String>,
@@ -100,11 +100,11 @@ impl Devices {
 /// A process's part of its machine's devices.
 #[derive(Clone, Copy, Debug)]
 struct Share {
-    /// How many it takes.
+    /// Number of devices it takes.
     count: usize,
-    /// How many those processes take that choose before it.
+    /// Number of devices taken by the processes that choose before it.
     before: usize,
-    /// How many all processes of the machine take, if that is known.
+    /// Number of devices that all processes of the machine take, if known.
     whole: Option<usize>,
     /// True if the launcher shows this process so many CUDA GPUs, and other GPUs to the other processes.
     shown: bool,
@@ -153,13 +153,13 @@ impl Share {
         numbers.is_some_and(|numbers| numbers.into_iter().eq(own))
     }
 
-    /// Whether the devices that were found are this process's alone: the launcher shows others to the
-    /// others.
+    /// True if the devices found are this process's alone, because the launcher shows other devices to the
+    /// other processes.
     fn is_all_of(self, found: usize) -> bool {
         (self.whole.is_none() || self.shown) && found == self.count
     }
 
-    /// How many devices there must be.
+    /// Returns the number of devices there must be.
     fn needed(self, found: usize) -> usize {
         if self.is_all_of(found) {
             return found;
@@ -316,7 +316,7 @@ fn nvidia_device() -> bool {
         .any(|path| Path::new(path).exists())
 }
 
-/// Whether a device is a software renderer, or one that wgpu can't tell from it.
+/// True if a device is a software renderer, or one that wgpu can't tell from it.
 #[cfg(feature = "wgpu")]
 fn is_software(device: &Device) -> bool {
     use burn::backend::{CubeDevice, DispatchDevice, WgpuDeviceKind};
@@ -328,7 +328,7 @@ fn is_software(device: &Device) -> bool {
     }
 }
 
-/// Whether the device is the CPU backend, which computes on the rayon pool it is called from.
+/// True if the device is the CPU backend, which computes on the rayon pool it is called from.
 #[cfg(feature = "flex")]
 pub(super) fn on_flex(device: &Device) -> bool {
     use burn::backend::DispatchDevice;
@@ -344,14 +344,14 @@ pub(super) fn on_flex(_device: &Device) -> bool {
     false
 }
 
-/// What a person would call a device.
+/// Description of a device for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     /// Its name; that of the backend where it has none.
     pub(crate) name: String,
-    /// Whether it is the CPU backend, which computes on the rayon pool it is called from.
+    /// True for the CPU backend, which computes on the rayon pool it is called from.
     pub(crate) on_cpu: bool,
-    /// Whether it is known to be a software renderer.
+    /// True if it is known to be a software renderer.
     pub(crate) software: bool,
 }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Ranks};
 
-/// How often the wait looks whether the run has failed.
+/// Interval at which the wait checks for a failure of the run.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long ranks may take to end after a failure before the log says that the run waits for them.
+/// Time that ranks may take to end after a failure before the log says that the run waits for them.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The ranks that still run.

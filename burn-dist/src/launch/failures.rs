@@ -13,7 +13,7 @@ use crate::group::ProcessGroup;
 #[derive(Default)]
 pub(super) struct Failures {
     noted: Mutex<Vec<Error>>,
-    /// Where a failure is written that began in this process.
+    /// File for a failure that began in this process.
     file: Option<PathBuf>,
 }
 
@@ -65,7 +65,7 @@ fn of_a_group(error: &Error) -> bool {
     )
 }
 
-/// Whether a failure began with the rank that reports it, as far as it can tell.
+/// True if a failure began with the rank that reports it, as far as the rank can tell.
 fn began_with(rank: usize, error: &Error) -> bool {
     match error {
         Error::PeerLeft { peer: at, .. } | Error::Aborted { rank: at, .. } => *at == rank,
@@ -117,7 +117,7 @@ fn with_rank(rank: usize, error: Error) -> Error {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload
         .downcast_ref::<&str>()

@@ -85,7 +85,7 @@ struct State {
     watched: bool,
     /// The first signal that came since.
     first: Option<i32>,
-    /// When the first Ctrl-C came.
+    /// Time of the first Ctrl-C.
     ctrl_c: Option<Instant>,
 }
 
@@ -118,7 +118,7 @@ impl State {
     }
 }
 
-/// What all processes of the program share that listen.
+/// Listener of the process, which all calls share.
 static LISTENING: Mutex<Option<Interrupt>> = Mutex::new(None);
 
 impl Interrupt {

@@ -15,14 +15,14 @@ use crate::group::ProcessGroup;
 use crate::norm;
 use crate::random;
 
-/// What the ranks of a run in this process share.
+/// State shared by the ranks of a run in this process.
 pub(super) struct Run {
     pub(super) process: usize,
     pub(super) address: Option<IpAddr>,
     /// Of each replica on the CPU.
     pub(super) threads: usize,
     pub(super) seed: u64,
-    /// How long ranks may run on after the run has failed.
+    /// Time that ranks may run on after the run has failed.
     pub(super) grace: Duration,
     pub(super) failures: Failures,
     pub(super) ends: Ends,

@@ -82,14 +82,14 @@ impl Launcher {
         Ok((groups, address))
     }
 
-    /// Where records are written, for the job with this number.
+    /// Returns the directory for the records of the job with this number.
     fn folder(&self, job: u128) -> PathBuf {
         let by_default = || std::env::temp_dir().join(format!("burn-dist-{job:032x}"));
         self.records.clone().unwrap_or_else(by_default)
     }
 
-    /// What can be wrong before this process joins its job: how many threads each replica on the CPU gets, and
-    /// how long operations wait.
+    /// Checks the settings before this process joins its job. Returns the number of threads of each replica on
+    /// the CPU, and the timeout of operations.
     pub(super) fn settings(&self) -> Result<(usize, Duration)> {
         let timeout = match self.timeout {
             Some(timeout) => timeout,
@@ -98,7 +98,7 @@ impl Launcher {
         Ok((self.pool_size()?, timeout))
     }
 
-    /// How many threads each replica on the CPU gets.
+    /// Returns the number of threads of each replica on the CPU.
     fn pool_size(&self) -> Result<usize> {
         let replicas = self.devices.iter().filter(|device| on_flex(device)).count();
         match self.threads {

@@ -26,10 +26,10 @@ use crate::group::ProcessGroup;
 use crate::rendezvous::JobConfig;
 use crate::transport::thread::Thread;
 
-/// How long ranks may take to end after the run has failed, unless told otherwise or the timeout is shorter.
+/// Default time that ranks may take to end after the run has failed; less if the timeout is shorter.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What a worker's closure may fail with.
+/// Error of a worker's closure.
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// One rank of a launched run: its device and its place in the group of all ranks.
@@ -81,7 +81,7 @@ impl Worker {
         self.process
     }
 
-    /// Where the job's other processes reach this one; none in a job of this process alone.
+    /// Returns the address at which the job's other processes reach this one; none in a job of one process.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
@@ -129,7 +129,7 @@ pub struct Launcher {
     on_stuck: Option<OnStuck>,
 }
 
-/// What a program does about ranks that are stuck.
+/// Action of a program on ranks that are stuck.
 #[derive(Clone)]
 struct OnStuck(Arc<dyn Fn(&Error) + Send + Sync>);
 
@@ -154,17 +154,16 @@ impl Launcher {
         }
     }
 
-    /// How long calls on the group wait for other ranks; by default as many seconds as the variable
-    /// `BURN_DIST_TIMEOUT` says, or 5 minutes. Where processes have different ones, the shortest ends a wait
-    /// for all.
+    /// Sets the time that calls on the group wait for other ranks. The default is the number of seconds in the
+    /// variable `BURN_DIST_TIMEOUT`, or 5 minutes. If processes differ, the shortest time ends a wait for all.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long ranks may run on after the run has failed, before they count as stuck; by default 30 seconds,
-    /// or the timeout if that is shorter.
+    /// Sets the time that ranks may run on after the run has failed, before they count as stuck. The default is
+    /// 30 seconds, or the timeout if that is shorter.
     #[must_use]
     pub fn with_grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
@@ -189,8 +188,8 @@ impl Launcher {
         self
     }
 
-    /// How many threads each replica on the CPU backend computes with. By default, the machine's cores
-    /// are shared evenly, with at least one for each.
+    /// Sets the number of threads that each replica on the CPU backend computes with. By default the replicas
+    /// share the machine's cores evenly, with at least one thread each.
     #[must_use]
     pub fn with_threads_per_replica(mut self, threads: usize) -> Self {
         self.threads = Some(threads);

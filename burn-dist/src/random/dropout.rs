@@ -43,7 +43,7 @@ impl DropoutConfig {
 pub struct Dropout {
     /// The probability of zeroing an element.
     pub prob: f64,
-    /// Whether to behave as during training; cleared by `freeze` and `valid`.
+    /// True to behave as during training; cleared by `freeze` and `valid`.
     pub training: Param<Flag>,
 }
 

@@ -6,7 +6,7 @@
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rand_xoshiro::{SplitMix64, Xoshiro256PlusPlus};
 
-/// What random numbers are drawn for: one layer's treatment of one sample in one step of a run.
+/// Key of a sequence of random numbers: one layer's treatment of one sample in one step of a run.
 ///
 /// It has no rank in it, so the numbers do not depend on how many ranks share the samples, or on which of them
 /// has which. Today's default is another one: without keys, [`Dropout`](super::Dropout) draws from the

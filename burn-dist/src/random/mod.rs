@@ -85,7 +85,7 @@ impl Drop for Alone {
     }
 }
 
-/// Where parameters for `device` are drawn.
+/// Returns the device on which parameters for `device` are drawn.
 #[cfg(feature = "flex")]
 fn source(device: &Device) -> Device {
     Device::flex().with_autodiff_context_from(device)

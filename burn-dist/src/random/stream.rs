@@ -25,12 +25,12 @@ pub fn seed(seed: u64, rank: usize) {
     STREAM.with_borrow_mut(|stream| *stream = Xoshiro256PlusPlus::seed_from_u64(mixed));
 }
 
-/// Where a thread's stream stands: what a checkpoint keeps of it.
+/// State of a thread's stream, as a checkpoint keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StreamState(Xoshiro256PlusPlus);
 
-/// Where the calling thread's stream stands.
+/// Returns the state of the calling thread's stream.
 pub fn state() -> StreamState {
     STREAM.with_borrow(|stream| StreamState(stream.clone()))
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use super::snapshot::{Operation, RankRecord, Snapshot, State};
 use crate::error::Call;
 
-/// What the records say together.
+/// Result of comparing the records of all ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Comparison {
-    /// Where ranks wait; what no other finding explains comes first.
+    /// Waits found, those first that no other finding explains.
     findings: Vec<Finding>,
     /// Ranks without a record.
     silent: Vec<usize>,
@@ -27,11 +27,11 @@ pub(crate) struct Comparison {
 struct Finding {
     group: String,
     call: Call,
-    /// Who waits in it; at least one.
+    /// Ranks that wait in it; at least one.
     waiting: Vec<usize>,
     longest: Duration,
     is_message: bool,
-    /// What the ranks do that are waited for.
+    /// State of the ranks that are waited for.
     others: Vec<Other>,
 }
 
@@ -40,19 +40,19 @@ struct Finding {
 struct Other {
     ranks: Vec<usize>,
     what: What,
-    /// How long it has lasted, if that is known: of several ranks, the longest.
+    /// Time it has lasted, if known; of several ranks, the longest.
     since: Option<Duration>,
 }
 
-/// What a rank does about an operation in which others wait.
+/// State of a rank with regard to an operation in which others wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "a report has few")]
 enum What {
     /// It has not come to it.
     Behind {
-        /// What it finished last, in the group, or anywhere where a message is waited for.
+        /// Last operation it finished in the group, or in any group if a message is waited for.
         last: Option<Call>,
-        /// Where it waits itself: the group and the call.
+        /// Group and call in which it waits itself.
         now: Option<(String, Call)>,
     },
     /// It came to another operation with this number.
@@ -89,7 +89,7 @@ pub(crate) fn compare(snapshots: &[Snapshot], ranks: usize) -> Comparison {
 /// The record of each rank that has one.
 struct Records<'s> {
     records: BTreeMap<usize, &'s RankRecord>,
-    /// How many there should be.
+    /// Number of records there should be.
     ranks: usize,
 }
 

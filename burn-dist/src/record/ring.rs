@@ -23,7 +23,7 @@ use crossbeam::utils::CachePadded;
 use super::snapshot::{Operation, ROOT, RankRecord, Snapshot, State};
 use crate::error::Call;
 
-/// How many operations of a rank are kept.
+/// Number of operations kept for a rank.
 const KEPT: usize = 128;
 
 /// A group as records name it, equal in all processes.

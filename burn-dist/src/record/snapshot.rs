@@ -26,9 +26,9 @@ pub(crate) struct Snapshot {
 pub(crate) struct RankRecord {
     /// The global rank.
     pub(crate) rank: usize,
-    /// When this copy was made.
+    /// Time of this copy.
     pub(crate) taken: u64,
-    /// Whether older operations have been let go.
+    /// True if older operations have been dropped.
     pub(crate) full: bool,
     /// The oldest first.
     pub(crate) operations: Vec<Operation>,
@@ -42,12 +42,12 @@ pub(crate) struct Operation {
     pub(crate) call: Call,
     pub(crate) state: State,
     pub(crate) entered: u64,
-    /// When all ranks of the process had come, if there are other processes.
+    /// Time at which all ranks of the process had come, if there are other processes.
     pub(crate) exchanged: Option<u64>,
     pub(crate) ended: Option<u64>,
 }
 
-/// How far an operation has come.
+/// Progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum State {
     /// For the ranks of its process, or for a message.
@@ -59,18 +59,18 @@ pub(crate) enum State {
 }
 
 impl Operation {
-    /// Whether it is a message from one rank to another. These are counted apart from the operations
-    /// that all ranks make.
+    /// True for a message from one rank to another. Messages are counted apart from the operations that all
+    /// ranks make.
     pub(crate) fn is_message(&self) -> bool {
         self.call.detail.to.is_some() || self.call.detail.from.is_some()
     }
 
-    /// Whether the rank has come to it and not finished it.
+    /// True if the rank has begun it and not finished it.
     pub(crate) fn is_open(&self) -> bool {
         self.state != State::Done
     }
 
-    /// How long the rank was in it, at `now` of its process.
+    /// Returns the time the rank was in it, at `now` of its process.
     pub(crate) fn lasted(&self, now: u64) -> Duration {
         Duration::from_micros(self.ended.unwrap_or(now).saturating_sub(self.entered))
     }

@@ -44,8 +44,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long a waiting rank watches for the others before it sleeps: longer than the others need when
-/// all come together, shorter than it takes to wake a sleeping thread.
+/// Time that a waiting rank spins for the others before it sleeps: longer than the others need when all come
+/// together, shorter than it takes to wake a sleeping thread.
 const WATCH: Duration = Duration::from_micros(10);
 
 /// A rank's slice, as it is lent to the others.
@@ -61,7 +61,7 @@ pub(crate) enum LentBuffer<'a> {
     },
 }
 
-/// What a rank has lent, without its lifetime.
+/// Buffers that a rank has lent, without their lifetime.
 #[derive(Clone, Copy)]
 struct Loan {
     /// LentBuffer for reading.
@@ -70,7 +70,7 @@ struct Loan {
     output: Option<Address<*mut u8>>,
 }
 
-/// Where a slice lies.
+/// Address and length of a slice.
 #[derive(Clone, Copy)]
 struct Address<P> {
     start: P,
@@ -108,7 +108,7 @@ unsafe impl Send for Loan {}
 // SAFETY: as above; a shared `Loan` gives no access of its own.
 unsafe impl Sync for Loan {}
 
-/// Why an exchange came to nothing.
+/// Reason why an exchange did not happen.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Missed {
     /// It was closed before all ranks had come.
@@ -322,7 +322,7 @@ impl Drop for Stay<'_> {
     }
 }
 
-/// What one rank may touch while all are present.
+/// Buffers that one rank may access while all are present.
 pub(crate) struct PeerBuffers<'f> {
     loans: &'f [Loan],
     rank: usize,

@@ -31,7 +31,7 @@ pub(crate) trait Breakable: Network {
     fn die(&self);
 }
 
-/// What goes wrong in one run.
+/// Faults of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FaultPlan {
     seed: u64,
@@ -58,7 +58,7 @@ pub(crate) enum FaultKind {
     Abort,
 }
 
-/// What aborts the group of a process.
+/// Function that aborts the group of a process.
 pub(crate) type Aborts = Arc<dyn Fn() + Send + Sync>;
 
 impl FaultPlan {
@@ -98,13 +98,13 @@ impl FaultPlan {
         Self { seed, faults }
     }
 
-    /// Whether there is more to it than delays.
+    /// True if it holds more than delays.
     pub(crate) fn breaks(&self) -> bool {
         let delays = |fault: &Fault| matches!(fault.kind, FaultKind::Delay(_));
         !self.faults.iter().all(delays)
     }
 
-    /// Whether a rank aborts the group.
+    /// True if a rank aborts the group.
     pub(crate) fn aborts(&self) -> bool {
         let mut faults = self.faults.iter();
         faults.any(|fault| fault.kind == FaultKind::Abort)
@@ -156,7 +156,7 @@ pub(crate) struct Faulty<N> {
 }
 
 impl<N: Breakable> Faulty<N> {
-    /// What an abort does. Without it nothing is aborted.
+    /// Sets the function that an abort calls. Without it nothing is aborted.
     pub(crate) fn set_aborts(&self, aborts: Aborts) {
         let _ = self.aborts.set(aborts);
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-/// How many are remembered: far more than go while something of theirs may still be on its way.
+/// Number of entries kept: far more than are removed while something of theirs may still be on its way.
 const MOST: usize = 4096;
 
 /// The groups that went last.

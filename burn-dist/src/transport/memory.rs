@@ -143,7 +143,7 @@ impl Hub {
 }
 
 impl State {
-    /// Whether bytes of one process still reach the other.
+    /// Fails if bytes of one process no longer reach the other.
     fn check(&self, process: usize, peer: usize) -> Result<(), Lost> {
         if self.closed[process] {
             return Err(Hub::lost(peer, Cause::Stopped));
@@ -176,7 +176,7 @@ impl MemoryNetwork {
 }
 
 impl MemoryNetwork {
-    /// How many messages with a body of this length nobody has asked for.
+    /// Returns the number of messages with a body of this length that nobody has asked for.
     pub(crate) fn messages(&self, length: usize) -> usize {
         let state = self.hub.state.lock();
         let messages = state.mail.values().flatten();

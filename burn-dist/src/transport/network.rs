@@ -20,7 +20,7 @@ pub(crate) struct Tag {
     pub(crate) group: u64,
     /// The operation's number in the group's order.
     pub(crate) sequence: u64,
-    /// What tells the messages of one operation apart.
+    /// Number that tells the messages of one operation apart.
     pub(crate) part: u32,
 }
 
@@ -34,12 +34,12 @@ impl fmt::Display for Tag {
     }
 }
 
-/// How the processes of a job exchange bytes.
+/// Exchange of bytes between the processes of a job.
 pub(crate) trait Network: fmt::Debug + Send + Sync {
     /// This process, from 0.
     fn process(&self) -> usize;
 
-    /// How many processes there are.
+    /// Returns the number of processes.
     fn processes(&self) -> usize;
 
     /// Hands a message over. Returns once it is on its way (queued or written); it does not wait for
@@ -86,11 +86,11 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
         cancel: &dyn Cancel,
     ) -> Result<bool, Lost>;
 
-    /// How many bytes this process has sent to the others so far, with all that goes around messages;
-    /// what encryption adds is not counted.
+    /// Returns the number of bytes this process has sent to the others so far, with the framing of messages and
+    /// without what encryption adds.
     fn sent(&self) -> u64;
 
-    /// Whether a process can still be reached, as far as is known; without waiting.
+    /// Checks, without waiting, that a process can still be reached, as far as is known.
     ///
     /// # Errors
     /// It is lost, or has left.
@@ -108,8 +108,8 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     /// Drops the messages of these groups, those that still come too: nobody will ask for them.
     fn forget(&self, groups: &[u64]);
 
-    /// Who is called, on a thread of the network's, when a process is lost or has sent a notice.
-    /// Called at once for what happened before.
+    /// Sets the watcher, which a thread of the network calls when a process is lost or has sent a notice. It is
+    /// called at once for what happened before.
     fn watch(&self, watcher: Arc<dyn Watcher>);
 
     /// Says goodbye in good order: after this a closed connection is no failure. Joins the network's
@@ -138,7 +138,7 @@ pub(crate) struct Incoming<'b> {
     pub(crate) come: Option<Come>,
 }
 
-/// How a message has come.
+/// Outcome of receiving a message.
 #[derive(Debug)]
 pub(crate) enum Come {
     /// With the head that is due, and its body in the memory that was given.
@@ -186,7 +186,7 @@ impl<'b> Incoming<'b> {
         });
     }
 
-    /// Whether it has come, and not as it was due.
+    /// True if a message has come that is not as expected.
     pub(crate) fn is_odd(&self) -> bool {
         match &self.come {
             Some(Come::Whole { head, .. }) => {
@@ -210,8 +210,8 @@ pub(crate) trait Cancel {
 /// receive by its group.
 pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(10);
 
-/// Who is told what happens to the other processes. It must not wait for the network: the thread
-/// that calls it is the one that brings messages in.
+/// Receiver of events of the other processes. It must not wait for the network: the thread that calls it is the
+/// one that brings messages in.
 pub(crate) trait Watcher: Send + Sync {
     /// A process is lost. (One that left in good order is not, until somebody needs it.)
     fn lost(&self, lost: &Lost);
@@ -227,7 +227,7 @@ pub(crate) struct Lost {
     pub(crate) process: usize,
     /// Its address.
     pub(crate) address: String,
-    /// What happened.
+    /// Cause of the loss.
     pub(crate) cause: Cause,
 }
 
@@ -241,7 +241,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Why a process is lost.
+/// Reason why a process is lost.
 #[derive(Clone, Debug)]
 pub(crate) enum Cause {
     /// The connection was closed or reset: what the system said.

@@ -28,7 +28,7 @@ impl Thread {
         Ok(Self { handle, ended })
     }
 
-    /// Whether the thread has ended.
+    /// True once the thread has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.handle.is_finished()
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::network::{Lost, Watcher};
 
-/// How many notices are kept while nobody watches.
+/// Number of notices kept while nobody watches.
 const UNHEARD: usize = 64;
 
 #[derive(Default)]
@@ -20,10 +20,10 @@ pub(super) struct Watchers(Mutex<State>);
 #[derive(Default)]
 struct State {
     watchers: Vec<Arc<dyn Watcher>>,
-    /// What has happened, for watchers to come: all losses, of which a process has one, and the
-    /// notices that nobody has heard.
+    /// Past events, for later watchers: all losses, of which a process has one, and the notices that nobody has
+    /// heard.
     past: Vec<Event>,
-    /// How many notices nobody has heard.
+    /// Number of notices that nobody has heard.
     unheard: usize,
 }
 

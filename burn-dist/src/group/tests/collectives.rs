@@ -15,7 +15,7 @@ use super::{job_on, on_job};
 use crate::transport::tcp;
 use crate::{ProcessGroup, ReduceOp};
 
-/// How many ranks each process hosts.
+/// Number of ranks that each process hosts.
 const LAYOUTS: [&[usize]; 8] = [
     &[4],
     &[2, 2],
@@ -27,7 +27,7 @@ const LAYOUTS: [&[usize]; 8] = [
     &[1; 8],
 ];
 
-/// What this crate's own modules send one another: bytes, whose lengths differ.
+/// Checks the exchange of bytes of unequal lengths, which this crate's own modules use.
 fn check_bytes(group: &ProcessGroup, length: usize, seed: u64) {
     let (rank, ranks) = (group.rank(), group.world_size());
     let root = seed as usize % ranks;
@@ -229,7 +229,7 @@ proptest! {
     }
 }
 
-/// Where a tensor of the CPU backend lies.
+/// Returns the address of the data of a tensor on the CPU backend.
 fn address(tensor: burn::tensor::Tensor<1>) -> usize {
     use burn::backend::Flex;
     let primitive = tensor.try_into_primitive::<Flex>().unwrap();

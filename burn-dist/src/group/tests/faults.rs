@@ -19,10 +19,10 @@ const SEEDS: u64 = 2_000;
 /// to hear why a process has left, more than once in a run.)
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How soon a frozen process is found out.
+/// Time after which a frozen process is found out.
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
-/// How many operations a run has, the last two of which are barriers.
+/// Number of operations in a run. The last two are barriers.
 const OPERATIONS: u64 = 14;
 
 /// One operation, the same on all ranks, whose result is checked.
@@ -97,7 +97,7 @@ fn operation(
     Ok(())
 }
 
-/// How many operations a rank did, and what stopped it.
+/// Number of operations a rank completed, and the error that stopped it.
 type Ending = (u64, Option<Error>);
 
 fn run_rank(group: &ProcessGroup, seed: u64, run: Run) -> Ending {
@@ -114,14 +114,14 @@ fn run_rank(group: &ProcessGroup, seed: u64, run: Run) -> Ending {
     (OPERATIONS, None)
 }
 
-/// What a run is like.
+/// Parameters of a run.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     /// Of the ranks.
     pub(super) timeout: Duration,
     /// The most values of an operation.
     pub(super) longest: usize,
-    /// Whether there is a fault that may stop them.
+    /// True if a fault may stop the ranks.
     pub(super) breaks: bool,
     /// A rank that aborts the group, and in which operation.
     pub(super) aborts: Option<(usize, u64)>,

@@ -20,10 +20,10 @@ use super::ProcessGroup;
 use crate::transport::memory::networks;
 use crate::transport::network::Network;
 
-/// How many ranks each process hosts, where little depends on it.
+/// Number of ranks that each process hosts, for tests that depend little on it.
 const LAYOUTS: [&[usize]; 5] = [&[1, 1], &[2, 1], &[1, 2], &[1, 1, 1], &[2, 2]];
 
-/// How soon a frozen process is found out.
+/// Time after which a frozen process is found out.
 const HEARTBEAT: Duration = Duration::from_millis(300);
 
 /// The ranks of a job whose processes host so many ranks each, in rank order.

@@ -14,7 +14,7 @@ const SEEDS: u64 = 160;
 
 /// Long enough that a process of a busy machine is not taken for a frozen one.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// How long processes try to connect.
+/// Time that processes try to connect.
 const CONNECT: Duration = Duration::from_secs(4);
 /// For a machine that does other things too.
 const GRACE: Duration = Duration::from_secs(2);

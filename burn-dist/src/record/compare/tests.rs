@@ -8,7 +8,7 @@ use crate::record::snapshot::ROOT;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000;
-/// When all records are taken.
+/// Time at which all records are taken.
 const NOW: u64 = 100 * SECOND;
 
 fn call(operation: &'static str, sequence: u64) -> Call {
@@ -224,7 +224,7 @@ fn what_has_failed_counts_as_waited_for() {
     assert!(text.ends_with("rank 0 has waited for 10.0 s"), "{text}");
 }
 
-/// What a rank of a made-up job did: how many operations it finished, and whether it is in the next.
+/// Progress of a rank of a made-up job: the number of operations it finished, and true if it is in the next.
 fn progress() -> impl Strategy<Value = (u64, bool)> {
     (0..4_u64, any::<bool>())
 }

@@ -109,7 +109,7 @@ impl Finding {
         self.waiting(f)
     }
 
-    /// Who waits, for how long.
+    /// Writes the ranks that wait, and for how long.
     fn waiting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let has = if self.waiting.len() > 1 {
             "have"
@@ -120,7 +120,7 @@ impl Finding {
         write!(f, "{ranks} {has} waited for {time}")
     }
 
-    /// Who waits, for how long, in what.
+    /// Writes the ranks that wait, for how long, and in which operation.
     fn waiting_there(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.waiting(f)?;
         write!(f, " in {}{}", self.call, Of(&self.group))

@@ -4,7 +4,7 @@ use super::*;
 use crate::transport::memory::{self, MemoryNetwork};
 use crate::transport::network::Cause;
 
-/// How long a frozen process stays unnoticed.
+/// Time for which a frozen process stays unnoticed.
 const HEARTBEAT: Duration = Duration::from_millis(10);
 /// The deadline of every wait: never reached, since every fault is found.
 const DEADLINE: Duration = Duration::from_secs(30);

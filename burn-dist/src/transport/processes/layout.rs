@@ -17,7 +17,7 @@ pub(crate) struct Place {
     pub(crate) ranks: Vec<usize>,
 }
 
-/// Which process hosts which rank of one group, as one of these processes sees it.
+/// Map of the ranks of one group to the processes that host them, as one of these processes sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// The group, by the same number in every process.
@@ -108,7 +108,7 @@ impl Layout {
         self.seats[rank].1
     }
 
-    /// Whether this process hosts the rank.
+    /// True if this process hosts the rank.
     pub(crate) fn is_here(&self, rank: usize) -> bool {
         self.home(rank) == self.here
     }
@@ -140,7 +140,7 @@ impl Layout {
         number(b"split", [self.group, sequence, colour])
     }
 
-    /// What the messages from one rank to another go by.
+    /// Returns the number that identifies the messages from one rank to another.
     pub(crate) fn stream(&self, from: usize, to: usize) -> u64 {
         number(b"stream", [self.group, from as u64, to as u64])
     }

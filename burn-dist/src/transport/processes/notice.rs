@@ -26,7 +26,7 @@ pub(crate) enum Notice {
         /// The operations that are done, as far as the process that tells it goes: it has sent all that the
         /// others need for them.
         done: Spans,
-        /// Whether the process makes its part of a report.
+        /// True if the process makes its part of a report.
         reports: bool,
     },
     /// A rank has ended.
@@ -36,19 +36,19 @@ pub(crate) enum Notice {
         reason: Parting,
         /// The operations that it has come to.
         reached: Spans,
-        /// How many messages it has sent to ranks elsewhere.
+        /// Number of messages it has sent to each rank of other processes.
         sent: Vec<(usize, u64)>,
-        /// Whether a better reason may come.
+        /// True if a better reason may come.
         early: bool,
     },
 }
 
-/// What one process tells all others.
+/// Message from one process to all others.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Letter {
     /// Of the group with this number.
     Of(u64, Notice),
-    /// What the ranks of the process did last: a report is under way.
+    /// Last operations of the process's ranks: a report is under way.
     Records(Snapshot),
     /// The records of all have been compared.
     Compared,
@@ -87,7 +87,7 @@ impl Notice {
         Letter::Of(group, self).encode()
     }
 
-    /// How a rank ended.
+    /// Makes the notice of a rank's end.
     pub(crate) fn left(
         rank: usize,
         reason: &Departure,

@@ -20,8 +20,8 @@ use super::reporter::Reporter;
 use crate::transport::gone::Gone;
 use crate::transport::network::{Cause, Lost, Network, Watcher};
 
-/// How many notices are kept for groups that this process has not made yet. The oldest go first: if
-/// their group comes to be, it finds out by its deadline.
+/// Number of notices kept for groups that this process has not made yet. The oldest are dropped first: if their
+/// group is made later, it finds out by its deadline.
 const EARLY_LIMIT: usize = 1024;
 
 /// A group that lies in several processes.
@@ -182,7 +182,7 @@ impl World {
         self.network.as_ref().map_or(0, |network| network.process())
     }
 
-    /// How many bytes this process has sent to the others.
+    /// Returns the number of bytes this process has sent to the others.
     pub(crate) fn sent(&self) -> u64 {
         self.network.as_ref().map_or(0, |network| network.sent())
     }

@@ -30,13 +30,13 @@ use crate::error::Ranks;
 use crate::record::{Recorder, Snapshot, compare, write_comparison, write_rank};
 use crate::transport::network::{Cause, Network};
 
-/// How long processes wait for one another in a report.
+/// Time that processes wait for one another in a report.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How much longer the others wait than the teller, which has to write the comparison.
+/// Additional time that the others wait for the teller, which has to write the comparison.
 const SPARE: Duration = Duration::from_millis(500);
 
-/// How often a process looks who can still be reached.
+/// Interval at which a process checks which others can still be reached.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
 /// The longest letter with records; a network carries twice as much.
@@ -49,7 +49,7 @@ pub(crate) struct Reporter {
     ranks: Vec<usize>,
     process: usize,
     network: Option<Arc<dyn Network>>,
-    /// Where files are written, if they are.
+    /// Directory of the files, if they are written.
     folder: Option<PathBuf>,
     state: Mutex<State>,
     changed: Condvar,
@@ -57,9 +57,9 @@ pub(crate) struct Reporter {
 
 struct State {
     stage: Stage,
-    /// What other processes have told.
+    /// Records received from other processes.
     come: Vec<Option<Snapshot>>,
-    /// Whether another process has compared.
+    /// True if another process has compared.
     compared: bool,
 }
 
@@ -135,7 +135,7 @@ impl Reporter {
         };
     }
 
-    /// Whether the report has begun.
+    /// True once the report has begun.
     pub(crate) fn has_begun(&self) -> bool {
         matches!(self.state.lock().stage, Stage::Reporting(_))
     }
@@ -252,7 +252,7 @@ impl Reporter {
         }
     }
 
-    /// How this process sees another one; itself as lost.
+    /// Returns the standing of another process; that of this one is lost.
     fn standing(&self, process: usize) -> Standing {
         let network = self.network.as_ref();
         let Some(network) = network.filter(|_| process != self.process) else {
@@ -274,7 +274,7 @@ impl Reporter {
     }
 }
 
-/// How one process sees another.
+/// State of another process, as this one sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     There,

@@ -15,7 +15,7 @@ use crate::record::{Snapshot, compare};
 use crate::transport::processes::Spans;
 use crate::transport::processes::failure::Failure;
 
-/// What must hold of any bytes that come as a notice.
+/// Checks the properties that hold for any bytes received as a notice.
 pub(crate) fn check_notice(bytes: &[u8]) {
     crate::fuzzing::check_message::<Letter>(bytes);
     match Letter::decode(bytes) {
