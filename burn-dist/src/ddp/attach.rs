@@ -1,22 +1,59 @@
 //! Attaching: all ranks prove that they have the same model, take rank 0's values and ids, and hook their
 //! gradients.
 
-use super::Attached;
 use super::broadcast::broadcast;
 use super::collect::{self, HookFound};
 use super::config::DdpConfig;
+use super::handle::{Attached, Ddp};
 use super::hook::{GradientSink, Hooks, Target, retarget, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
-use super::route;
-use super::usage::{self, Usage};
+use super::strategy;
+use super::use_tracker::{self, UseTracker};
 use super::values::with_own_states;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use burn::module::Module;
 use std::sync::Arc;
 
-pub(super) fn attach<M: Module>(
+impl Ddp {
+    /// Makes the model data-parallel.
+    ///
+    /// Checks that the models of all ranks have the same tensors (names, shapes, types, and which are tied),
+    /// gives every rank those of rank 0 to the bit (parameters of any type, and buffers such as running
+    /// statistics), and hooks the gradients. The model must be on the device it will train on, with autodiff.
+    ///
+    /// Parameters get the ids of rank 0 too, so that a record that rank 0 has written can be loaded on all
+    /// ranks while their optimizers go on. An optimizer finds its state by these ids: make it after `attach`, or
+    /// load its record then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ModelMismatch`] names the first parameter that differs; [`Error::Order`] if a model
+    /// is attached already; [`Error::InvalidArgument`] if the device is of a backend that this build
+    /// does not support; and the group's own errors. All ranks fail together.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the attached model takes the place of the one that is given"
+    )]
+    pub fn attach<M: Module>(&self, model: M) -> Result<M> {
+        if self.attached.get().is_some() {
+            let message = "a model is attached already; make another Ddp for a second model";
+            let error = self.order(message.into());
+            self.group.abort(&error.to_string());
+            return Err(error);
+        }
+        let (model, attached) = prepare(&self.config, &self.group.within("Ddp::attach"), &model)?;
+        // Nothing else sets it but a second `attach` that runs at the same time.
+        self.attached
+            .set(attached)
+            .map_err(|_| self.order("two threads attached a model at once".into()))?;
+        Ok(model)
+    }
+}
+
+/// Compares the models of all ranks, takes rank 0's tensors, and puts hooks on a model.
+fn prepare<M: Module>(
     config: &DdpConfig,
     group: &ProcessGroup,
     model: &M,
@@ -31,13 +68,13 @@ pub(super) fn attach<M: Module>(
     // on the way, or they would come after rank 0's.)
     let model = broadcast(group, with_own_states(model))?;
 
-    let route = route::choose(config, group, &parameters)?;
-    let reduce_on = route.reduce_on();
+    let strategy = strategy::choose(config, group, &parameters)?;
+    let reduce_on = strategy.reduce_on();
     let channel = Reducer::channel();
     let entries = parameters.entries.iter();
     let trained: Vec<bool> = entries.map(|entry| entry.description.trained).collect();
-    let usage = Usage::new(group.global_rank(), &trained, channel.0.clone());
-    let sink: Arc<dyn GradientSink> = usage.clone();
+    let tracker = UseTracker::new(group.global_rank(), &trained, channel.0.clone());
+    let sink: Arc<dyn GradientSink> = tracker.clone();
     // Every hook is on a parameter of the list.
     let targets = known.iter().filter_map(|hook| {
         let parameter = parameters.index(&hook.path)?;
@@ -50,19 +87,19 @@ pub(super) fn attach<M: Module>(
         index: |path: &str| parameters.index(path),
     });
     parameters.mark_buffers(&model);
-    collect::mark_hooked(&mut parameters, usage.key(), &model);
+    collect::mark_hooked(&mut parameters, tracker.key(), &model);
     let parameters = Arc::new(parameters);
     let reducer = Reducer::start(
         config.clone(),
         group.within("Ddp::synchronize"),
         Arc::clone(&parameters),
-        route,
-        usage.lane(),
+        strategy,
+        tracker.lane(),
         channel,
     )?;
     let attached = Attached {
         parameters,
-        usage,
+        tracker,
         reducer,
         reduce_on,
     };
@@ -71,7 +108,7 @@ pub(super) fn attach<M: Module>(
 
 /// Refuses a model that belongs to a `Ddp` which is still there: both would take its gradients.
 fn check_detached(group: &ProcessGroup, hooks: &[HookFound]) -> Result<()> {
-    let Some(hook) = hooks.iter().find(|hook| usage::is_open(hook.key)) else {
+    let Some(hook) = hooks.iter().find(|hook| use_tracker::is_open(hook.key)) else {
         return Ok(());
     };
     let error = Error::Order {

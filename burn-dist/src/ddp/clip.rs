@@ -1,7 +1,7 @@
 //! The norm of all gradients of a model, and its limit.
 
-use super::Ddp;
 use super::gradient::is_queued;
+use super::handle::Ddp;
 use crate::error::{Error, Result};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;

@@ -7,25 +7,25 @@
 
 use super::hook::{HOOK, Leaf};
 use super::parameters::{Parameters, Path};
-use super::usage;
+use super::use_tracker;
 use burn::backend::autodiff::NodeId;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor};
 
 /// Gradients that backward left: Burn's container, or what a module's gradients were gathered in.
-pub(super) trait Leftover {
+pub(super) trait GradientSource {
     /// Takes the gradient of a parameter, if one is there.
     fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>>;
 }
 
-impl Leftover for Gradients {
+impl GradientSource for Gradients {
     fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
         param.base().grad_remove(self)
     }
 }
 
-impl Leftover for GradientsParams {
+impl GradientSource for GradientsParams {
     fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
         self.remove(param.id)
     }
@@ -34,7 +34,7 @@ impl Leftover for GradientsParams {
 /// Nothing was left.
 pub(super) struct Nothing;
 
-impl Leftover for Nothing {
+impl GradientSource for Nothing {
     fn take<const D: usize>(&mut self, _param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
         None
     }
@@ -76,7 +76,7 @@ pub(super) fn collect<M: Module>(
     parameters: &Parameters,
     key: u64,
     model: &M,
-    left: &mut impl Leftover,
+    left: &mut impl GradientSource,
 ) -> Result<Collected, String> {
     let visited = visit(model, left);
     let base = Base::of(parameters, &visited, key);
@@ -115,7 +115,9 @@ pub(super) fn collect<M: Module>(
             }
             // A hook whose Ddp is gone is as good as none.
             None if visited.gradient.is_some()
-                && visited.hook.is_none_or(|(key, _)| !usage::is_open(key)) =>
+                && visited
+                    .hook
+                    .is_none_or(|(key, _)| !use_tracker::is_open(key)) =>
             {
                 return Err(format!(
                     "`{}` is trained and was not there when the model was attached, or its own Ddp is gone; add \
@@ -294,7 +296,7 @@ pub(super) fn unfrozen(path: &str) -> String {
 }
 
 /// All float tensors of a model, in the order of traversal, with what was left for them.
-fn visit<M: Module>(model: &M, left: &mut impl Leftover) -> Vec<Visited> {
+fn visit<M: Module>(model: &M, left: &mut impl GradientSource) -> Vec<Visited> {
     let mut collector = Collector {
         path: Path::default(),
         in_hook: false,
@@ -313,7 +315,7 @@ struct Collector<'a, G> {
     visited: Vec<Visited>,
 }
 
-impl<G: Leftover> ModuleVisitor for Collector<'_, G> {
+impl<G: GradientSource> ModuleVisitor for Collector<'_, G> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         if self.in_hook {
             // A hook comes right after its parameter.

@@ -1,10 +1,6 @@
 //! Configuration of data-parallel training.
 
-use super::Ddp;
-use crate::error::{Error, Result};
-use crate::group::ProcessGroup;
 use burn::config::Config;
-use std::sync::OnceLock;
 
 /// Where gradients are averaged.
 #[derive(Config, Debug, PartialEq, Eq)]
@@ -15,7 +11,7 @@ pub enum ReduceOn {
     /// By their devices, where all can: CUDA GPUs, one for each rank, which add up among themselves with
     /// NVIDIA's NCCL (`libnccl.so`). Those of several processes give their sums to one rank of each, which
     /// exchanges them. Everywhere else in host memory: which of the two, and why, is in the log (`info`), and
-    /// [`Ddp::reduce_on`] tells. A rank that is alone leaves its gradients where they are, on any GPU.
+    /// [`Ddp::reduce_on`](super::Ddp::reduce_on) tells. A rank that is alone leaves its gradients where they are, on any GPU.
     ///
     /// **This never ran on two real GPUs**, only on emulated ones: compare its results with those of
     /// [`Host`](Self::Host) first.
@@ -23,12 +19,12 @@ pub enum ReduceOn {
     /// All ranks get the same averages, but NCCL adds in an order of its own: they can differ in the last
     /// bits from those of the host, or of another number of GPUs.
     ///
-    /// A GPU adds up for one model at a time: a second [`Ddp`] on it is averaged in host memory. As long as
+    /// A GPU adds up for one model at a time: a second [`Ddp`](super::Ddp) on it is averaged in host memory. As long as
     /// a model is attached so, nothing else may use Burn's own collectives between its GPUs, and that is what
     /// moving a tensor from one to another (`to_device`) does too: they could wait for one another without
     /// end.
     ///
-    /// [`Ddp::synchronize`] waits for the sums of the devices. A GPU that fails in the midst of a sum never
+    /// [`Ddp::synchronize`](super::Ddp::synchronize) waits for the sums of the devices. A GPU that fails in the midst of a sum never
     /// ends it on the others: then all ranks get an error after the group's timeout, the thread that waits for
     /// the sum is left behind, which is in the log (`error`), and the GPUs are of no use to the process any
     /// more.
@@ -37,7 +33,7 @@ pub enum ReduceOn {
     Host,
 }
 
-/// Configuration of [`Ddp`].
+/// Configuration of [`Ddp`](super::Ddp).
 ///
 /// Gradients travel in buckets: larger ones use the link better, smaller ones leave earlier. The
 /// defaults are PyTorch's.
@@ -56,45 +52,6 @@ pub struct DdpConfig {
 }
 
 impl DdpConfig {
-    /// Makes this rank's end. Every rank of the group calls it, with the same configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] for a bucket size that is not a positive number, and the group's
-    /// own errors.
-    pub fn init(&self, group: &ProcessGroup) -> Result<Ddp> {
-        for (name, size) in [
-            ("bucket_cap_mb", self.bucket_cap_mb),
-            ("first_bucket_mb", self.first_bucket_mb),
-        ] {
-            if !(size.is_finite() && size > 0.0) {
-                let error = Error::InvalidArgument {
-                    rank: group.global_rank(),
-                    call: "DdpConfig::init",
-                    message: format!("{name} must be a positive number of megabytes, got {size}"),
-                };
-                // The others wait for this rank otherwise.
-                group.abort(&error.to_string());
-                return Err(error);
-            }
-        }
-        // Groups of its own, so that the reducer's operations never mix with the user's, or with calls that
-        // the replica's thread makes while the reducer is at work.
-        let own = || {
-            let own = group.duplicate();
-            own.map(|own| own.within("Ddp::synchronize"))
-        };
-        let (group, control) = (own()?, own()?);
-        Ok(Ddp {
-            config: self.clone(),
-            group,
-            control,
-            attached: OnceLock::new(),
-            stats: parking_lot::Mutex::default(),
-            failed: OnceLock::new(),
-        })
-    }
-
     /// The sizes in bytes: the first bucket's, and the others'.
     pub(super) fn caps(&self) -> (usize, usize) {
         let bytes = |megabytes: f64| (megabytes * f64::from(1 << 20)) as usize;

@@ -5,10 +5,10 @@
 //! checkpoints see. After a step the attached one takes over the parameters of the other. Buffers (running
 //! statistics) go the other way: forward passes of the attached model change them.
 
-use super::Ddp;
-use super::buffers::is_buffer;
+use super::handle::Ddp;
 use super::hook::PassId;
-use super::usage::Scope;
+use super::module_buffers::is_buffer;
+use super::use_tracker::Scope;
 use super::values::{Replacer, Values};
 use crate::error::Result;
 use burn::module::Module;
@@ -17,7 +17,7 @@ use burn::optim::GradientsParams;
 impl Ddp {
     /// Lets the gradients of the pass that follows count `weight` times in the average over ranks.
     pub(crate) fn weigh(&self, weight: f64) -> Result<()> {
-        self.attached()?.usage.weigh(weight);
+        self.attached()?.tracker.weigh(weight);
         Ok(())
     }
 
@@ -39,9 +39,9 @@ impl Ddp {
         model: &M,
         pass: impl FnOnce() -> (GradientsParams, R),
     ) -> Result<R> {
-        let usage = &self.attached()?.usage;
+        let tracker = &self.attached()?.tracker;
         let (grads, result) = {
-            let _scope = usage.enter(Scope::Keep);
+            let _scope = tracker.enter(Scope::Keep);
             pass()
         };
         self.keep(grads, &self.only_pass()?, model)?;
@@ -51,24 +51,24 @@ impl Ddp {
     /// The passes that gathered gradients may be of. Where there are several, the caller may have used some of them
     /// for something else, so what it gives is all there is: no hook may have taken any away.
     fn only_pass(&self) -> Result<Vec<PassId>> {
-        let usage = &self.attached()?.usage;
-        let passes = usage.open_passes();
+        let tracker = &self.attached()?.tracker;
+        let passes = tracker.open_passes();
         if passes.len() > 1 {
-            if usage.in_step() {
+            if tracker.in_step() {
                 let message = "backward ran several times in one `TrainStep::step`, and once in those before; run \
                                it as often from the first step on";
                 let error = self.order(message.into());
                 self.group.abort(&error.to_string());
                 return Err(error);
             }
-            usage.never_hand_over();
+            tracker.never_hand_over();
         }
         Ok(passes)
     }
 
     /// Drops what [`keep_gathered`](Self::keep_gathered) kept and no step has taken.
     pub(crate) fn forget_kept(&self) -> Result<()> {
-        self.attached()?.usage.forget_kept();
+        self.attached()?.tracker.forget_kept();
         Ok(())
     }
 

@@ -12,7 +12,7 @@
 //! lane writes to memory of its own alone. (Burn knows when memory was allocated, and on which stream, not
 //! when it was written to: what one stream writes in place, another may miss.)
 
-use super::staging;
+use super::transfer;
 use crate::norm::counted;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Dispatch, DispatchDevice, TensorMetadata, ops::FloatTensorOps};
@@ -44,7 +44,7 @@ impl Gradient {
 
     /// Waits for the device and reads it. The error says what went wrong.
     pub(super) fn read(self) -> Result<TensorData, String> {
-        staging::read(self.0)
+        transfer::read(self.0)
     }
 
     /// As a tensor of its device, for the lane.

@@ -12,7 +12,6 @@
 //! any.
 
 use super::parameters::Entry;
-use super::reducer::Status;
 use burn::tensor::DType;
 use std::ops::Range;
 
@@ -46,6 +45,32 @@ impl Precision {
             Self::Single => 4,
             Self::Double => 8,
         }
+    }
+}
+
+/// The status of a rank's part of a step. It travels with the last bucket, which waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Status {
+    /// What it handed over is of a pass that was dropped since: the step does not count.
+    pub(super) void: bool,
+    /// What it gave counts, and can't be given again.
+    pub(super) spent: bool,
+    /// It has late parts.
+    pub(super) late: bool,
+}
+
+impl Status {
+    /// The number of its flags.
+    pub(super) const LEN: usize = 3;
+
+    /// Returns it as flags, for the last bucket.
+    pub(super) fn flags(self) -> [bool; Self::LEN] {
+        [self.void, self.spent, self.late]
+    }
+
+    /// The status that [`flags`](Self::flags) came of.
+    pub(super) fn of_flags([void, spent, late]: [bool; Self::LEN]) -> Self {
+        Self { void, spent, late }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Passes that stay on this rank: kept for a later step, or nobody's business.
 
-use super::collect::{self, Leftover};
+use super::collect::{self, GradientSource};
 use super::gradient::weighed;
+use super::handle::{Attached, Ddp};
 use super::hook::{GradientSink, PassId};
 use super::synchronize::wide;
-use super::usage::Scope;
-use super::{Attached, Ddp};
+use super::use_tracker::Scope;
 use crate::error::Result;
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
@@ -37,12 +37,12 @@ impl Ddp {
         model: &M,
         backward: impl FnOnce() -> Gradients,
     ) -> Result<()> {
-        let usage = &self.attached()?.usage;
+        let tracker = &self.attached()?.tracker;
         let grads = {
-            let _scope = usage.enter(Scope::Keep);
+            let _scope = tracker.enter(Scope::Keep);
             backward()
         };
-        let passes = usage.passes_in(&grads);
+        let passes = tracker.passes_in(&grads);
         self.drop_for_others(&grads)?;
         self.keep(grads, &passes, model)
     }
@@ -67,14 +67,14 @@ impl Ddp {
     ///
     /// [`Error::Order`](crate::Error::Order) if no model is attached.
     pub fn ignore<R>(&self, pass: impl FnOnce() -> R) -> Result<R> {
-        let _scope = self.attached()?.usage.enter(Scope::Ignore);
+        let _scope = self.attached()?.tracker.enter(Scope::Ignore);
         Ok(pass())
     }
 
     /// Adds the gradients of local passes to those that wait for the next step.
     pub(super) fn keep<M: Module>(
         &self,
-        mut grads: impl Leftover,
+        mut grads: impl GradientSource,
         passes: &[PassId],
         model: &M,
     ) -> Result<()> {
@@ -87,24 +87,26 @@ impl Ddp {
     fn keep_checked<M: Module>(
         &self,
         attached: &Attached,
-        grads: &mut impl Leftover,
+        grads: &mut impl GradientSource,
         passes: &[PassId],
         model: &M,
     ) -> Result<()> {
         let Attached {
-            parameters, usage, ..
+            parameters,
+            tracker,
+            ..
         } = attached;
-        let weight = usage.weight();
-        let leaves = usage
+        let weight = tracker.weight();
+        let leaves = tracker
             .take_local(passes)
-            .map_err(|refusal| self.refused(attached, refusal))?;
-        let collected = collect::collect(parameters, usage.key(), model, grads);
+            .map_err(|refusal| self.order(refusal.message(parameters)))?;
+        let collected = collect::collect(parameters, tracker.key(), model, grads);
         let collected = collected.map_err(|message| self.order(message))?;
         self.check_leaves(attached, &leaves, &collected)?;
         for (parameter, gradients) in collected.gradients.into_iter().enumerate() {
             for gradient in gradients {
                 let gradient = Tensor::from_dispatch(weighed(gradient.into_dispatch(), weight));
-                usage.keep(parameter, wide(gradient));
+                tracker.keep(parameter, wide(gradient));
             }
         }
         Ok(())

@@ -11,143 +11,29 @@
 //! step gets that error.
 
 mod devices;
+pub(super) mod messages;
+mod step;
 mod watch;
 mod worker;
 
 use super::config::DdpConfig;
-use super::fabric::Pending;
-use super::gradient::Gradient;
-use super::layout::{Bucket, Layout};
+use super::layout::Status;
 use super::parameters::Parameters;
-use super::pool::Average;
-use super::route::Route;
+use super::strategy::Strategy;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 use crate::transport::thread::Thread;
 use burn::tensor::StreamId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use std::ops::Range;
+use messages::{Command, Outcome, Reading};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use watch::Watch;
 use worker::Worker;
 
 /// How often whoever waits for the thread looks whether its device hangs.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// What the replica's thread tells the reducer.
-pub(super) enum Command {
-    /// A gradient is complete.
-    Ready(Reading),
-    /// Backward is over.
-    Finish {
-        /// The parameters that no hook handed over.
-        rest: Vec<Reading>,
-        /// The order in which hooks handed the others over.
-        ready_order: Vec<usize>,
-        /// The status of this rank's part.
-        status: Status,
-        /// Where the averages go.
-        reply: Sender<Result<Outcome>>,
-    },
-    /// The replica's end is gone. (Hooks on the model keep the channel open for as long as it lives.)
-    Stop,
-}
-
-/// The status of a rank's part of a step. It travels with the last bucket, which waits for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Status {
-    /// What it handed over is of a pass that was dropped since: the step does not count.
-    pub(super) void: bool,
-    /// What it gave counts, and can't be given again.
-    pub(super) spent: bool,
-    /// It has late parts.
-    pub(super) late: bool,
-}
-
-impl Status {
-    /// The number of its flags.
-    pub(super) const LEN: usize = 3;
-
-    pub(super) fn flags(self) -> [bool; Self::LEN] {
-        [self.void, self.spent, self.late]
-    }
-
-    pub(super) fn of_flags([void, spent, late]: [bool; Self::LEN]) -> Self {
-        Self { void, spent, late }
-    }
-}
-
-/// The end of a step, the same on all ranks.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// None where the part of a rank was void: all ranks give theirs again.
-    pub(super) averages: Option<Averages>,
-    /// True if any rank has late parts.
-    pub(super) late: bool,
-}
-
-/// A gradient that is still to be read: the sum of its parts, or nothing.
-#[derive(Clone)]
-pub(super) struct Reading {
-    parameter: usize,
-    parts: Vec<Gradient>,
-}
-
-impl Reading {
-    pub(super) fn new(parameter: usize, parts: Vec<Gradient>) -> Self {
-        Self { parameter, parts }
-    }
-
-    /// The parameter, and the parts of the sum.
-    #[cfg(test)]
-    pub(super) fn into_parts(self) -> (usize, Vec<Gradient>) {
-        (self.parameter, self.parts)
-    }
-
-    /// True if it has no parts.
-    pub(super) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-}
-
-/// An averaged bucket.
-#[derive(Debug)]
-pub(super) enum Averaged {
-    /// It is in host memory, for gradients that are views of it.
-    InMemory(Average),
-    /// Its device has it, or was asked for it.
-    OnDevice(Pending),
-    /// It holds no gradients, or they were taken out.
-    Nothing,
-}
-
-/// The averaged buckets of one step.
-#[derive(Debug)]
-pub(super) struct Averages {
-    pub(super) layout: Arc<Layout>,
-    pub(super) buckets: Vec<Averaged>,
-    /// For each parameter, whether any rank used it.
-    pub(super) used: Vec<bool>,
-    /// When each bucket was averaged.
-    pub(super) times: Vec<Range<Instant>>,
-}
-
-impl Averages {
-    /// For how long buckets were averaged after this moment.
-    pub(super) fn averaging_since(&self, moment: Instant) -> Duration {
-        let times = self.times.iter();
-        times
-            .map(|time| time.end.saturating_duration_since(time.start.max(moment)))
-            .sum()
-    }
-
-    /// The size of all buckets.
-    pub(super) fn bytes(&self) -> u64 {
-        self.layout.buckets.iter().map(Bucket::bytes).sum()
-    }
-}
 
 /// The replica's end of its reducer.
 #[derive(Debug)]
@@ -172,15 +58,15 @@ impl Reducer {
         config: DdpConfig,
         group: ProcessGroup,
         parameters: Arc<Parameters>,
-        route: Route,
+        strategy: Strategy,
         lane: StreamId,
         (commands, inbox): (Sender<Command>, Receiver<Command>),
     ) -> Result<Self> {
         let rank = group.global_rank();
-        let beside = route.beside();
+        let beside = strategy.beside();
         let watch = Arc::<Watch>::default();
         let known = (Arc::clone(&parameters), Arc::clone(&watch));
-        let mut worker = Worker::new(config, group.clone(), known, route);
+        let mut worker = Worker::new(config, group.clone(), known, strategy);
         let body = move || lane.executes(|| worker.run(&inbox));
         let thread = Thread::spawn(format!("burn-dist-reducer-{rank}"), body);
         let thread = thread.map_err(|error| Error::System {

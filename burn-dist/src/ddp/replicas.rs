@@ -1,6 +1,8 @@
 //! Whether replicas are equal: a checksum of the parameters, compared over the ranks.
 
 use super::collect::Base;
+use super::handle::{Attached, Ddp};
+use super::hook::GradientSink;
 use super::parameters::{Parameters, Path};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -19,9 +21,29 @@ pub fn parameters_sha256<M: Module>(model: &M) -> Result<String> {
     checksum(&model.valid(), |_| true, 0).map(|digest| hexadecimal(&digest))
 }
 
+impl Ddp {
+    /// Checks that every rank holds the same parameters, bit for bit, and returns their SHA-256 (see
+    /// [`parameters_sha256`]). Every rank calls it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReplicasDiffer`] names the ranks that differ, on every rank.
+    pub fn verify_replicas<M: Module>(&self, model: &M) -> Result<String> {
+        let Attached {
+            parameters,
+            tracker,
+            ..
+        } = self.attached()?;
+        let control = self.control.within("Ddp::verify_replicas");
+        let verified = verify(&control, parameters, tracker.key(), model);
+        // The others wait for a rank that could not read its model.
+        verified.inspect_err(|error| control.abort(&error.to_string()))
+    }
+}
+
 /// Compares the parameters of all ranks; buffers (running statistics) are each rank's own. `key` names the
 /// accounts of the attached model.
-pub(super) fn verify<M: Module>(
+fn verify<M: Module>(
     group: &ProcessGroup,
     parameters: &Parameters,
     key: u64,

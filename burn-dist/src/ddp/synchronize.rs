@@ -24,15 +24,17 @@
 //! which no hook fires, since it meets parameters around their modules only, is not known until its container is
 //! given to a call.
 
-use super::collect::{self, Collected, Leftover, Nothing};
+use super::collect::{self, Collected, GradientSource, Nothing};
 use super::gradient::weighed;
+use super::handle::{Attached, Ddp};
 use super::hook::{GradientSink, PassId};
 use super::late;
-use super::reducer::{Averages, Outcome, Reading, Status};
-use super::settle;
-use super::usage::{Part, Refusal, others};
-use super::{Attached, Ddp};
-use crate::error::{Error, Result};
+use super::layout::Status;
+use super::reducer::messages::{Averages, Outcome, Reading};
+use super::unpack;
+use super::use_tracker::others;
+use super::use_tracker::settle::Part;
+use crate::error::Result;
 use crate::norm;
 use burn::backend::autodiff::NodeId;
 use burn::module::Module;
@@ -121,15 +123,15 @@ impl Ddp {
     /// [`Error::Order`] if no model is attached.
     #[expect(clippy::needless_pass_by_value, reason = "nobody else is to use them")]
     pub fn discard(&self, grads: Gradients) -> Result<()> {
-        let usage = &self.attached()?.usage;
-        usage.drop_passes(&usage.passes_in(&grads));
+        let tracker = &self.attached()?.tracker;
+        tracker.drop_passes(&tracker.passes_in(&grads));
         self.drop_for_others(&grads)
     }
 
     /// Drops what a container has for other models: it is taken by value.
     pub(super) fn drop_for_others(&self, grads: &Gradients) -> Result<()> {
-        for usage in others(&self.attached()?.usage) {
-            if usage.drop_passes(&usage.passes_in(grads)) {
+        for tracker in others(&self.attached()?.tracker) {
+            if tracker.drop_passes(&tracker.passes_in(grads)) {
                 tracing::info!(
                     rank = self.group.global_rank(),
                     "gradients of an attached model were dropped with those that another model's Ddp took; \
@@ -148,10 +150,10 @@ impl Ddp {
         model: &M,
     ) -> Result<GradientsParams> {
         let attached = self.attached()?;
-        let passes = attached.usage.passes_in(grads);
-        if let Err(refusal) = attached.usage.check_container(&passes) {
+        let passes = attached.tracker.passes_in(grads);
+        if let Err(refusal) = attached.tracker.check_container(&passes) {
             self.check_failed()?;
-            let error = self.refused(attached, refusal);
+            let error = self.order(refusal.message(&attached.parameters));
             self.fail(attached, &error);
             return Err(error);
         }
@@ -162,7 +164,7 @@ impl Ddp {
     /// is the model or a copy of it.
     pub(super) fn settle<M: Module>(
         &self,
-        grads: &mut impl Leftover,
+        grads: &mut impl GradientSource,
         passes: &[PassId],
         model: &M,
         stepped: &M,
@@ -178,15 +180,17 @@ impl Ddp {
     fn average<M: Module>(
         &self,
         attached: &Attached,
-        grads: &mut impl Leftover,
+        grads: &mut impl GradientSource,
         passes: &[PassId],
         model: &M,
         stepped: &M,
     ) -> Result<GradientsParams> {
         let Attached {
-            parameters, usage, ..
+            parameters,
+            tracker,
+            ..
         } = attached;
-        while let Some(handed) = usage.take_void() {
+        while let Some(handed) = tracker.take_void() {
             let status = Status {
                 void: true,
                 ..Status::default()
@@ -194,10 +198,10 @@ impl Ddp {
             let rest = without(attached, &handed);
             finish(attached, rest, Vec::new(), status)?;
         }
-        let part = usage
+        let part = tracker
             .take_part(passes)
-            .map_err(|refusal| self.refused(attached, refusal))?;
-        let collected = collect::collect(parameters, usage.key(), model, grads);
+            .map_err(|refusal| self.order(refusal.message(parameters)))?;
+        let collected = collect::collect(parameters, tracker.key(), model, grads);
         let mut collected = collected.map_err(|message| self.order(message))?;
         self.check_leaves(attached, &part.leaves, &collected)?;
         let handed: Vec<Vec<NodeId>> = part
@@ -220,7 +224,7 @@ impl Ddp {
         let wait = waiting.elapsed();
         let to_wait: Vec<usize> = given.late.keys().copied().collect();
         self.tell_late(attached, &to_wait);
-        usage.averaged(&to_wait);
+        tracker.averaged(&to_wait);
         {
             let mut stats = self.stats.lock();
             stats.steps += 1;
@@ -233,7 +237,7 @@ impl Ddp {
         // A loss that counted for nothing was that of this step.
         norm::set_loss_counts(true);
         let _span = tracing::debug_span!("unpack").entered();
-        Ok(settle::unpack(
+        Ok(unpack::unpack(
             parameters,
             averages,
             late,
@@ -251,7 +255,9 @@ impl Ddp {
         gradients: Vec<Vec<Tensor<1>>>,
     ) -> Result<Given> {
         let Attached {
-            parameters, usage, ..
+            parameters,
+            tracker,
+            ..
         } = attached;
         let mut given = Given {
             handed: part.handed.iter().flatten().count(),
@@ -272,8 +278,8 @@ impl Ddp {
             if part.handed[parameter].is_none() {
                 let parts = gradients
                     .into_iter()
-                    .map(|gradient| usage.on_lane(gradient, part.weight))
-                    .chain(kept.map(|kept| usage.on_lane(kept, 1.0)));
+                    .map(|gradient| tracker.on_lane(gradient, part.weight))
+                    .chain(kept.map(|kept| tracker.on_lane(kept, 1.0)));
                 given.rest.push(Reading::new(parameter, parts.collect()));
                 continue;
             }
@@ -316,29 +322,10 @@ impl Ddp {
         )))
     }
 
-    pub(super) fn refused(&self, attached: &Attached, refusal: Refusal) -> Error {
-        let path = |parameter: usize| &attached.parameters.entries[parameter].description.path;
-        self.order(match refusal {
-            Refusal::Lost(parameter) => lost(path(parameter)),
-            Refusal::Elsewhere(parameter) => format!(
-                "no gradient of this model is in the container that was passed, while a backward pass that \
-                 computed some (`{}` among them) was given to no call; pass the `Gradients` of that pass, by \
-                 `synchronize_from` if several models share it, or run it in `ignore` and call `synchronize_none`",
-                path(parameter)
-            ),
-            Refusal::Earlier(parameter) => format!(
-                "the gradient of `{}` was handed over by an earlier backward pass that was given to no call yet; \
-                 give each pass to `synchronize` (in the place of `GradientsParams::from_grads`) in the order in \
-                 which backward ran, or run the earlier one in `no_sync`, or `ignore` or `discard` it",
-                path(parameter)
-            ),
-        })
-    }
-
     /// Says once for each parameter that its gradients come late.
     fn tell_late(&self, attached: &Attached, late: &[usize]) {
         for &parameter in late {
-            if attached.usage.tell_late(parameter) {
+            if attached.tracker.tell_late(parameter) {
                 tracing::info!(
                     rank = self.group.global_rank(),
                     parameter = attached.parameters.entries[parameter].description.path,
@@ -348,27 +335,6 @@ impl Ddp {
             }
         }
     }
-
-    pub(super) fn check_failed(&self) -> Result<()> {
-        self.failed.get().map_or(Ok(()), |error| Err(error.clone()))
-    }
-
-    pub(super) fn fail(&self, attached: &Attached, error: &Error) {
-        let message = error.to_string();
-        attached.reducer.abort(&message);
-        // Others may wait for this rank in a call of their own thread.
-        self.control.abort(&message);
-        let _ = self.failed.set(error.clone());
-    }
-}
-
-/// Says that a pass went nowhere.
-pub(super) fn lost(path: &str) -> String {
-    format!(
-        "a backward pass computed gradients of attached parameters (`{path}` among them) that were given to no \
-         call, and this rank did not average them; give each pass to `synchronize` (in the place of \
-         `GradientsParams::from_grads`), or `no_sync`, `ignore` or `discard` it"
-    )
 }
 
 /// Averages this rank's part of the step, again if a part of another rank was void.
@@ -405,7 +371,7 @@ fn finish(
     let _span = tracing::debug_span!("wait").entered();
     let outcome = attached.reducer.finish(rest, ready_order, status)?;
     if outcome.averages.is_none() {
-        attached.usage.was_void();
+        attached.tracker.was_void();
     }
     Ok(outcome)
 }

@@ -1,6 +1,6 @@
 //! The weight of a rank's loss among those of all ranks.
 
-use super::Ddp;
+use super::handle::Ddp;
 use crate::error::{Error, Result};
 use crate::norm;
 

@@ -1,8 +1,9 @@
 //! The hook with a recorder in the reducer's place.
 
 use super::*;
-use crate::ddp::reducer::Command;
-use crate::ddp::usage::{Part, Refusal, Scope, Usage};
+use crate::ddp::reducer::messages::Command;
+use crate::ddp::use_tracker::settle::{Part, Refusal};
+use crate::ddp::use_tracker::{Scope, UseTracker};
 use burn::module::{ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Gradients as Container;
@@ -18,10 +19,10 @@ enum Event {
     Between(usize),
 }
 
-/// Writes down what happens in which order; counts and depths are those of a real [`Usage`].
+/// Writes down what happens in which order; counts and depths are those of a real [`UseTracker`].
 #[derive(Debug)]
 struct Recorder {
-    usage: Arc<Usage>,
+    tracker: Arc<UseTracker>,
     handed: Receiver<Command>,
     events: Mutex<Vec<Event>>,
 }
@@ -30,7 +31,7 @@ impl Recorder {
     fn new(parameters: usize) -> Arc<Self> {
         let (ready, handed) = unbounded();
         Arc::new(Self {
-            usage: Usage::new(0, &vec![true; parameters], ready),
+            tracker: UseTracker::new(0, &vec![true; parameters], ready),
             handed,
             events: Mutex::default(),
         })
@@ -38,40 +39,40 @@ impl Recorder {
 
     /// Ends a step with the passes of a container.
     fn step(&self, gradients: &Container) -> Part {
-        let part = self.usage.take_part(&self.usage.passes_in(gradients));
-        self.usage.averaged(&[]);
+        let part = self.tracker.take_part(&self.tracker.passes_in(gradients));
+        self.tracker.averaged(&[]);
         part.unwrap()
     }
 }
 
 impl GradientSink for Recorder {
     fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
-        self.usage.used(parameter, device)
+        self.tracker.used(parameter, device)
     }
 
     fn bind(&self, parameter: usize, leaf: Leaf) {
-        self.usage.bind(parameter, leaf);
+        self.tracker.bind(parameter, leaf);
     }
 
     fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
-        self.usage.known_pass(present)
+        self.tracker.known_pass(present)
     }
 
     fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
-        self.usage.begin_pass(parameter)
+        self.tracker.begin_pass(parameter)
     }
 
     fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf> {
-        self.usage.arrived(pass, parameter, leaf)
+        self.tracker.arrived(pass, parameter, leaf)
     }
 
     fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
         self.events.lock().push(Event::Weight(parameter));
-        self.usage.complete(pass, parameter, gradient);
+        self.tracker.complete(pass, parameter, gradient);
     }
 
     fn key(&self) -> u64 {
-        self.usage.key()
+        self.tracker.key()
     }
 }
 
@@ -249,7 +250,7 @@ fn passes_interleave_and_each_keeps_its_own_gradients() {
     let (first, second) = (first.backward(), second.backward());
     // Neither was taken for complete: two uses were to come.
     for (gradients, scale) in [(&first, 2.0), (&second, 6.0)] {
-        assert_eq!(recorder.usage.passes_in(gradients).len(), 1);
+        assert_eq!(recorder.tracker.passes_in(gradients).len(), 1);
         assert_eq!(which(&recorder.step(gradients)), [false]);
         let gradient = model[0].weight.base().grad(gradients).unwrap();
         assert_eq!(
@@ -257,21 +258,21 @@ fn passes_interleave_and_each_keeps_its_own_gradients() {
             [scale; 16]
         );
     }
-    assert_eq!(recorder.usage.unsettled(), None);
+    assert_eq!(recorder.tracker.unsettled(), None);
 }
 
 #[test]
 fn a_pass_that_is_given_to_no_call_is_known() {
     let (recorder, model) = watched(2);
     let lost = model[1].forward(input()).sum().backward();
-    assert_eq!(recorder.usage.unsettled(), Some(1));
+    assert_eq!(recorder.tracker.unsettled(), Some(1));
     drop(lost);
     // Stepped, as an optimizer would.
     let model = model.map(&mut Replace);
     let gradients = model[1].forward(input()).sum().backward();
-    let passes = recorder.usage.passes_in(&gradients);
+    let passes = recorder.tracker.passes_in(&gradients);
     assert_eq!(
-        recorder.usage.take_part(&passes).unwrap_err(),
+        recorder.tracker.take_part(&passes).unwrap_err(),
         Refusal::Lost(1)
     );
 }
@@ -281,9 +282,9 @@ fn a_pass_is_not_synchronised_before_one_that_was_handed_over() {
     let (recorder, model) = watched(1);
     let _first = model[0].forward(input()).sum().backward();
     let second = model[0].forward(input()).sum().backward();
-    let passes = recorder.usage.passes_in(&second);
+    let passes = recorder.tracker.passes_in(&second);
     assert_eq!(
-        recorder.usage.take_part(&passes).unwrap_err(),
+        recorder.tracker.take_part(&passes).unwrap_err(),
         Refusal::Earlier(0)
     );
 }
@@ -295,14 +296,14 @@ fn scopes_nest_and_forget_no_counts() {
     for _step in 0..2 {
         let loss = twice();
         {
-            let _outer = recorder.usage.enter(Scope::Ignore);
+            let _outer = recorder.tracker.enter(Scope::Ignore);
             {
-                let _inner = recorder.usage.enter(Scope::Keep);
+                let _inner = recorder.tracker.enter(Scope::Keep);
             }
             // Still inside of the outer one.
             twice().backward();
         }
-        assert_eq!(recorder.usage.unsettled(), None);
+        assert_eq!(recorder.tracker.unsettled(), None);
         let gradients = loss.backward();
         assert_eq!(which(&recorder.step(&gradients)), [true]);
     }
@@ -323,7 +324,7 @@ fn what_comes_after_a_gradient_was_handed_over_stays_in_the_container() {
 #[test]
 fn a_parameter_that_got_a_late_part_waits_for_the_end_for_a_while() {
     let (recorder, model) = watched(1);
-    recorder.usage.averaged(&[0]);
+    recorder.tracker.averaged(&[0]);
     for _step in 0..3 {
         let gradients = model[0].forward(input()).sum().backward();
         assert_eq!(which(&recorder.step(&gradients)), [false]);
@@ -334,7 +335,7 @@ fn a_parameter_that_got_a_late_part_waits_for_the_end_for_a_while() {
 fn a_parameter_that_was_frozen_is_not_handed_over() {
     let (ready, handed) = unbounded();
     let recorder = Arc::new(Recorder {
-        usage: Usage::new(0, &[false], ready),
+        tracker: UseTracker::new(0, &[false], ready),
         handed,
         events: Mutex::default(),
     });
@@ -350,12 +351,12 @@ fn a_pass_that_is_dropped_after_it_was_handed_over_is_void() {
     let (recorder, model) = watched(1);
     let pass = || model[0].forward(input()).sum().backward();
     let dropped = pass();
-    assert_eq!(recorder.usage.take_void(), None);
+    assert_eq!(recorder.tracker.take_void(), None);
     recorder
-        .usage
-        .drop_passes(&recorder.usage.passes_in(&dropped));
-    assert_eq!(recorder.usage.take_void(), Some(vec![true]));
-    recorder.usage.was_void();
+        .tracker
+        .drop_passes(&recorder.tracker.passes_in(&dropped));
+    assert_eq!(recorder.tracker.take_void(), Some(vec![true]));
+    recorder.tracker.was_void();
     // Others may be dropped too, so nothing is handed over for a while.
     let part = recorder.step(&pass());
     assert!(part.again && !which(&part)[0]);
@@ -371,7 +372,7 @@ fn many_uses_of_a_parameter_share_one_depth() {
     }
     let gradients = x.sum().backward();
     assert_eq!(recorder.step(&gradients).ready_order.len(), 2);
-    assert_eq!(recorder.usage.anchors(), 2);
+    assert_eq!(recorder.tracker.anchors(), 2);
 }
 
 #[test]
@@ -397,16 +398,16 @@ impl ModuleMapper for Replace {
 fn hooks_of_closed_accounts_do_nothing() {
     let recorder = Recorder::new(1);
     let model = hooked(1, &recorder);
-    recorder.usage.close();
+    recorder.tracker.close();
     let gradients = model[0].forward(input()).sum().backward();
     assert!(model[0].weight.base().grad(&gradients).is_some());
-    assert_eq!(recorder.usage.anchors(), 0);
+    assert_eq!(recorder.tracker.anchors(), 0);
 }
 
 #[test]
 fn hooks_turn_to_other_accounts() {
     let (recorder, model) = watched(2);
-    recorder.usage.close();
+    recorder.tracker.close();
     let other = Recorder::new(2);
     let sink: Arc<dyn GradientSink> = other.clone();
     let target = |parameter| Target {

@@ -6,12 +6,13 @@
 //! back once it is averaged. Where several processes have several devices each, those of a process add up
 //! first, and one rank of each reads and writes for all (as NCCL's and Horovod's hierarchical all-reduce).
 
-use super::Averaged;
-use super::worker::{Averaging, Reduction, Worker};
+use super::messages::Averaged;
+use super::step::{Averaging, Reduction};
+use super::worker::Worker;
 use crate::ddp::buffer::Buffer;
-use crate::ddp::fabric::Pending;
-use crate::ddp::route::{Beyond, Devices};
-use crate::ddp::staging;
+use crate::ddp::device_reduce::Pending;
+use crate::ddp::strategy::{Devices, Hierarchy};
+use crate::ddp::transfer;
 use crate::element::ReduceOp;
 use crate::error::Result;
 use crate::group::ProcessGroup;
@@ -38,7 +39,7 @@ impl Worker {
         };
         let joined = {
             let _waiting = self.watch.device("joining gradients", number, Some(first));
-            staging::join(bucket, &self.parameters, &mut self.step.sums)
+            transfer::join(bucket, &self.parameters, &mut self.step.sums)
         };
         self.start_pieces(number, first, &joined, &group, (ReduceOp::Mean, span))
     }
@@ -58,25 +59,25 @@ impl Worker {
         };
         let joined = {
             let _waiting = self.watch.device("joining gradients", number, Some(first));
-            let joined = staging::join(bucket, &self.parameters, &mut self.step.sums);
+            let joined = transfer::join(bucket, &self.parameters, &mut self.step.sums);
             // A device that refuses would leave the others waiting.
-            staging::check(&joined).map(|()| joined)
+            transfer::check(&joined).map(|()| joined)
         };
         let joined = joined.map_err(|message| self.unreadable(first, &message))?;
-        let beyond = devices.beyond.as_ref();
+        let hierarchy = devices.hierarchy.as_ref();
         let sum = {
             let _span = span.enter();
             let start = Instant::now();
             // No rank asks its device to wait for others before all are there to do so.
-            beyond
-                .map_or(&self.group, |beyond| &beyond.process)
+            hierarchy
+                .map_or(&self.group, |hierarchy| &hierarchy.process)
                 .barrier()?;
             let _waiting = self.watch.device(ON_DEVICES, number, Some(first));
-            let sum = devices.fabric.sum(joined);
+            let sum = devices.device_reduce.sum(joined);
             self.step.times.push(start..Instant::now());
             sum
         };
-        let Some(Beyond { leaders, .. }) = beyond else {
+        let Some(Hierarchy { leaders, .. }) = hierarchy else {
             return Ok(Averaging::Summed(sum));
         };
         let sum = {
@@ -87,7 +88,7 @@ impl Worker {
             Some(leaders) => {
                 self.start_pieces(number, first, &sum, &leaders, (ReduceOp::Sum, span))
             }
-            None => Ok(Averaging::Led),
+            None => Ok(Averaging::AwaitLeader),
         }
     }
 
@@ -110,7 +111,7 @@ impl Worker {
                 let rank = self.group.global_rank();
                 let _span = tracing::debug_span!("read", rank, bucket = number).entered();
                 let _waiting = self.watch.device("reading gradients", number, Some(first));
-                staging::read(staging::part(joined, &gradients))
+                transfer::read(transfer::part(joined, &gradients))
             };
             let buffer = read.and_then(|data| {
                 if bucket.is_lone() {
@@ -133,7 +134,7 @@ impl Worker {
             Averaging::Done(averaged) => return Ok(averaged),
             Averaging::Summed(sum) => return self.summed(number, sum),
             Averaging::Started(started) => Some(started.into_iter()),
-            Averaging::Led => None,
+            Averaging::AwaitLeader => None,
         };
         let layout = Arc::clone(&self.layout);
         let bucket = &layout.buckets[number];
@@ -141,7 +142,7 @@ impl Worker {
         for piece in bucket.pieces(self.config.caps().1) {
             let buffer = match started.as_mut().and_then(Iterator::next) {
                 Some(reduction) => self.reduced(number, reduction)?,
-                None => self.led(number, piece.len())?,
+                None => self.from_leader(number, piece.len())?,
             };
             if let Some(first) = bucket.first() {
                 pieces.push(self.write_back(number, first, buffer));
@@ -150,8 +151,11 @@ impl Worker {
         if pieces.is_empty() {
             return Ok(Averaged::Nothing);
         }
-        let summed = self.route.beyond().map_or(1, |_| self.group.world_size());
-        let mean = staging::mean(staging::concatenated(pieces), summed);
+        let summed = self
+            .strategy
+            .hierarchy()
+            .map_or(1, |_| self.group.world_size());
+        let mean = transfer::mean(transfer::concatenated(pieces), summed);
         Ok(Averaged::OnDevice(Pending::new(move || mean)))
     }
 
@@ -166,11 +170,11 @@ impl Worker {
         let done = {
             let _waiting = self.watch.device(ON_DEVICES, number, first);
             let sum = sum.resolve();
-            staging::read(staging::part(&sum, &(0..1))).map(|_| sum)
+            transfer::read(transfer::part(&sum, &(0..1))).map(|_| sum)
         };
         // What is added up has a parameter.
         let sum = done.map_err(|message| self.unreadable(first.unwrap_or(0), &message))?;
-        let mean = Pending::new(move || staging::mean(sum, ranks));
+        let mean = Pending::new(move || transfer::mean(sum, ranks));
         Ok(Averaged::OnDevice(mean))
     }
 
@@ -178,23 +182,23 @@ impl Worker {
     fn reduced(&mut self, number: usize, reduction: Reduction) -> Result<Buffer> {
         let (mut buffer, time) = reduction.wait()?;
         self.step.times.push(time);
-        match self.route.beyond() {
-            Some(beyond) => buffer.broadcast(&beyond.process)?,
+        match self.strategy.hierarchy() {
+            Some(hierarchy) => buffer.broadcast(&hierarchy.process)?,
             None => self.read_flags(number, &buffer),
         }
         Ok(buffer)
     }
 
     /// Waits for what the leader of the process gives: a bucket, or a piece of so many elements.
-    fn led(&mut self, number: usize, len: usize) -> Result<Buffer> {
+    fn from_leader(&mut self, number: usize, len: usize) -> Result<Buffer> {
         let bucket = &self.layout.buckets[number];
         let mut buffer = if bucket.is_lone() {
             Buffer::new(bucket.precision, len)
         } else {
             self.pool.take(&self.layout, number)
         };
-        if let Some(beyond) = self.route.beyond() {
-            buffer.broadcast(&beyond.process)?;
+        if let Some(hierarchy) = self.strategy.hierarchy() {
+            buffer.broadcast(&hierarchy.process)?;
         }
         Ok(buffer)
     }
@@ -209,6 +213,6 @@ impl Worker {
         let _waiting = self
             .watch
             .device("writing averages", number, Some(parameter));
-        staging::write(data, &self.parameters.entries[parameter].device)
+        transfer::write(data, &self.parameters.entries[parameter].device)
     }
 }

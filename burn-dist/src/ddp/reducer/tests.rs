@@ -1,15 +1,20 @@
 //! Reducers without models: gradients are numbers.
 
+use super::messages::{Averaged, Averages};
 use super::*;
-use crate::ddp::fabric::{Fabric, Pending};
-use crate::ddp::route::{self, Beyond};
-use crate::ddp::staging;
+use crate::ddp::device_reduce::{DeviceReduce, Pending};
+use crate::ddp::gradient::Gradient;
+use crate::ddp::layout::Layout;
+use crate::ddp::pool::Average;
+use crate::ddp::strategy::{self, Hierarchy};
+use crate::ddp::transfer;
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use endless::Endless;
 use std::collections::HashSet;
+use std::time::Instant;
 
 mod endless;
 
@@ -23,32 +28,38 @@ const ALONE: f64 = 1.0;
 const TOGETHER: f64 = 16.0 * ELEMENTS as f64;
 
 /// The ways to an average, with the CPU for a device.
-const WAYS: [fn(&ProcessGroup) -> Route; 4] = [
-    |_| Route::OneByOne { in_pieces: true },
-    |_| Route::Joined,
+const WAYS: [fn(&ProcessGroup) -> Strategy; 4] = [
+    |_| Strategy::HostPack { in_pieces: true },
+    |_| Strategy::DeviceConcat,
     |group| {
-        let fabric = Box::new(Endless::new(group));
-        let beyond = None;
-        Route::OnDevice(Arc::new(route::Devices { fabric, beyond }))
+        let device_reduce = Box::new(Endless::new(group));
+        let hierarchy = None;
+        Strategy::DeviceReduce(Arc::new(strategy::Devices {
+            device_reduce,
+            hierarchy,
+        }))
     },
     |group| {
-        let beyond = Beyond::new(group, usize::from(group.rank() == 3)).unwrap();
-        let fabric = Box::new(Endless::new(&beyond.process));
-        let beyond = Some(beyond);
-        Route::OnDevice(Arc::new(route::Devices { fabric, beyond }))
+        let hierarchy = Hierarchy::new(group, usize::from(group.rank() == 3)).unwrap();
+        let device_reduce = Box::new(Endless::new(&hierarchy.process));
+        let hierarchy = Some(hierarchy);
+        Strategy::DeviceReduce(Arc::new(strategy::Devices {
+            device_reduce,
+            hierarchy,
+        }))
     },
 ];
 
 /// One rank's reducer.
-fn reducer(group: ProcessGroup, route: Route, parameters: usize, bucket: f64) -> Reducer {
-    reducer_of(ELEMENTS, group, route, parameters, bucket)
+fn reducer(group: ProcessGroup, strategy: Strategy, parameters: usize, bucket: f64) -> Reducer {
+    reducer_of(ELEMENTS, group, strategy, parameters, bucket)
 }
 
 /// The same, for parameters of so many elements.
 fn reducer_of(
     elements: usize,
     group: ProcessGroup,
-    route: Route,
+    strategy: Strategy,
     parameters: usize,
     bucket: f64,
 ) -> Reducer {
@@ -65,7 +76,7 @@ fn reducer_of(
         .with_bucket_cap_mb(megabytes)
         .with_first_bucket_mb(megabytes);
     let channel = Reducer::channel();
-    Reducer::start(config, group, parameters, route, lane(), channel).unwrap()
+    Reducer::start(config, group, parameters, strategy, lane(), channel).unwrap()
 }
 
 /// The CPU has no streams.
@@ -127,7 +138,7 @@ fn averages_of<const N: usize>(
             let len = plan.gradient_len();
             let data = match bucket {
                 Averaged::InMemory(mut average) => average.take(0..len, &[len], DType::F32),
-                Averaged::OnDevice(pending) => staging::read(pending.resolve()).unwrap(),
+                Averaged::OnDevice(pending) => transfer::read(pending.resolve()).unwrap(),
                 Averaged::Nothing => return Vec::new(),
             };
             data.iter::<f32>().collect()
@@ -155,11 +166,11 @@ fn buckets_follow_the_order_that_rank_zero_has_seen_first() {
     }
 }
 
-fn follow(way: fn(&ProcessGroup) -> Route, bucket: f64) {
+fn follow(way: fn(&ProcessGroup) -> Strategy, bucket: f64) {
     on_four(|group| {
         let rank = group.rank();
-        let route = way(&group);
-        let mut reducer = reducer(group, route, 3, bucket);
+        let strategy = way(&group);
+        let mut reducer = reducer(group, strategy, 3, bucket);
         let all = || {
             (0..3)
                 .map(|parameter| gradient(parameter, rank as f32))
@@ -189,11 +200,11 @@ fn memory_that_is_used_again_holds_nothing_of_the_step_before() {
     }
 }
 
-fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
+fn use_again(way: fn(&ProcessGroup) -> Strategy, bucket: f64) {
     on_four(|group| {
         let rank = group.rank();
-        let route = way(&group);
-        let mut reducer = reducer(group, route, 2, bucket);
+        let strategy = way(&group);
+        let mut reducer = reducer(group, strategy, 2, bucket);
         for step in 0..6_u8 {
             // The second parameter in every other step, and then on rank 1 alone.
             let value = f32::from(step) + 1.0;
@@ -219,7 +230,7 @@ fn use_again(way: fn(&ProcessGroup) -> Route, bucket: f64) {
 #[test]
 fn no_bucket_is_allocated_after_the_first_steps() {
     on_four(|group| {
-        let mut reducer = reducer(group, Route::OneByOne { in_pieces: false }, 3, PACKED);
+        let mut reducer = reducer(group, Strategy::HostPack { in_pieces: false }, 3, PACKED);
         let (mut seen, mut others) = (HashSet::new(), Vec::new());
         for step in 0..8 {
             let all = (0..3).map(|parameter| gradient(parameter, 1.0)).collect();
@@ -243,8 +254,8 @@ fn a_rank_that_stops_in_mid_step_ends_the_others() {
     for way in WAYS {
         on_four(|group| {
             let rank = group.rank();
-            let route = way(&group);
-            let mut reducer = reducer(group, route, 2, ALONE);
+            let strategy = way(&group);
+            let mut reducer = reducer(group, strategy, 2, ALONE);
             if rank == 3 {
                 reducer.stop(true);
                 return;
@@ -262,8 +273,8 @@ fn a_gradient_of_another_length_is_an_error() {
     for way in WAYS {
         on_four(|group| {
             let rank = group.rank();
-            let route = way(&group);
-            let mut reducer = reducer(group, route, 1, PACKED);
+            let strategy = way(&group);
+            let mut reducer = reducer(group, strategy, 1, PACKED);
             let reading = if rank == 2 {
                 let tensor = Tensor::<1>::zeros([ELEMENTS + 1], &Device::flex());
                 Reading::new(0, vec![Gradient::new(tensor.into_dispatch(), 1.0, lane())])

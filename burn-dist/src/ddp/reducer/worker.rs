@@ -1,22 +1,20 @@
 //! The reducer's thread: what it knows and does.
 
+use super::messages::{Averaged, Averages, Command, Outcome, Reading};
+use super::step::{Averaging, Step};
 use super::watch::Watch;
-use super::{Averaged, Averages, Command, Outcome, Reading, Status};
 use crate::codec;
 use crate::ddp::buffer::{Buffer, checked_len};
 use crate::ddp::config::DdpConfig;
-use crate::ddp::fabric::Pending;
-use crate::ddp::layout::{self, Bucket, Layout, Place};
+use crate::ddp::layout::{self, Layout, Place, Status};
 use crate::ddp::parameters::Parameters;
 use crate::ddp::pool::{Average, Pool};
-use crate::ddp::route::Route;
-use crate::ddp::staging::Sum;
+use crate::ddp::strategy::Strategy;
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
-use crate::group::{ProcessGroup, Work};
+use crate::group::ProcessGroup;
 use burn::tensor::TensorData;
 use crossbeam::channel::Receiver;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::Span;
@@ -27,7 +25,7 @@ pub(super) struct Worker {
     pub(super) group: ProcessGroup,
     pub(super) parameters: Arc<Parameters>,
     pub(super) watch: Arc<Watch>,
-    pub(super) route: Route,
+    pub(super) strategy: Strategy,
     pub(super) layout: Arc<Layout>,
     /// Where each parameter is in it.
     places: Vec<Option<Place>>,
@@ -39,63 +37,12 @@ pub(super) struct Worker {
     failed: Option<Error>,
 }
 
-/// The buckets of the current step.
-pub(super) struct Step {
-    /// Those that gradients were packed to.
-    filling: Vec<Option<Buffer>>,
-    /// The gradients that wait on their device until their bucket is complete, for each parameter.
-    pub(super) sums: Vec<Sum>,
-    /// Which parameters this rank used; those of averaged buckets, which any rank used.
-    pub(super) used: Vec<bool>,
-    /// The status of this rank's part.
-    status: Status,
-    /// The statuses of all ranks, combined, once the last bucket is averaged.
-    any: Status,
-    /// How many parameters each bucket still waits for, for their gradients or flags; the last waits for the
-    /// status too.
-    missing: Vec<usize>,
-    /// Those that are full: a beginning of all buckets.
-    averaging: Vec<Averaging>,
-    /// When they were.
-    pub(super) times: Vec<Range<Instant>>,
-}
-
-/// A piece of a bucket that is averaged or added up, and how long that took.
-pub(super) type Reduction = Work<(Buffer, Range<Instant>)>;
-
-/// A bucket that is full.
-pub(super) enum Averaging {
-    Done(Averaged),
-    /// The devices add it up.
-    Summed(Pending),
-    /// Its pieces are averaged, or added up, by the group's own thread.
-    Started(Vec<Reduction>),
-    /// The leader of the process adds it up with other leaders.
-    Led,
-}
-
-impl Step {
-    fn new(layout: &Layout, parameters: usize) -> Self {
-        let buckets = layout.buckets.iter();
-        Self {
-            filling: buckets.clone().map(|_| None).collect(),
-            sums: (0..parameters).map(|_| Sum::default()).collect(),
-            used: vec![false; parameters],
-            status: Status::default(),
-            any: Status::default(),
-            missing: buckets.map(Bucket::writers).collect(),
-            averaging: Vec::new(),
-            times: Vec::new(),
-        }
-    }
-}
-
 impl Worker {
     pub(super) fn new(
         config: DdpConfig,
         group: ProcessGroup,
         (parameters, watch): (Arc<Parameters>, Arc<Watch>),
-        route: Route,
+        strategy: Strategy,
     ) -> Self {
         let count = parameters.entries.len();
         let layout = plan(&config, &parameters, &layout::reversed(count));
@@ -108,7 +55,7 @@ impl Worker {
             group,
             parameters,
             watch,
-            route,
+            strategy,
             ordered: false,
             failed: None,
         }
@@ -166,7 +113,7 @@ impl Worker {
     fn fail(&mut self, error: Error) {
         let message = error.to_string();
         self.group.abort(&message);
-        for group in self.route.beside() {
+        for group in self.strategy.beside() {
             group.abort(&message);
         }
         self.failed = Some(error);
@@ -177,11 +124,11 @@ impl Worker {
         let rank = self.group.global_rank();
         let _span = tracing::trace_span!("pack", rank, parameter).entered();
         let Some(place) = self.places[parameter].clone() else {
-            // `settle` collects only what has a place, and only trained parameters are hooked.
+            // `synchronize` gives only what has a place, and only trained parameters are hooked.
             return Err(self.unreadable(parameter, "it has no place in a bucket"));
         };
         let used = !parts.is_empty();
-        if self.route.joins() {
+        if self.strategy.joins() {
             let precision = self.layout.buckets[place.bucket].precision;
             for part in parts {
                 checked_len(part.len(), place.range.len())
@@ -189,7 +136,7 @@ impl Worker {
                 let _waiting =
                     self.watch
                         .device("joining gradients", place.bucket, Some(parameter));
-                self.step.sums[parameter].add(part, precision);
+                self.step.sums[parameter].add(part.into_tensor(), precision);
             }
         } else {
             for (number, part) in parts.into_iter().enumerate() {
@@ -246,10 +193,12 @@ impl Worker {
             let bytes = self.layout.buckets[next].bytes();
             let rank = self.group.global_rank();
             let span = tracing::debug_span!("bucket", rank, bucket = next, bytes);
-            let averaging = match &self.route {
-                Route::OneByOne { in_pieces } => self.average_in_memory(next, *in_pieces, &span)?,
-                Route::Joined => self.average_joined(next, &span)?,
-                Route::OnDevice(devices) => {
+            let averaging = match &self.strategy {
+                Strategy::HostPack { in_pieces } => {
+                    self.average_in_memory(next, *in_pieces, &span)?
+                }
+                Strategy::DeviceConcat => self.average_joined(next, &span)?,
+                Strategy::DeviceReduce(devices) => {
                     let devices = Arc::clone(devices);
                     self.average_on_device(next, &devices, &span)?
                 }
@@ -328,7 +277,7 @@ impl Worker {
         let buckets = averaging.into_iter().enumerate();
         let buckets = buckets.map(|(number, averaging)| self.wait(number, averaging));
         let buckets = buckets.collect::<Result<Vec<Averaged>>>()?;
-        if let Route::OnDevice(_) = self.route {
+        if let Strategy::DeviceReduce(_) = self.strategy {
             self.reduce_flags()?;
         }
         let any = self.step.any;

@@ -65,7 +65,7 @@ impl Endless {
     }
 }
 
-impl Fabric for Endless {
+impl DeviceReduce for Endless {
     fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
         let data = Tensor::<1>::from_dispatch(tensor).into_data();
         let number = self.sums.fetch_add(1, Ordering::Relaxed);
@@ -101,13 +101,13 @@ const SHORT: Duration = Duration::from_millis(300);
 #[test]
 fn a_sum_of_devices_that_never_ends_is_an_error_on_all_ranks_and_left_behind() {
     on_four(|group| {
-        let fabric = Endless::broken(&group, group.rank() == 2);
-        let devices = Arc::clone(&fabric.meeting);
-        let route = Route::OnDevice(Arc::new(route::Devices {
-            fabric: Box::new(fabric),
-            beyond: None,
+        let device_reduce = Endless::broken(&group, group.rank() == 2);
+        let devices = Arc::clone(&device_reduce.meeting);
+        let strategy = Strategy::DeviceReduce(Arc::new(strategy::Devices {
+            device_reduce: Box::new(device_reduce),
+            hierarchy: None,
         }));
-        let mut reducer = reducer(group.with_timeout(SHORT), route, 1, PACKED);
+        let mut reducer = reducer(group.with_timeout(SHORT), strategy, 1, PACKED);
         let error = finish(&reducer, vec![gradient(0, 1.0)], Vec::new());
         let error = error.unwrap_err().to_string();
         let what = "adding gradients up on their devices: of bucket 0, parameter `0.weight`";
@@ -119,8 +119,8 @@ fn a_sum_of_devices_that_never_ends_is_an_error_on_all_ranks_and_left_behind() {
 }
 
 /// Rank 2's device never gives this many elements.
-fn hang(route: fn() -> Route, elements: usize, bucket: f64) {
-    staging::hung::hang(2, elements);
+fn hang(strategy: fn() -> Strategy, elements: usize, bucket: f64) {
+    transfer::hung::hang(2, elements);
     on_four(|group| {
         let rank = group.rank();
         // Only the deadline of the rank whose device hangs passes.
@@ -129,7 +129,7 @@ fn hang(route: fn() -> Route, elements: usize, bucket: f64) {
         } else {
             group.clone()
         };
-        let mut reducer = reducer_of(elements, patient, route(), 1, bucket);
+        let mut reducer = reducer_of(elements, patient, strategy(), 1, bucket);
         let gradient = gradient_of(elements, 0, 1.0);
         let error = finish(&reducer, vec![gradient], Vec::new()).unwrap_err();
         let what = "of bucket 0, parameter `0.weight`: the device has not answered for 0.";
@@ -141,20 +141,24 @@ fn hang(route: fn() -> Route, elements: usize, bucket: f64) {
         }
         reducer.stop(false);
         if rank == 2 {
-            assert_eq!(staging::hung::waiting(elements), 1, "it hangs still");
+            assert_eq!(transfer::hung::waiting(elements), 1, "it hangs still");
         }
     });
-    staging::hung::release(elements);
+    transfer::hung::release(elements);
 }
 
 #[test]
 fn a_device_that_gives_no_gradient_is_an_error_on_all_ranks_and_left_behind() {
-    hang(|| Route::OneByOne { in_pieces: false }, ELEMENTS + 8, ALONE);
+    hang(
+        || Strategy::HostPack { in_pieces: false },
+        ELEMENTS + 8,
+        ALONE,
+    );
 }
 
 #[test]
 fn a_device_that_gives_no_bucket_is_an_error_on_all_ranks_and_left_behind() {
-    hang(|| Route::Joined, ELEMENTS + 16, TOGETHER);
+    hang(|| Strategy::DeviceConcat, ELEMENTS + 16, TOGETHER);
 }
 
 #[test]
@@ -163,9 +167,9 @@ fn a_slow_device_is_waited_for_as_long_as_reads_make_progress() {
     let elements = ELEMENTS + 24;
     let groups = ProcessGroup::threads(1).unwrap();
     let group = groups[0].with_timeout(SHORT);
-    staging::hung::delay(0, elements, SHORT / 2);
-    let route = Route::OneByOne { in_pieces: false };
-    let mut reducer = reducer_of(elements, group, route, 4, ALONE);
+    transfer::hung::delay(0, elements, SHORT / 2);
+    let strategy = Strategy::HostPack { in_pieces: false };
+    let mut reducer = reducer_of(elements, group, strategy, 4, ALONE);
     let all = (0..4).map(|parameter| gradient_of(elements, parameter, 1.0));
     finish(&reducer, all.collect(), Vec::new()).unwrap();
     reducer.stop(false);

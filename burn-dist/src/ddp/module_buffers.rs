@@ -1,9 +1,9 @@
 //! The mean over ranks of a model's buffers, such as the running statistics of batch normalisation: passes
 //! change them on each rank with its own batches.
 
+use super::handle::{Attached, Ddp};
 use super::parameters::Path;
 use super::values::Values;
-use super::{Attached, Ddp};
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;

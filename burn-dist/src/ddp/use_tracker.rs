@@ -38,29 +38,27 @@
 //!
 //! Invariants: the lock is held for counting, and for adding up what is kept; one pass at a time is handed over,
 //! and none while an earlier one is open, which may be synchronised first; a leaf's gradient is handed over at most
-//! once a pass; after [`Usage::close`] nothing is counted or handed over.
+//! once a pass; after [`UseTracker::close`] nothing is counted or handed over.
 
 mod anchors;
-mod passes;
+mod pass;
+pub(super) mod settle;
+mod sink;
 
 use super::gradient::Gradient;
-use super::hook::{GradientSink, Leaf, PassId};
-use super::reducer::{Command, Reading};
+use super::hook::{Leaf, PassId};
+use super::reducer::messages::Command;
 use anchors::Anchors;
-use burn::backend::Dispatch;
-use burn::backend::autodiff::NodeId;
-use burn::backend::tensor::FloatTensor;
-use burn::tensor::{Device, StreamId, Tensor};
+use burn::tensor::{StreamId, Tensor};
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
-use passes::{Fate, Pass, Token};
-pub(super) use passes::{Part, Refusal};
+use pass::{Pass, Token};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The accounts of one replica of one model.
 #[derive(Debug)]
-pub(super) struct Usage {
+pub(super) struct UseTracker {
     key: u64,
     /// The replica's rank in the job.
     rank: usize,
@@ -158,23 +156,23 @@ impl std::fmt::Debug for Parameter {
 }
 
 /// For how many steps a parameter that got a late part is not handed over; doubled each time, up to
-/// [`LONGEST_WAIT`].
+/// [`MAX_WAIT`].
 const FIRST_WAIT: u32 = 16;
-const LONGEST_WAIT: u32 = 4096;
+const MAX_WAIT: u32 = 4096;
 
 /// How many passes of one model are kept open at most.
-const MOST_PASSES: usize = 1024;
+const MAX_OPEN_PASSES: usize = 1024;
 
 /// How many tokens are made ahead: so many forward passes may run before the first of them is run back. Passes
 /// beyond that are averaged after backward.
-const MOST_SPARE: usize = 64;
+const MAX_SPARE_TOKENS: usize = 64;
 
 /// All accounts of this process. A container that one model's `Ddp` takes by value is dropped for all others.
-static ALL: Mutex<Vec<Weak<Usage>>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Weak<UseTracker>>> = Mutex::new(Vec::new());
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
 
-impl Usage {
+impl UseTracker {
     /// Opens the accounts of a replica, whose parameters are to be trained or not. Complete gradients go to
     /// `ready`, on a lane of their own.
     pub(super) fn new(rank: usize, trained: &[bool], ready: Sender<Command>) -> Arc<Self> {
@@ -182,7 +180,7 @@ impl Usage {
             trained,
             ..Parameter::default()
         };
-        let usage = Arc::new(Self {
+        let tracker = Arc::new(Self {
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             rank,
             ready,
@@ -203,9 +201,9 @@ impl Usage {
             }),
         });
         let mut all = ALL.lock();
-        all.retain(|usage| usage.strong_count() > 0);
-        all.push(Arc::downgrade(&usage));
-        usage
+        all.retain(|tracker| tracker.strong_count() > 0);
+        all.push(Arc::downgrade(&tracker));
+        tracker
     }
 
     /// Sets the weight of all later gradients of this step.
@@ -280,10 +278,10 @@ impl Usage {
 }
 
 /// The other accounts of a rank, in this process.
-pub(super) fn others(of: &Usage) -> Vec<Arc<Usage>> {
+pub(super) fn others(of: &UseTracker) -> Vec<Arc<UseTracker>> {
     let all = ALL.lock();
     let all = all.iter().filter_map(Weak::upgrade);
-    all.filter(|usage| usage.key != of.key && usage.rank == of.rank)
+    all.filter(|tracker| tracker.key != of.key && tracker.rank == of.rank)
         .collect()
 }
 
@@ -293,131 +291,14 @@ pub(super) fn is_open(key: u64) -> bool {
     let found = all
         .iter()
         .filter_map(Weak::upgrade)
-        .find(|usage| usage.key == key);
+        .find(|tracker| tracker.key == key);
     drop(all);
-    found.is_some_and(|usage| !usage.is_closed())
-}
-
-impl GradientSink for Usage {
-    fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
-        let (place, lacks_token) = {
-            let mut step = self.step.lock();
-            if step.mode == Mode::Closed {
-                return None;
-            }
-            let next = step.used;
-            let state = &mut step.parameters[parameter];
-            state.uses = state.uses.saturating_add(1);
-            let uses = state.uses as usize;
-            let place = *state.place.get_or_insert(next);
-            step.used += usize::from(place == next);
-            // A parameter's uses are run back by as many passes, at most.
-            let wanted = uses.min(MOST_SPARE);
-            (place, step.spare.len() + step.passes.len() < wanted)
-        };
-        let anchor = self.anchors.at(place, device);
-        if lacks_token && let Some(token) = Token::new(anchor.clone()) {
-            self.step.lock().spare.push(token);
-        }
-        Some(anchor)
-    }
-
-    fn bind(&self, parameter: usize, leaf: Leaf) {
-        let mut step = self.step.lock();
-        let ignored = step.scopes.last() == Some(&Scope::Ignore);
-        let leaves = &mut step.parameters[parameter].leaves;
-        // A second leaf says that there are several.
-        if !ignored && leaves.len() < 2 && leaves.iter().all(|known| known.id != leaf.id) {
-            leaves.push(leaf);
-        }
-    }
-
-    fn known_pass(&self, present: &dyn Fn(&Leaf) -> bool) -> Option<PassId> {
-        let step = self.step.lock();
-        let mut passes = step.passes.iter().rev();
-        passes
-            .find(|pass| present(pass.token.leaf()))
-            .map(|pass| pass.id)
-    }
-
-    fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
-        let mut step = self.step.lock();
-        let ignored = step.scopes.last() == Some(&Scope::Ignore);
-        // A loop that never settles its passes fails at the drop in any case.
-        if step.mode == Mode::Closed || ignored || step.passes.len() >= MOST_PASSES {
-            return None;
-        }
-        let token = step.spare.pop()?;
-        let leaf = token.leaf().clone();
-        let id = step.next_pass;
-        step.next_pass += 1;
-        let count = step.parameters.len();
-        step.passes.push(Pass::new(id, token, parameter, count));
-        Some((id, leaf))
-    }
-
-    fn arrived(&self, pass: Option<PassId>, parameter: usize, leaf: NodeId) -> Option<Leaf> {
-        let mut step = self.step.lock();
-        let step = &mut *step;
-        let Some(id) = pass else {
-            let uses = &mut step.parameters[parameter].uses;
-            *uses = uses.saturating_sub(1);
-            return None;
-        };
-        let may_hand_over = step.mode == Mode::HandingOver
-            && step.scopes.is_empty()
-            && step.cautious == 0
-            && step.handed.is_none_or(|handed| handed == id)
-            && !step.passes.iter().any(|pass| pass.waits_before(id));
-        for earlier in step.passes.iter_mut().filter(|pass| pass.id != id) {
-            earlier.met_by(parameter, leaf);
-        }
-        let pass = step.passes.iter_mut().find(|pass| pass.id == id)?;
-        let state = &step.parameters[parameter];
-        if !pass.arrive(parameter, leaf, state.uses, state.pattern) {
-            return None;
-        }
-        let [known] = &state.leaves[..] else {
-            return None;
-        };
-        let wanted = may_hand_over
-            && state.trained
-            && state.late == 0
-            && known.id == leaf
-            && pass.fate == Fate::Open;
-        if !wanted {
-            return None;
-        }
-        step.handed = Some(id);
-        Some(known.clone())
-    }
-
-    fn complete(&self, pass: Option<PassId>, parameter: usize, gradient: FloatTensor<Dispatch>) {
-        let gradient = Gradient::new(gradient, self.weight(), self.lane);
-        let kept = {
-            let mut step = self.step.lock();
-            let step = &mut *step;
-            let kept = step.parameters[parameter].kept.take();
-            if let Some(pass) = step.passes.iter_mut().find(|known| Some(known.id) == pass) {
-                pass.hand_over(parameter, kept.clone());
-            }
-            kept
-        };
-        let kept = kept.map(|kept| self.on_lane(kept, 1.0));
-        let parts = [Some(gradient), kept];
-        let reading = Reading::new(parameter, parts.into_iter().flatten().collect());
-        // If the reducer has ended, `synchronize` says why.
-        let _ = self.ready.send(Command::Ready(reading));
-    }
-
-    fn key(&self) -> u64 {
-        self.key
-    }
+    found.is_some_and(|tracker| !tracker.is_closed())
 }
 
 /// A call that backward runs inside of; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Entered<'a>(&'a Usage);
+pub(super) struct Entered<'a>(&'a UseTracker);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {

@@ -1,130 +1,11 @@
 //! Backward passes: what of them has come, and where it goes.
 
-use super::{FIRST_WAIT, LONGEST_WAIT, MOST_SPARE, Mode, Usage};
-use crate::ddp::hook::{Leaf, PassId};
+use super::pass::{Fate, Pass};
+use super::{FIRST_WAIT, MAX_SPARE_TOKENS, MAX_WAIT, Mode, UseTracker};
+use crate::ddp::hook::PassId;
+use crate::ddp::parameters::Parameters;
 use burn::backend::autodiff::NodeId;
 use burn::tensor::{Gradients, Tensor};
-
-/// A leaf without a gradient of its own. What lies in a container under its name says which pass that is of.
-#[derive(Debug)]
-pub(super) struct Token {
-    tensor: Tensor<1>,
-    leaf: Leaf,
-}
-
-impl Token {
-    /// Makes a token that shares the memory of an anchor, on whose device it is.
-    pub(super) fn new(anchor: Tensor<1>) -> Option<Self> {
-        let tensor = anchor.detach().require_grad();
-        let leaf = Leaf::behind(tensor.clone())?;
-        Some(Self { tensor, leaf })
-    }
-
-    pub(super) fn leaf(&self) -> &Leaf {
-        &self.leaf
-    }
-
-    fn is_in(&self, gradients: &Gradients) -> bool {
-        self.tensor.grad(gradients).is_some()
-    }
-}
-
-/// What is to become of a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Its container was not given to any call yet.
-    Open,
-    /// It was dropped, after it had handed gradients over.
-    Void,
-}
-
-/// A backward pass that is not settled.
-#[derive(Debug)]
-pub(super) struct Pass {
-    pub(super) id: PassId,
-    pub(super) token: Token,
-    pub(super) fate: Fate,
-    /// The parameter whose hook fired first.
-    first: usize,
-    /// A parameter that a later pass has met with another leaf, while this one was open.
-    outdated: Option<usize>,
-    arrivals: Vec<Arrival>,
-    /// The parameters whose gradients became complete, in that order.
-    ready_order: Vec<usize>,
-}
-
-/// What a pass has brought for one parameter.
-#[derive(Clone, Debug, Default)]
-struct Arrival {
-    /// How many uses were run back.
-    count: u32,
-    /// The leaves that got gradients.
-    leaves: Vec<NodeId>,
-    /// Whether its gradient was taken for complete.
-    complete: bool,
-    /// The leaf whose gradient was handed over.
-    handed: Option<NodeId>,
-    /// What `no_sync` had kept and went with it, in case the pass is dropped.
-    kept: Option<Tensor<1>>,
-}
-
-impl Pass {
-    pub(super) fn new(id: PassId, token: Token, first: usize, parameters: usize) -> Self {
-        Self {
-            id,
-            token,
-            fate: Fate::Open,
-            first,
-            outdated: None,
-            arrivals: vec![Arrival::default(); parameters],
-            ready_order: Vec::new(),
-        }
-    }
-
-    /// Counts one use that was run back; returns whether the parameter's gradient is complete now, as far as
-    /// can be known.
-    pub(super) fn arrive(
-        &mut self,
-        parameter: usize,
-        leaf: NodeId,
-        uses: u32,
-        pattern: Option<(u32, u32)>,
-    ) -> bool {
-        let arrival = &mut self.arrivals[parameter];
-        arrival.count = arrival.count.saturating_add(1);
-        if !arrival.leaves.contains(&leaf) {
-            arrival.leaves.push(leaf);
-        }
-        let all_came = arrival.count >= uses || pattern == Some((uses, arrival.count));
-        if !all_came || arrival.complete {
-            return false;
-        }
-        arrival.complete = true;
-        self.ready_order.push(parameter);
-        true
-    }
-
-    /// Notes that another pass runs back this leaf of a parameter.
-    pub(super) fn met_by(&mut self, parameter: usize, leaf: NodeId) {
-        let leaves = &self.arrivals[parameter].leaves;
-        if self.fate == Fate::Open && !leaves.is_empty() && !leaves.contains(&leaf) {
-            self.outdated.get_or_insert(parameter);
-        }
-    }
-
-    /// Notes that a gradient was handed over, with what `no_sync` had kept.
-    pub(super) fn hand_over(&mut self, parameter: usize, kept: Option<Tensor<1>>) {
-        let arrival = &mut self.arrivals[parameter];
-        // Only a parameter with one leaf is handed over.
-        arrival.handed = arrival.leaves.first().copied();
-        arrival.kept = kept;
-    }
-
-    /// Returns whether it is to be settled and was begun before another.
-    pub(super) fn waits_before(&self, other: PassId) -> bool {
-        self.fate == Fate::Open && self.id < other
-    }
-}
 
 /// This rank's part of a step, as far as hooks know it.
 #[derive(Debug, Default)]
@@ -154,7 +35,34 @@ pub(in crate::ddp) enum Refusal {
     Elsewhere(usize),
 }
 
-impl Usage {
+impl Refusal {
+    /// Says what is wrong, and which call is right.
+    pub(in crate::ddp) fn message(self, parameters: &Parameters) -> String {
+        let path = |parameter: usize| &parameters.entries[parameter].description.path;
+        match self {
+            Self::Lost(parameter) => format!(
+                "a backward pass computed gradients of attached parameters (`{}` among them) that were given to no \
+                 call, and this rank did not average them; give each pass to `synchronize` (in the place of \
+                 `GradientsParams::from_grads`), or `no_sync`, `ignore` or `discard` it",
+                path(parameter)
+            ),
+            Self::Elsewhere(parameter) => format!(
+                "no gradient of this model is in the container that was passed, while a backward pass that \
+                 computed some (`{}` among them) was given to no call; pass the `Gradients` of that pass, by \
+                 `synchronize_from` if several models share it, or run it in `ignore` and call `synchronize_none`",
+                path(parameter)
+            ),
+            Self::Earlier(parameter) => format!(
+                "the gradient of `{}` was handed over by an earlier backward pass that was given to no call yet; \
+                 give each pass to `synchronize` (in the place of `GradientsParams::from_grads`) in the order in \
+                 which backward ran, or run the earlier one in `no_sync`, or `ignore` or `discard` it",
+                path(parameter)
+            ),
+        }
+    }
+}
+
+impl UseTracker {
     /// The open passes whose gradients a container holds.
     pub(in crate::ddp) fn passes_in(&self, gradients: &Gradients) -> Vec<PassId> {
         let step = self.step.lock();
@@ -243,7 +151,7 @@ impl Usage {
     pub(in crate::ddp) fn was_void(&self) {
         let mut step = self.step.lock();
         step.cautious = step.cautious.max(step.caution);
-        step.caution = step.caution.saturating_mul(2).min(LONGEST_WAIT);
+        step.caution = step.caution.saturating_mul(2).min(MAX_WAIT);
     }
 
     /// Takes passes that stay on this rank, which were not handed over: for each parameter, the leaves that got
@@ -322,7 +230,7 @@ impl Usage {
             .collect();
         step.handed = None;
         step.used = 0;
-        step.spare.truncate(MOST_SPARE);
+        step.spare.truncate(MAX_SPARE_TOKENS);
         for state in &mut step.parameters {
             state.uses = 0;
             state.place = None;
@@ -351,7 +259,7 @@ impl Usage {
         }
         for &parameter in late {
             let state = &mut step.parameters[parameter];
-            state.lateness = (state.lateness.saturating_mul(2)).clamp(FIRST_WAIT, LONGEST_WAIT);
+            state.lateness = (state.lateness.saturating_mul(2)).clamp(FIRST_WAIT, MAX_WAIT);
             state.late = state.lateness;
         }
     }

@@ -4,7 +4,7 @@
 //! pure, and so the same everywhere.
 
 use super::config::{DdpConfig, ReduceOn};
-use super::fabric::{Alone, Fabric};
+use super::device_reduce::{Alone, DeviceReduce};
 use super::gradient::is_queued;
 use super::parameters::Parameters;
 use crate::error::Result;
@@ -15,64 +15,65 @@ use std::sync::Arc;
 
 /// How the gradients of one rank come to their averages.
 #[derive(Debug)]
-pub(super) enum Route {
+pub(super) enum Strategy {
     /// They lie in host memory, or on several devices: each is read and packed, and the buckets are averaged
     /// in host memory.
-    OneByOne {
+    HostPack {
         /// Whether large gradients are averaged in pieces: other ranks read them so from their devices.
         in_pieces: bool,
     },
     /// They are joined on their device, and the buckets are read, averaged in host memory, and written back.
-    Joined,
+    DeviceConcat,
     /// They are joined on their device, which adds the buckets up with those of other ranks.
-    OnDevice(Arc<Devices>),
+    DeviceReduce(Arc<Devices>),
 }
 
 /// What adds up on devices.
 #[derive(Debug)]
 pub(super) struct Devices {
     /// The devices of this process.
-    pub(super) fabric: Box<dyn Fabric>,
+    pub(super) device_reduce: Box<dyn DeviceReduce>,
     /// What adds up the sums of several processes.
-    pub(super) beyond: Option<Beyond>,
+    pub(super) hierarchy: Option<Hierarchy>,
 }
 
 /// One rank of each process, the leader, reads the sum of its process's devices, adds it up with the other
 /// leaders over the network, and gives the result to the ranks of its process.
 #[derive(Debug)]
-pub(super) struct Beyond {
+pub(super) struct Hierarchy {
     /// The ranks of this process; the first leads.
     pub(super) process: ProcessGroup,
     /// The leaders, on a leader.
     pub(super) leaders: Option<ProcessGroup>,
 }
 
-impl Route {
+impl Strategy {
     /// Whether the gradients of a bucket are joined on their device.
     pub(super) fn joins(&self) -> bool {
-        !matches!(self, Self::OneByOne { .. })
+        !matches!(self, Self::HostPack { .. })
     }
 
     /// What adds up the sums of several processes.
-    pub(super) fn beyond(&self) -> Option<&Beyond> {
+    pub(super) fn hierarchy(&self) -> Option<&Hierarchy> {
         match self {
-            Self::OnDevice(devices) => devices.beyond.as_ref(),
-            Self::OneByOne { .. } | Self::Joined => None,
+            Self::DeviceReduce(devices) => devices.hierarchy.as_ref(),
+            Self::HostPack { .. } | Self::DeviceConcat => None,
         }
     }
 
     /// The groups that are used beside the model's own.
     pub(super) fn beside(&self) -> Vec<ProcessGroup> {
-        let beyond = self.beyond().into_iter();
-        let groups = beyond.flat_map(|beyond| beyond.leaders.iter().chain([&beyond.process]));
+        let hierarchy = self.hierarchy().into_iter();
+        let groups =
+            hierarchy.flat_map(|hierarchy| hierarchy.leaders.iter().chain([&hierarchy.process]));
         groups.cloned().collect()
     }
 
     /// Where buckets are averaged.
     pub(super) fn reduce_on(&self) -> ReduceOn {
         match self {
-            Self::OneByOne { .. } | Self::Joined => ReduceOn::Host,
-            Self::OnDevice(_) => ReduceOn::Device,
+            Self::HostPack { .. } | Self::DeviceConcat => ReduceOn::Host,
+            Self::DeviceReduce(_) => ReduceOn::Device,
         }
     }
 }
@@ -95,18 +96,20 @@ pub(super) fn choose(
     config: &DdpConfig,
     group: &ProcessGroup,
     parameters: &Parameters,
-) -> Result<Route> {
+) -> Result<Strategy> {
     let device = only_device(parameters);
     let queued = device.filter(|device| is_queued(device.as_dispatch()));
     let wanted = config.reduce_on == ReduceOn::Device;
     if group.world_size() == 1 {
         return Ok(match queued {
-            Some(_) if config.reduce_on != ReduceOn::Host => Route::OnDevice(Arc::new(Devices {
-                fabric: Box::new(Alone),
-                beyond: None,
-            })),
-            Some(_) => Route::Joined,
-            None => Route::OneByOne { in_pieces: false },
+            Some(_) if config.reduce_on != ReduceOn::Host => {
+                Strategy::DeviceReduce(Arc::new(Devices {
+                    device_reduce: Box::new(Alone),
+                    hierarchy: None,
+                }))
+            }
+            Some(_) => Strategy::DeviceConcat,
+            None => Strategy::HostPack { in_pieces: false },
         });
     }
     let number = queued.as_ref().and_then(own::number);
@@ -125,10 +128,15 @@ pub(super) fn choose(
     match (decide(&reports, report.process), own) {
         (Ok(plan), Ok(own)) => {
             tracing::info!(devices = ?plan.numbers, "gradients are added up by their devices");
-            let fabric = own.fabric(&plan.numbers);
-            let beyond = plan.beyond.then(|| Beyond::new(group, report.process));
-            let beyond = beyond.transpose()?;
-            return Ok(Route::OnDevice(Arc::new(Devices { fabric, beyond })));
+            let device_reduce = own.device_reduce(&plan.numbers);
+            let hierarchy = plan
+                .hierarchy
+                .then(|| Hierarchy::new(group, report.process));
+            let hierarchy = hierarchy.transpose()?;
+            return Ok(Strategy::DeviceReduce(Arc::new(Devices {
+                device_reduce,
+                hierarchy,
+            })));
         }
         (Err(why), _) if wanted && number.is_some() => {
             tracing::info!(why, "gradients are averaged in host memory");
@@ -136,14 +144,14 @@ pub(super) fn choose(
         _ => {}
     }
     Ok(if report.joins {
-        Route::Joined
+        Strategy::DeviceConcat
     } else {
         let in_pieces = reports.iter().any(|report| report.joins);
-        Route::OneByOne { in_pieces }
+        Strategy::HostPack { in_pieces }
     })
 }
 
-impl Beyond {
+impl Hierarchy {
     /// Every rank of the group calls it, with its process.
     pub(super) fn new(group: &ProcessGroup, process: usize) -> Result<Self> {
         let process = group.part(process as u64)?;
@@ -161,7 +169,7 @@ struct Plan {
     /// The numbers of the devices of the process's ranks.
     numbers: Vec<usize>,
     /// Whether there are other processes.
-    beyond: bool,
+    hierarchy: bool,
 }
 
 /// How devices add up, for the ranks of one process, or why they can't.
@@ -192,7 +200,7 @@ fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, Strin
     }
     Ok(Plan {
         numbers: own(process).map(|device| device.1).collect(),
-        beyond: reports.iter().any(|report| report.process != process),
+        hierarchy: reports.iter().any(|report| report.process != process),
     })
 }
 
@@ -210,7 +218,7 @@ fn only_device(parameters: &Parameters) -> Option<Device> {
 mod own {
     //! This rank's device, if it is one that can add up with others.
 
-    use crate::ddp::fabric::{Alone, Fabric, Nccl, Taken};
+    use crate::ddp::device_reduce::{Alone, DeviceLease, DeviceReduce, Nccl};
     use burn::backend::{CubeDevice, DispatchDevice};
 
     /// The number of a CUDA device.
@@ -221,7 +229,7 @@ mod own {
         }
     }
 
-    pub(super) struct Device(Taken);
+    pub(super) struct Device(DeviceLease);
 
     impl Device {
         /// Takes a CUDA device for one model.
@@ -237,14 +245,14 @@ mod own {
                         .to_owned(),
                 );
             }
-            let taken = Taken::new(number);
+            let taken = DeviceLease::new(number);
             taken
                 .map(Self)
                 .ok_or_else(|| "its GPU adds up another model's gradients".to_owned())
         }
 
         /// Its end of what adds up over the devices with these numbers, of which it is one.
-        pub(super) fn fabric(self, numbers: &[usize]) -> Box<dyn Fabric> {
+        pub(super) fn device_reduce(self, numbers: &[usize]) -> Box<dyn DeviceReduce> {
             if let [_] = numbers {
                 return Box::new(Alone);
             }
@@ -260,7 +268,7 @@ mod own {
 mod own {
     //! No device of this build can add up with others.
 
-    use crate::ddp::fabric::Fabric;
+    use crate::ddp::device_reduce::DeviceReduce;
     use std::convert::Infallible;
 
     pub(super) fn number(_device: &burn::tensor::Device) -> Option<usize> {
@@ -274,7 +282,7 @@ mod own {
             Err("this program was built without the feature `cuda`".to_owned())
         }
 
-        pub(super) fn fabric(self, _numbers: &[usize]) -> Box<dyn Fabric> {
+        pub(super) fn device_reduce(self, _numbers: &[usize]) -> Box<dyn DeviceReduce> {
             match self.0 {}
         }
     }
@@ -296,10 +304,10 @@ mod tests {
     #[test]
     fn devices_add_up_in_the_order_of_their_ranks() {
         let numbers = vec![2, 0];
-        let beyond = false;
+        let hierarchy = false;
         assert_eq!(
             decide(&[report(2), report(0)], 3),
-            Ok(Plan { numbers, beyond })
+            Ok(Plan { numbers, hierarchy })
         );
     }
 
@@ -311,8 +319,8 @@ mod tests {
         };
         let reports = [report(1), report(0), other(0)];
         for (process, numbers) in [(3, vec![1, 0]), (4, vec![0])] {
-            let beyond = true;
-            assert_eq!(decide(&reports, process), Ok(Plan { numbers, beyond }));
+            let hierarchy = true;
+            assert_eq!(decide(&reports, process), Ok(Plan { numbers, hierarchy }));
         }
         let why = decide(&[report(1), other(1)], 3).unwrap_err();
         assert!(why.contains("no process has several"), "{why}");

@@ -5,8 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use std::fmt;
 
 /// One rank's end of it. Dropped, its device is free for another.
-pub(super) trait Fabric: fmt::Debug + Send + Sync {
-    /// Asks this rank's device for the sum over all ranks of the fabric, without waiting for it. Every rank
+pub(super) trait DeviceReduce: fmt::Debug + Send + Sync {
+    /// Asks this rank's device for the sum over all ranks of the device_reduce, without waiting for it. Every rank
     /// calls it with as many elements, in the same order, and only once it knows that all others will: what
     /// is asked for can't be taken back, and a device waits for the others without end. So the thread that calls
     /// it is one that can be left behind.
@@ -37,14 +37,14 @@ impl fmt::Debug for Pending {
 #[derive(Debug)]
 pub(super) struct Alone;
 
-impl Fabric for Alone {
+impl DeviceReduce for Alone {
     fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
         Pending::new(|| tensor)
     }
 }
 
 #[cfg(feature = "cuda")]
-pub(super) use nccl::{Nccl, Taken};
+pub(super) use nccl::{DeviceLease, Nccl};
 
 #[cfg(feature = "cuda")]
 mod nccl {
@@ -54,7 +54,7 @@ mod nccl {
     //! device. Two models that are averaged at once would mix theirs there, in another order on every rank;
     //! so a device belongs to one [`Nccl`] at a time.
 
-    use super::{Fabric, Pending};
+    use super::{DeviceReduce, Pending};
     use burn::backend::Dispatch;
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::distributed::{ReduceOperation, all_reduce};
@@ -66,9 +66,9 @@ mod nccl {
 
     /// A device that was taken, for as long as this lives.
     #[derive(Debug)]
-    pub(in crate::ddp) struct Taken(usize);
+    pub(in crate::ddp) struct DeviceLease(usize);
 
-    impl Taken {
+    impl DeviceLease {
         /// Takes a device, if it is free.
         pub(in crate::ddp) fn new(device: usize) -> Option<Self> {
             let mut taken = TAKEN.lock();
@@ -80,7 +80,7 @@ mod nccl {
         }
     }
 
-    impl Drop for Taken {
+    impl Drop for DeviceLease {
         fn drop(&mut self) {
             let mut taken = TAKEN.lock();
             taken.retain(|device| *device != self.0);
@@ -91,17 +91,17 @@ mod nccl {
     #[derive(Debug)]
     pub(in crate::ddp) struct Nccl {
         devices: Vec<Device>,
-        _own: Taken,
+        _own: DeviceLease,
     }
 
     impl Nccl {
-        pub(in crate::ddp) fn new(devices: Vec<Device>, own: Taken) -> Self {
+        pub(in crate::ddp) fn new(devices: Vec<Device>, own: DeviceLease) -> Self {
             let _own = own;
             Self { devices, _own }
         }
     }
 
-    impl Fabric for Nccl {
+    impl DeviceReduce for Nccl {
         fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
             let tensor = Tensor::<1>::from_dispatch(tensor);
             let sum = all_reduce(tensor, ReduceOperation::Sum, self.devices.clone());

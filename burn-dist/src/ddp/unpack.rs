@@ -3,7 +3,7 @@
 use super::late::LateAverages;
 use super::layout::Place;
 use super::parameters::{Entry, Parameters};
-use super::reducer::{Averaged, Averages};
+use super::reducer::messages::{Averaged, Averages};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Shape, Tensor};

@@ -3,7 +3,6 @@
 //!
 //! All but [`mean`] is asked of the device on the reducer's lane (see `gradient`).
 
-use super::gradient::Gradient;
 use super::layout::{Bucket, Precision};
 use super::parameters::Parameters;
 use crate::group::in_memory;
@@ -19,8 +18,7 @@ pub(super) struct Sum(Option<FloatTensor<Dispatch>>);
 
 impl Sum {
     /// Adds a part, which is as long as the others, in the type of the bucket.
-    pub(super) fn add(&mut self, part: Gradient, precision: Precision) {
-        let part = part.into_tensor();
+    pub(super) fn add(&mut self, part: FloatTensor<Dispatch>, precision: Precision) {
         self.0 = Some(match self.0.take() {
             Some(sum) => {
                 let part = Dispatch::float_reshape(part, sum.shape());
