@@ -33,7 +33,7 @@ impl Batcher<(f32, f32), (Tensor<2>, Tensor<2>)> for Columns {
     }
 }
 
-/// What each replica runs, on a thread of its own.
+/// Trains one replica, on a thread of its own.
 fn train(worker: &Worker) -> Result<f32, Box<dyn std::error::Error + Send + Sync>> {
     let loader = ShardedLoaderConfig::new()
         .with_batch_size(Some(32))

@@ -7,8 +7,8 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
 use burn::tensor::Tensor;
 use burn_dist::cli::{BatchArgs, CheckpointArgs, Job, JobArgs, OutputArgs, Report, RunCheckpoints};
-use burn_dist::data::ShardedLoader;
-use burn_dist::ddp::{DdpConfig, SyncStats};
+use burn_dist::data::{ShardedBatch, ShardedLoader};
+use burn_dist::ddp::{Ddp, DdpConfig, SyncStats};
 use burn_dist::launch::{Interrupt, Worker};
 use burn_dist::observe::{self, History, StepMonitor};
 use burn_dist::random;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Train a CNN on handwritten digits, data-parallel.
 #[derive(Parser)]
@@ -74,7 +74,7 @@ fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-fn run(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
+fn run(args: &Args, interrupt: &Interrupt) -> Result<()> {
     let job = args.job.init()?;
     if args.download {
         say("looking for the full MNIST in the cache folder, downloading what is missing");
@@ -119,7 +119,7 @@ fn run(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     unfinished.clone().map_or(Ok(()), |why| Err(why.into()))
 }
 
-/// What every rank trains with.
+/// Settings and data that every rank trains with.
 struct Run<'a> {
     args: &'a Args,
     job: &'a Job,
@@ -137,20 +137,43 @@ struct Replica {
     checkpoints: RunCheckpoints,
 }
 
+impl Replica {
+    /// Trains on a batch, together with the other replicas.
+    fn step(mut self, ddp: &Ddp, batch: ShardedBatch<MnistBatch>, rate: f64) -> Result<Self> {
+        let (batch, real, all) = (batch.batch, batch.real, batch.total_real);
+        let [loss, accuracy] = observe::forward(|| forward(&self.model, batch, real));
+        self.history.add([loss.clone(), accuracy], real);
+        // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
+        let weight = (real * self.loader.sampler().world_size()) as f64 / all as f64;
+        let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
+        let gradients = ddp.synchronize(gradients, &self.model)?;
+        self.model = observe::optimizer(|| self.optimizer.step(rate, self.model, gradients));
+        self.step += 1;
+        Ok(self)
+    }
+
+    fn save(&mut self, ddp: &Ddp) -> Result<()> {
+        let state = self.history.state(ddp.stats())?;
+        self.checkpoints.save(self.step, |snapshot| {
+            snapshot
+                .with_model("model", &self.model)
+                .with_optimizer("optimizer", &self.optimizer)
+                .with_sampler(self.loader.state())
+                .with_own("history", &state)
+        })?;
+        Ok(())
+    }
+}
+
 impl Run<'_> {
     /// Makes a replica, as new or as its last checkpoint has it.
-    fn start(&self, worker: &Worker) -> Result<Replica, Failure> {
+    fn start(&self, worker: &Worker) -> Result<Replica> {
         let (args, group, device) = (self.args, worker.group(), worker.device());
         random::seed(args.seed, worker.rank());
         let config = args.batch.loader().with_num_workers(1);
         let config = config.with_seed(Some(args.seed));
         let loader = config.init(group, device, MnistBatcher, self.digits.train.clone())?;
-        let mut model = random::init(args.seed, device, |device| {
-            MnistCnnConfig::new().init(device)
-        });
         let momentum = MomentumConfig::new().with_momentum(0.9);
-        let mut optimizer: ModuleOptimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-        let mut history = History::new(group, ["loss", "accuracy"]);
         let (checkpoints, restored) = args.checkpoints.init(group, self.job.settings())?;
         let news = match &restored {
             Some(it) => format!(
@@ -163,84 +186,63 @@ impl Run<'_> {
         if worker.rank() == 0 && args.checkpoints.resume {
             say(news);
         }
-        let mut step = 0;
-        if let Some(mut restored) = restored {
-            loader.resume(&restored.sampler()?)?;
-            restored.random();
-            model = restored.model("model", model)?;
-            optimizer = restored.optimizer("optimizer", optimizer)?;
-            history.resume(restored.own("history")?, device)?;
-            step = restored.step();
-        }
-        Ok(Replica {
-            model,
-            optimizer,
-            step,
-            history,
+        let mut replica = Replica {
+            model: random::init(args.seed, device, |it| MnistCnnConfig::new().init(it)),
+            optimizer: SgdConfig::new().with_momentum(Some(momentum)).init(),
+            step: 0,
+            history: History::new(group, ["loss", "accuracy"]),
             loader,
             checkpoints,
-        })
+        };
+        if let Some(mut restored) = restored {
+            replica.loader.resume(&restored.sampler()?)?;
+            restored.random();
+            replica.model = restored.model("model", replica.model)?;
+            replica.optimizer = restored.optimizer("optimizer", replica.optimizer)?;
+            let history = restored.own("history")?;
+            replica.history.resume(history, device)?;
+            replica.step = restored.step();
+        }
+        Ok(replica)
     }
 
     /// Trains this rank's replica together with the others. Returns the model, its history, a report, and why the
     /// run is not whole, if it is not.
-    fn train(
-        &self,
-        worker: &Worker,
-    ) -> Result<(MnistCnn, History<2>, Report, Option<String>), Failure> {
+    fn train(&self, worker: &Worker) -> Result<(MnistCnn, History<2>, Report, Option<String>)> {
         let (args, group) = (self.args, worker.group());
         let interrupt = self.interrupt.watch(group);
-        let Replica {
-            model,
-            mut optimizer,
-            mut step,
-            mut history,
-            loader,
-            mut checkpoints,
-        } = self.start(worker)?;
+        let mut replica = self.start(worker)?;
         let ddp = DdpConfig::new().init(group)?;
-        let mut model = ddp.attach(model)?;
+        replica.model = ddp.attach(replica.model)?;
         let mut monitor = StepMonitor::new(group)?
             .with_outputs(&self.job.outputs())
-            .with_first_step(step);
-        let total = loader.num_batches() as u64 * u64::from(args.epochs);
+            .with_first_step(replica.step);
+        let total = replica.loader.num_batches() as u64 * u64::from(args.epochs);
         let bar = (worker.rank() == 0).then(|| ProgressBar::new(total));
         let mut stopped = None;
-        'training: for epoch in history.epochs().len()..args.epochs as usize {
-            for batch in loader.batches() {
-                let (batch, real, all) = batch.map(|it| (it.batch, it.real, it.total_real))?;
-                let [loss, accuracy] = observe::forward(|| forward(&model, batch, real));
-                history.add([loss.clone(), accuracy], real);
-                // The mean over ranks is that over samples, also where ranks have unequal numbers of them.
-                let weight = (real * worker.world_size()) as f64 / all as f64;
-                let gradients = observe::backward(|| loss.mul_scalar(weight).backward());
-                let gradients = ddp.synchronize(gradients, &model)?;
-                let done = step as f64 / total as f64;
+        'training: for epoch in replica.history.epochs().len()..args.epochs as usize {
+            for batch in replica.loader.batches() {
+                let (real, batch) = batch.map(|it| (it.real, it))?;
+                let done = replica.step as f64 / total as f64;
                 let rate = args.lr * 0.5 * (1.0 + (PI * done).cos());
-                model = observe::optimizer(|| optimizer.step(rate, model, gradients));
+                replica = replica.step(&ddp, batch, rate)?;
                 monitor.step(real, ddp.stats())?;
-                step += 1;
+                let step = replica.step;
                 bar.iter().for_each(|bar| bar.set_position(step));
 
                 // After the last step there is nothing left to interrupt.
-                stopped = interrupt.requested()?.filter(|_| step < total);
-                let over = loader.state().epoch > epoch as u64;
+                let why = interrupt.requested()?.filter(|_| step < total);
+                stopped = why.map(|why| format!("interrupted at step {step} of {total}: {why}"));
+                let over = replica.loader.state().epoch > epoch as u64;
                 if over {
-                    let figures = history.end_epoch(ddp.stats())?;
+                    let figures = replica.history.end_epoch(ddp.stats())?;
                     monitor.scalars("train", &figures.means);
                     let line = || say(format!("epoch {:>2}/{}  {figures}", epoch + 1, args.epochs));
                     bar.iter().for_each(|bar| bar.suspend(line));
                 }
-                let save = checkpoints.is_due(step) || step == total || stopped.is_some();
+                let save = replica.checkpoints.is_due(step) || step == total || stopped.is_some();
                 if save {
-                    let state = history.state(ddp.stats())?;
-                    checkpoints.save(step, |snapshot| {
-                        snapshot
-                            .with_model("model", &model)
-                            .with_optimizer("optimizer", &optimizer)
-                            .with_sampler(loader.state())
-                            .with_own("history", &state)
-                    })?;
+                    replica.save(&ddp)?;
                 }
                 if save || over {
                     monitor.begin(ddp.stats());
@@ -252,22 +254,23 @@ impl Run<'_> {
         }
         bar.iter().for_each(ProgressBar::finish_and_clear);
         monitor.finish()?;
-        if loader.state().consumed > 0 {
-            history.end_epoch(ddp.stats())?;
+        if replica.loader.state().consumed > 0 {
+            replica.history.end_epoch(ddp.stats())?;
         }
-        let report = Report::new(&ddp, &model, &history)?
+        let global_batch_size = replica.loader.sampler().global_batch_size();
+        let report = Report::new(&ddp, &replica.model, &replica.history)?
             .with_value("backend", self.job.devices().backend.to_string())
-            .with_value("global_batch_size", loader.sampler().global_batch_size())
+            .with_value("global_batch_size", global_batch_size)
             .with_value("learning_rate", args.lr)
             .with_value("seed", args.seed)
-            .with_value("test_accuracy", self.test(worker, &model)?)
+            .with_value("test_accuracy", self.test(worker, &replica.model)?)
             .with_value("interrupted", stopped.is_some());
-        let stopped = stopped.map(|why| format!("interrupted at step {step} of {total}: {why}"));
-        Ok((model, history, report, checkpoints.finish(stopped)?))
+        let unfinished = replica.checkpoints.finish(stopped)?;
+        Ok((replica.model, replica.history, report, unfinished))
     }
 
     /// Returns the share of the held-out digits that the model names rightly, over all ranks.
-    fn test(&self, worker: &Worker, model: &MnistCnn) -> Result<f64, Failure> {
+    fn test(&self, worker: &Worker, model: &MnistCnn) -> Result<f64> {
         let (group, device) = (worker.group(), worker.device().clone().without_autodiff());
         let (model, digits) = (model.valid(), self.digits.test.clone());
         let config = self.args.batch.loader();

@@ -3,8 +3,6 @@
 //!
 //! Prints one line of JSON for each size: the median of many repetitions as rank 0 sees them, every rank
 //! beginning a repetition when all are there. There is no peer in this program.
-//!
-//! Callers: `cargo xtask bench`, which runs the peers in alternation.
 
 mod processes;
 mod report;
@@ -29,7 +27,7 @@ struct Options {
         default_value = "1024,65536,1048576,4194304,16777216,67108864"
     )]
     sizes: Vec<usize>,
-    /// How many seconds the repetitions of one size take together, about.
+    /// Seconds that the repetitions of one size take together, about.
     #[arg(long, default_value_t = 1.5)]
     budget: f64,
 }

@@ -6,8 +6,6 @@
 //! of JSON for each comparison: how long a step takes with synchronisation and, as the peer, otherwise, the
 //! slowest rank's, medians of the blocks; `bytes` are those of the gradients. On standard error, how long a
 //! step waits for averages.
-//!
-//! Callers: `cargo xtask bench`.
 
 mod processes;
 mod replica;
@@ -31,10 +29,10 @@ struct Options {
     /// Samples a rank and step.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// How many blocks of each kind.
+    /// Number of blocks of each kind.
     #[arg(long, default_value_t = 150)]
     blocks: usize,
-    /// How many steps are in a block. With few, the kinds meet the same machine.
+    /// Number of steps in a block. With few, the kinds meet the same machine.
     #[arg(long, default_value_t = 1)]
     steps: usize,
 }

@@ -7,8 +7,6 @@
 //! hooks alone, and without; microseconds a parameter that hooks cost; and the time until `backward`
 //! returned, with averaging and without, which is less where the device has a queue. A step ends when
 //! the device has nothing left to do. `bytes` are those of the gradients.
-//!
-//! Callers: whoever runs `cargo bench -p burn-dist --bench hook`.
 
 use std::time::Instant;
 
@@ -25,16 +23,16 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// What the models run on.
+    /// Backend of the models.
     #[arg(long, value_enum, default_value = "cpu")]
     backend: Kind,
-    /// Where a GPU's gradients are averaged: read by the host, or left where they are.
+    /// Place where a GPU's gradients are averaged: on the host, or on the GPU.
     #[arg(long, value_enum, default_value = "host")]
     reduce_on: Place,
-    /// How many blocks of each kind.
+    /// Number of blocks of each kind.
     #[arg(long, default_value_t = 8)]
     blocks: usize,
-    /// What `cargo bench` adds.
+    /// Flag that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -101,11 +99,11 @@ fn main() -> Result<()> {
 struct Case<M> {
     name: &'static str,
     model: M,
-    /// How many steps are in a block.
+    /// Number of steps in a block.
     steps: usize,
 }
 
-/// What is done with gradients.
+/// Treatment of gradients.
 #[derive(Clone, Copy)]
 enum Way<'a> {
     Plain,

@@ -4,8 +4,6 @@
 //! and with Burn's alternate, so that both meet the same machine. Prints one line of JSON for each
 //! number of workers: `loader-N-workers`, the median time for a batch, of the slower rank; `bytes` are
 //! those of a batch of images.
-//!
-//! Callers: `cargo xtask bench`.
 
 mod report;
 
@@ -30,22 +28,22 @@ const SEED: u64 = 5;
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// How many ranks share the items.
+    /// Number of ranks that share the items.
     #[arg(long, default_value_t = 2)]
     ranks: usize,
-    /// How many workers each rank has: one measurement for each number.
+    /// Numbers of workers of each rank, one measurement each.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
     workers: Vec<usize>,
     /// Items a rank and batch.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// How many items there are.
+    /// Number of items.
     #[arg(long, default_value_t = 20_000)]
     items: usize,
-    /// How many passes with each loader.
+    /// Number of passes with each loader.
     #[arg(long, default_value_t = 15)]
     passes: usize,
-    /// What `cargo bench` adds.
+    /// Flag that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -3,8 +3,6 @@
 //! Prints one line of JSON: `{"bench", "layout", "ranks", "bytes", "ours_bytes", "peer", "alone_bytes",
 //! "extra"}`; `bytes` are those of a replica's gradients, `extra` is what synchronisation takes beyond a
 //! replica alone, in gradients.
-//!
-//! Callers: whoever runs `cargo bench -p burn-dist --bench memory`.
 
 mod peaks;
 mod processes;

@@ -5,8 +5,6 @@
 //! bytes (for two processes), and all_reduces of the same buckets with nothing else running. Prints one line of JSON: `seconds` is the exposed communication, that is, how much longer a
 //! step takes with synchronisation than with a barrier, for the slowest rank; `peer_seconds` is the median
 //! time of the all_reduces of a step. On standard error, what it was computed from.
-//!
-//! Callers: `cargo xtask bench`.
 
 mod processes;
 mod replica;
@@ -33,10 +31,10 @@ struct Options {
     /// Samples a rank and step.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// How many blocks of each kind.
+    /// Number of blocks of each kind.
     #[arg(long, default_value_t = 150)]
     blocks: usize,
-    /// How many steps are in a block. With few, the kinds meet the same machine.
+    /// Number of steps in a block. With few, the kinds meet the same machine.
     #[arg(long, default_value_t = 1)]
     steps: usize,
     /// The size of a bucket, in megabytes; the library's own unless given.

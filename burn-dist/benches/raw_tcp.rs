@@ -9,8 +9,6 @@
 //! It is done in the ways that were found to be the fastest: no more threads than processes, which try
 //! their sockets in turn; and with the socket buffers that the system chooses or with small ones, which
 //! keep what is under way in the cores' caches, whichever is faster for a size.
-//!
-//! Callers: `cargo xtask bench`.
 
 mod processes;
 mod report;
@@ -34,7 +32,7 @@ const SOCKET_BUFFERS: [Option<usize>; 2] = [None, Some(256 << 10)];
 const WRITTEN: usize = 127 << 10;
 /// The most bytes of one read.
 const READ: usize = 1 << 20;
-/// How long the second process may take to call.
+/// Time that the second process may take to connect.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Parser)]
@@ -46,17 +44,17 @@ struct Options {
         default_value = "65536,1048576,4194304,16777216,67108864"
     )]
     sizes: Vec<usize>,
-    /// How many seconds the repetitions of one size take together, about.
+    /// Seconds that the repetitions of one size take together, about.
     #[arg(long, default_value_t = 1.5)]
     budget: f64,
     /// Sends and receives the same so many bytes of memory again and again, which then stay in the
     /// cores' caches: what the streams carry where memory plays no part.
     #[arg(long, value_name = "BYTES")]
     window: Option<usize>,
-    /// What the second process is told: where the first one listens.
+    /// Address of the first process, given to the second.
     #[arg(long, hide = true)]
     first: Option<SocketAddr>,
-    /// What `cargo bench` adds.
+    /// Flag that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -226,13 +224,13 @@ impl Pair {
     }
 }
 
-/// What goes next of `bytes`, of which `done` have gone, in memory that is used again from its start.
+/// Returns the next part of `bytes`, of which `done` have gone, in memory that is used again from its start.
 fn next(done: usize, bytes: usize, memory: usize, most: usize) -> Range<usize> {
     let start = done % memory;
     start..start + most.min(memory - start).min(bytes - done)
 }
 
-/// How many bytes a call has moved; none if the socket would have waited.
+/// Returns the number of bytes a call has moved, 0 if the socket would have waited.
 fn taken(moved: io::Result<usize>) -> io::Result<usize> {
     match moved {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),

@@ -3,8 +3,6 @@
 //! Prints two lines of JSON, the medians of some rounds: `startup`, the slowest process's time from its
 //! call of the launcher to the end of the first barrier of all; and `startup-processes`, the time from
 //! before the first process was started to the same end, which is of the operating system for a part.
-//!
-//! Callers: `cargo xtask bench`.
 
 mod processes;
 mod report;
@@ -22,16 +20,16 @@ use report::{Measurement, median};
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// How many processes there are.
+    /// Number of processes.
     #[arg(long, default_value_t = 8)]
     ranks: usize,
-    /// How often they come together.
+    /// Number of rounds.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// What a process of a round is told: when it began, as the time since 1970 in nanoseconds.
+    /// Start of the round, given to each of its processes: nanoseconds since 1970.
     #[arg(long, hide = true)]
     began: Option<u64>,
-    /// What `cargo bench` adds.
+    /// Flag that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }

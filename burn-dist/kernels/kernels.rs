@@ -11,7 +11,7 @@ use criterion::{
 };
 use half::{bf16, f16};
 
-/// How many elements: with f32 and two ranks these are 32 KiB, 512 KiB and 64 MiB.
+/// Numbers of elements: with f32 and two ranks these are 32 KiB, 512 KiB and 64 MiB.
 const LENGTHS: [usize; 3] = [4 << 10, 64 << 10, 8 << 20];
 
 /// Numbers between -1 and 1 that are not all alike.

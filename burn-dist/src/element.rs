@@ -5,14 +5,12 @@
 //! are laid over threads and machines, so every operation is defined on two elements and rounded to
 //! the element type (or, for the mean, to its wide type) each time; the order in which they are
 //! applied is fixed by `collective::tree`.
-//!
-//! Callers: `collective` (the reductions) and `group` (the public calls).
 
 mod halves;
 
 use half::{bf16, f16};
 
-/// How the elements of the ranks are combined into one.
+/// Reduction of the elements of all ranks to one.
 ///
 /// | | floats | integers |
 /// |---|---|---|
@@ -55,9 +53,9 @@ pub trait Element: bytemuck::Pod + Send + Sync + sealed::Arithmetic {
 }
 
 mod sealed {
-    /// What a reduction needs of a type. `self` is always the lower rank's value.
+    /// Operations of a type that reductions need. `self` is always the lower rank's value.
     pub trait Arithmetic: Copy {
-        /// What a mean is summed in: wide enough that neither range nor precision is lost.
+        /// Type of the sum of a mean, wide enough that neither range nor precision is lost.
         type Wide: bytemuck::Pod + Default;
         fn plus(self, other: Self) -> Self;
         fn times(self, other: Self) -> Self;

@@ -3,8 +3,6 @@
 //!
 //! Errors are cheap to clone, because the first fatal error of a group is kept and handed to every
 //! rank that waits in it and to every later call: all ranks tell the same story.
-//!
-//! Callers: every module of the crate returns [`Result`].
 
 mod join;
 
@@ -21,7 +19,7 @@ pub use join::{DifferentOption, JoinFailure, OptionValue};
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong in a distributed operation.
+/// Error of a distributed operation.
 ///
 /// `Debug` writes the same sentence as `Display`, so that a `main` that returns this, and a test that unwraps, say
 /// it in words.
@@ -36,11 +34,11 @@ pub enum Error {
     Mismatch {
         /// The rank whose call differs.
         rank: usize,
-        /// What it called.
+        /// Call of this rank.
         call: Arc<Call>,
         /// The rank it was compared with (the lowest that had called).
         peer: usize,
-        /// What that one called.
+        /// Call of the other rank.
         peer_call: Arc<Call>,
     },
 
@@ -53,11 +51,11 @@ pub enum Error {
     Timeout {
         /// The rank that gave up first.
         rank: usize,
-        /// Where it waited.
+        /// Call in which it waited.
         call: Arc<Call>,
-        /// Whom it waited for.
+        /// Ranks it waited for.
         missing: Vec<usize>,
-        /// How long it waited.
+        /// Time it waited.
         after: Duration,
     },
 
@@ -66,7 +64,7 @@ pub enum Error {
     PeerLeft {
         /// The rank that ended.
         peer: usize,
-        /// How it ended.
+        /// Way in which it ended.
         reason: Departure,
         /// The operation that needed it, where one was under way.
         call: Option<Arc<Call>>,
@@ -88,14 +86,14 @@ pub enum Error {
         address: Arc<str>,
         /// The operation that was under way, if one was.
         call: Option<Arc<Call>>,
-        /// What happened, as "broke its connection: ...".
+        /// Event, as "broke its connection: ...".
         cause: Arc<str>,
     },
 
     /// Somebody called `abort` on the group.
     #[error("rank {rank} aborted the group: {message}")]
     Aborted {
-        /// Who called it.
+        /// Rank that called it.
         rank: usize,
         /// The reason given.
         message: Arc<str>,
@@ -108,7 +106,7 @@ pub enum Error {
         rank: usize,
         /// The call.
         call: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// Fault, and the value that would be right.
         message: String,
     },
 
@@ -144,14 +142,14 @@ pub enum Error {
     Order {
         /// The rank that made the calls.
         rank: usize,
-        /// Which calls, and what to do.
+        /// Calls concerned, and the remedy.
         message: String,
     },
 
     /// The data module was given something it can't serve.
     #[error("data: {message}")]
     Data {
-        /// What is wrong, and what to do.
+        /// Fault and remedy.
         message: String,
     },
 
@@ -160,7 +158,7 @@ pub enum Error {
     Checkpoint {
         /// The checkpoint, or the folder of all.
         path: Arc<Path>,
-        /// What is wrong, and what to do.
+        /// Fault and remedy.
         message: String,
     },
 
@@ -169,9 +167,9 @@ pub enum Error {
     Tensor {
         /// The rank whose tensor it is.
         rank: usize,
-        /// What was done with it.
+        /// Operation on the tensor.
         operation: &'static str,
-        /// What the backend said.
+        /// Message of the backend.
         message: String,
     },
 
@@ -184,14 +182,14 @@ pub enum Error {
         rank: usize,
         /// The rank that wrote it.
         peer: usize,
-        /// What is wrong with it.
+        /// Fault in it.
         message: String,
     },
 
     /// There are no such devices, or too few.
     #[error("devices: {message}")]
     Devices {
-        /// What was found, and what to do.
+        /// State found, and the remedy.
         message: String,
     },
 
@@ -200,20 +198,20 @@ pub enum Error {
     System {
         /// The rank that asked.
         rank: usize,
-        /// What was asked for.
+        /// Resource asked for.
         what: &'static str,
-        /// What the system said.
+        /// Message of the operating system.
         message: String,
     },
 
-    /// What is observed of a run can't be written or served.
+    /// Output of a run's figures that can't be written or served.
     #[error("{what} {place}: {message}")]
     Observe {
-        /// What can't be done.
+        /// Action that failed.
         what: &'static str,
         /// The file, folder or address.
         place: String,
-        /// What the system said, and what to do.
+        /// Message of the operating system, and the remedy.
         message: String,
     },
 
@@ -225,7 +223,7 @@ pub enum Error {
     Worker {
         /// The rank.
         rank: usize,
-        /// How it ended.
+        /// Way in which it ended.
         reason: Departure,
         /// The error itself; none after a panic.
         #[source]
@@ -239,7 +237,7 @@ pub enum Error {
         process: Option<usize>,
         /// The address it is about; empty where none is.
         address: String,
-        /// What went wrong, and what to do.
+        /// Fault and remedy.
         failure: JoinFailure,
     },
 }
@@ -277,14 +275,14 @@ pub struct Call {
     pub dtype: Cow<'static, str>,
     /// The shape, `[length]` for a slice.
     pub shape: Vec<usize>,
-    /// What else must agree: a reduction, a root, a peer and tag.
+    /// Other arguments that must agree: a reduction, a root, a peer and tag.
     pub detail: Detail,
 }
 
 /// The part of a [`Call`] that only some operations have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detail {
-    /// How elements are combined (`sum`, `mean`, ...).
+    /// Reduction of the elements (`sum`, `mean`, ...).
     pub reduction: Option<Cow<'static, str>>,
     /// The root of a rooted collective.
     pub root: Option<usize>,
@@ -327,7 +325,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// How a rank ended while others needed it.
+/// End of a rank that others still needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Departure {
     /// Its worker panicked, with this message.

@@ -70,7 +70,7 @@ fn run<R: Send>(ranks: usize, f: impl Fn(&Worker) -> Result<R> + Sync) -> Result
         .run(|worker| f(&worker))
 }
 
-/// What a run comes to: the losses of this rank, and the checksum of parameters and statistics.
+/// Result of a run: the losses of this rank, and the checksum of parameters and statistics.
 #[derive(Clone, Debug, PartialEq)]
 struct Outcome {
     losses: Vec<f64>,

@@ -23,7 +23,7 @@ use burn_dist::{JobConfig, ReduceOp, Secret, random};
 use models::{Mlp, MlpConfig};
 
 const VARIABLE: &str = "BURN_DIST_TEST_GPU";
-/// What a line begins with that is meant for the test.
+/// Prefix of lines that are meant for the test.
 const MARK: &str = "@@ ";
 const BATCH: usize = 8;
 const STEPS: usize = 12;
@@ -325,7 +325,7 @@ fn tensors_are_reduced_where_they_are() {
     }
 }
 
-/// What a layer of one of two ranks gives for its half of some numbers, and their gradient.
+/// Returns the output of a layer on one of two ranks for its half of some numbers, and their gradient.
 fn normalise(worker: &Worker) -> burn_dist::Result<Vec<f32>> {
     let device = worker.device();
     let rank = worker.rank();

@@ -341,7 +341,7 @@ fn records_that_cannot_be_written_do_not_hide_the_failure() {
     assert!(matches!(error, Error::Timeout { rank: 0, .. }), "{error}");
 }
 
-/// What dropout does to ones on each rank.
+/// Returns the result of dropout on ones, for each rank.
 fn masks(launcher: Launcher, seed: Option<u64>) -> Vec<Vec<f32>> {
     let masks = launcher.run(|worker| {
         if let Some(seed) = seed {

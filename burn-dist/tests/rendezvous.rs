@@ -7,7 +7,7 @@ use burn_dist::{Error, JobConfig, JoinFailure, Secret};
 
 const CHILD: &str = "BURN_DIST_TEST_CHILD";
 
-/// What a process with these variables, and no others of a launcher, makes of its environment.
+/// Returns the configuration that a process reads from these variables, and no others of a launcher.
 fn child(variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "prints_its_job", "--nocapture"]);

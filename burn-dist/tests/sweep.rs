@@ -36,7 +36,7 @@ fn model(worker: &Worker) -> burn_dist::Result<()> {
     ddp.synchronize(gradients, &model).map(drop)
 }
 
-/// What comes between the hundredth and the last; on rank 0 alone.
+/// Checks, on rank 0, the growth between the hundredth call and the last.
 fn sweep(
     worker: &Worker,
     times: usize,

@@ -11,7 +11,7 @@ const MEAN: f32 = 0.1307;
 /// Their standard deviation.
 const STANDARD_DEVIATION: f32 = 0.3081;
 
-/// What each grey value becomes.
+/// Normalised value of each grey value.
 const NORMALISED: [f32; 256] = {
     let mut table = [0.0; 256];
     let mut grey = 0;

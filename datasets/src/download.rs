@@ -17,8 +17,7 @@ use ureq::{Agent, Proxy};
 
 use crate::{Error, Result};
 
-/// Where the files are, in the order in which they are tried: the mirrors that PyTorch and TensorFlow
-/// keep.
+/// Addresses of the files, in the order in which they are tried: the mirrors that PyTorch and TensorFlow keep.
 const MIRRORS: [&str; 2] = [
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
@@ -48,17 +47,17 @@ const FILES: [RemoteFile; 4] = [
     },
 ];
 
-/// How long a connection may take.
+/// Longest time of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the other side may be silent.
+/// Longest silence of the other side.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one file may take in all: 10 MB at 33 KB/s.
+/// Longest time for one file in all: 10 MB at 33 KB/s.
 const FILE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How often the list of mirrors is gone through.
+/// Number of passes over the list of mirrors.
 const ROUNDS: usize = 2;
 
-/// What the names of temporary files end with.
+/// Suffix of the names of temporary files.
 const TEMPORARY: &str = ".part";
 /// A temporary file this old was left by a process that was killed: a live one gives up much earlier.
 const STALE: Duration = Duration::from_hours(24);
@@ -107,7 +106,7 @@ pub fn mnist_into(directory: impl AsRef<Path>) -> Result<()> {
     client.fetch_all(directory.as_ref(), &FILES)
 }
 
-/// What is known of a file before it is fetched.
+/// Description of a file before it is fetched.
 struct RemoteFile {
     name: &'static str,
     /// In bytes.
@@ -141,7 +140,7 @@ impl RemoteFile {
         Ok(())
     }
 
-    /// Whether a good copy lies at `path`.
+    /// True if a good copy lies at `path`.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -153,7 +152,7 @@ impl RemoteFile {
     }
 }
 
-/// Where to fetch from, and with what.
+/// HTTP agent and mirrors to fetch from.
 struct Client {
     /// Addresses that a slash and a file's name are put after.
     mirrors: Vec<String>,
@@ -255,7 +254,7 @@ impl Client {
     }
 }
 
-/// Why one try brought no file.
+/// Reason why one attempt brought no file.
 enum Failure {
     /// This machine could not write it: no mirror can help.
     Local(io::Error),
@@ -299,7 +298,7 @@ fn keep(copy: NamedTempFile, path: &Path, file: &RemoteFile) -> Result<()> {
     }
 }
 
-/// What the names of a file's temporary copies begin with.
+/// Returns the prefix of the names of a file's temporary copies.
 fn temporary_prefix(file: &RemoteFile) -> String {
     format!(".{}-", file.name)
 }

@@ -8,7 +8,7 @@ use burn::data::dataset::DatasetError;
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a data set could not be had.
+/// Reason why a data set can't be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,7 +18,7 @@ pub enum Error {
     BadFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault in the file.
         fault: Fault,
     },
 
@@ -31,11 +31,11 @@ pub enum Error {
     CountMismatch {
         /// The file of images.
         images: PathBuf,
-        /// How many it holds.
+        /// Number of images it holds.
         image_count: usize,
         /// The file of labels.
         labels: PathBuf,
-        /// How many it holds.
+        /// Number of labels it holds.
         label_count: usize,
     },
 
@@ -45,7 +45,7 @@ pub enum Error {
         directory.display(), names.join(", ")
     )]
     MissingFile {
-        /// Where it was looked for.
+        /// Directory that was searched.
         directory: PathBuf,
         /// The names it may have.
         names: Vec<String>,
@@ -54,11 +54,11 @@ pub enum Error {
     /// The operating system refused to read or write.
     #[error("could not {action} {}: {source}; check that it exists and may be used", path.display())]
     Io {
-        /// What was tried: "read", "write to".
+        /// Action that failed: "read", "write to".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 
@@ -89,12 +89,12 @@ pub enum Error {
     Download {
         /// The file's name.
         file: &'static str,
-        /// What each attempt met: its address and the reason, in order.
+        /// Address and error of each attempt, in order.
         failures: Vec<String>,
     },
 }
 
-/// What is wrong with a file in MNIST's format (IDX).
+/// Fault in a file of MNIST's format (IDX).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -109,7 +109,7 @@ pub enum Fault {
         hex(expected)
     )]
     WrongMagic {
-        /// What the file should hold: "images", "labels".
+        /// Contents that the file should have: "images", "labels".
         expected_kind: &'static str,
         /// Its first bytes (after decompression), four of them where there are four.
         found: Vec<u8>,

@@ -4,8 +4,6 @@
 //! Invariants: no input panics; memory grows with the bytes that really come, never with a header's
 //! claim, and stays below [`LIMIT`]; a file is accepted only when it is exactly as long as its header
 //! says and, where gzipped, its checksum holds.
-//!
-//! Caller: `mnist`.
 
 use std::io::{self, BufReader, Cursor, Read};
 
@@ -16,10 +14,10 @@ use crate::{CLASSES, Fault, PIXELS, SIDE};
 /// The most data that one file may hold, in bytes: 342,000 images, five times the full MNIST.
 pub(crate) const LIMIT: u64 = 256 << 20;
 
-/// How every gzip file begins.
+/// First bytes of every gzip file.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Why bytes could not be decoded: their content, or the source they come from.
+/// Reason why bytes could not be decoded: their content, or the source they come from.
 #[derive(Debug)]
 pub(crate) enum DecodeError {
     Fault(Fault),

@@ -23,7 +23,7 @@ pub struct MnistItem {
     pub label: u8,
 }
 
-/// Which part of a data set: what a model learns from, or what it is judged by.
+/// Part of a data set: for training, or for evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MnistSplit {
     /// The images to train on (`train-*`).
@@ -33,7 +33,7 @@ pub enum MnistSplit {
 }
 
 impl MnistSplit {
-    /// What the names of its files begin with.
+    /// Returns the prefix of the names of its files.
     fn prefix(self) -> &'static str {
         match self {
             Self::Train => "train",

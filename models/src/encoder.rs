@@ -16,11 +16,11 @@ use burn_dist::random::{Dropout, DropoutConfig};
 /// Configuration of an [`Encoder`].
 #[derive(Config, Debug)]
 pub struct EncoderConfig {
-    /// How many tokens there are; ids are below it.
+    /// Number of tokens; ids are below it.
     pub vocab_size: usize,
     /// The longest sequence.
     pub max_seq_len: usize,
-    /// What the logits are for.
+    /// Purpose of the logits.
     pub head: EncoderHead,
     /// The width of the hidden states, a multiple of `n_heads`.
     #[config(default = 32)]
@@ -39,7 +39,7 @@ pub struct EncoderConfig {
     pub dropout: f64,
 }
 
-/// What the logits of an [`Encoder`] are for.
+/// Purpose of the logits of an [`Encoder`].
 #[derive(Config, Debug, PartialEq, Eq)]
 pub enum EncoderHead {
     /// So many classes, by a linear layer.

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 pub struct MlpConfig {
     /// The width of the input, of each hidden layer, and of the output: at least two numbers.
     pub sizes: Vec<usize>,
-    /// Whether the layers have a bias.
+    /// True if the layers have a bias.
     #[config(default = true)]
     pub bias: bool,
 }

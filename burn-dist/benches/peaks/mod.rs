@@ -1,8 +1,6 @@
 //! The most memory that training takes, without and with synchronised gradients.
 //!
 //! Gradients are most of what the model takes, so that each copy of them shows.
-//!
-//! Callers: the bench `memory`, and the test that holds the bar.
 
 use std::sync::Barrier;
 
@@ -19,7 +17,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + S
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// What was found, in bytes.
+/// Peaks of memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peaks {
     /// A replica's gradients.
@@ -31,7 +29,7 @@ pub(crate) struct Peaks {
 }
 
 impl Peaks {
-    /// What synchronisation takes beyond a replica alone, in gradients.
+    /// Returns the memory that synchronisation takes beyond a replica alone, as a multiple of its gradients.
     pub(crate) fn extra(&self) -> f64 {
         (self.synced as f64 - self.alone as f64) / self.gradients as f64
     }

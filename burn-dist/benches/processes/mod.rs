@@ -1,7 +1,5 @@
 //! Runs a bench as threads of this process, or as several processes of this machine, over loopback or
 //! over a link of limited speed between two network namespaces.
-//!
-//! Callers: every bench that has ranks.
 #![allow(dead_code, reason = "each bench uses a part of this")]
 
 #[path = "../../tests/support/machines.rs"]
@@ -21,28 +19,28 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How often the processes are looked at.
+/// Interval at which the processes are checked.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The options of every bench that has ranks.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Ranked {
-    /// How the ranks lie.
+    /// Layout of the ranks.
     #[arg(long, value_enum, default_value = "threads")]
     pub(crate) layout: Layout,
-    /// How many there are.
+    /// Number of ranks.
     #[arg(long, default_value_t = 2)]
     pub(crate) ranks: usize,
     /// Two processes, each in a network namespace of its own, joined by a link of this speed in each
     /// direction, as `tc` writes it (`1gbit`). Needs root.
     #[arg(long, value_name = "RATE")]
     link: Option<String>,
-    /// What `cargo bench` adds.
+    /// Flag that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// How ranks lie.
+/// Layout of ranks over threads and processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Layout {
     /// All are threads of one process.

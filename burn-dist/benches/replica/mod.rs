@@ -1,6 +1,4 @@
 //! One rank's replica of the MNIST CNN, trained on one batch again and again.
-//!
-//! Callers: the benches of training steps.
 
 use std::time::Instant;
 
@@ -79,7 +77,7 @@ impl Replica {
     }
 }
 
-/// What the ranks do together in each step.
+/// Communication of the ranks in each step.
 #[derive(Clone, Copy)]
 pub(crate) enum Meeting<'a> {
     /// Nothing.
@@ -99,12 +97,12 @@ pub(crate) struct Compared {
     pub(crate) averaged: f64,
     pub(crate) barrier: f64,
     pub(crate) alone: f64,
-    /// How much longer a step takes with averages than with a barrier.
+    /// Additional time of a step with averages over one with a barrier.
     pub(crate) exposed: f64,
-    /// How much longer with plain streams of as many bytes, if there are any.
+    /// Additional time with plain streams of as many bytes, if there are any.
     pub(crate) streams: Option<f64>,
-    /// How long the rank that has to wait least waits for averages: what of the exchange itself is left
-    /// when the last rank is done.
+    /// Time that the rank with the shortest wait waits for averages: the part of the exchange that is left when
+    /// the last rank is done.
     pub(crate) waited: f64,
 }
 
@@ -163,7 +161,7 @@ impl Compared {
         })
     }
 
-    /// What the figures are, in words.
+    /// Describes the figures in words.
     pub(crate) fn describe(&self) -> String {
         let milli = |seconds: f64| format!("{:.2} ms", seconds * 1e3);
         let streams = self.streams.map(|streams| {

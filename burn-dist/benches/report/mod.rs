@@ -1,6 +1,4 @@
 //! What a bench prints: one JSON object a line for each measurement.
-//!
-//! Callers: every bench; `cargo xtask bench` reads the lines.
 
 use std::io::{self, Write};
 
@@ -9,19 +7,19 @@ use serde::Serialize;
 /// One measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measurement<'m> {
-    /// What was measured.
+    /// Name of the bench.
     pub(crate) bench: &'m str,
-    /// How the ranks lay.
+    /// Layout of the ranks.
     pub(crate) layout: &'m str,
-    /// How many there were.
+    /// Number of ranks.
     pub(crate) ranks: usize,
-    /// How much was moved or made each time.
+    /// Bytes moved or made each time.
     pub(crate) bytes: usize,
-    /// How long it took, the median.
+    /// Median time.
     pub(crate) seconds: f64,
-    /// What the same program measured beside it, if anything.
+    /// Peer that the same program measured beside it, if any.
     pub(crate) peer: Option<&'m str>,
-    /// How long that took, the median.
+    /// Median time of the peer.
     pub(crate) peer_seconds: Option<f64>,
 }
 

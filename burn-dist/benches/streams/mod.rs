@@ -3,8 +3,6 @@
 //!
 //! Each direction has a thread at each end that does nothing but hand its bytes to the system, and sleeps while
 //! that has no room or no bytes. They end when this is dropped.
-//!
-//! Callers: the benches of training steps.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 use std::time::Duration;
 
-/// How much of a file goes to the other ranks at once.
+/// Bytes of a file that go to the other ranks at once.
 const PIECE: usize = 32 << 20;
 
 /// Gives every rank what rank 0, which passes `Some`, has found. The others wait for its disk as long as

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a run's checkpoints lie, how many of them, and whether to go on from the last.
+/// Configuration of a run's checkpoints: their folder, how many are kept, and whether the run resumes from the
+/// newest.
 ///
 /// ```
 /// # use burn::{data::dataset::InMemDataset, nn::{Linear, LinearConfig}, optim::SgdConfig};
@@ -80,24 +81,23 @@ use std::time::Duration;
 pub struct CheckpointConfig {
     /// The folder; made if missing. Only rank 0 uses it: on other machines it need not exist.
     pub folder: PathBuf,
-    /// How many checkpoints to keep, at least 1. With 2 or more, one that the disk has damaged costs only
-    /// the steps since the one before it.
+    /// Number of checkpoints to keep, at least 1. With 2 or more, a damaged one costs only the steps since the
+    /// one before it.
     #[config(default = 3)]
     pub keep: usize,
-    /// Whether to go on from the newest checkpoint. Without, the folder must have none, so that no two runs
-    /// mix.
+    /// True to resume from the newest checkpoint. If false, the folder must have none, so that no two runs mix.
     #[config(default = false)]
     pub resume: bool,
     /// Settings that a run and its continuation must have alike, by name: a learning rate, a seed, a checksum of the
     /// data. They are saved with each checkpoint, and resuming compares them.
     #[config(default = "Vec::new()")]
     pub settings: Vec<(String, String)>,
-    /// How long the ranks wait for rank 0's disk. A checkpoint that takes longer to write has failed.
+    /// Time that the ranks wait for rank 0's disk. A checkpoint that takes longer to write has failed.
     #[config(default = "Duration::from_mins(10)")]
     pub disk_timeout: Duration,
 }
 
-/// What rank 0 found in the folder.
+/// Contents of the folder, as rank 0 found them.
 #[derive(Serialize, Deserialize)]
 struct Found {
     path: String,

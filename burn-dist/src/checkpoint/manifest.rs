@@ -42,7 +42,7 @@ pub(super) struct Entry {
     pub(super) sha256: String,
 }
 
-/// Why a checkpoint can't be used.
+/// Reason why a checkpoint can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
     /// It is not what was written: the one before it may be.

@@ -25,7 +25,7 @@ const ALIGNMENT: usize = align_of::<u128>();
 pub struct Rejected {
     /// Its directory.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Reason why it can't be used.
     pub reason: String,
 }
 
@@ -169,7 +169,7 @@ impl Restored {
         record.map_err(|error| self.unfit(name, &error))
     }
 
-    /// Where the data stood: give it to [`ShardedLoader::resume`](crate::data::ShardedLoader::resume).
+    /// Returns the position in the data, for [`ShardedLoader::resume`](crate::data::ShardedLoader::resume).
     ///
     /// # Errors
     ///

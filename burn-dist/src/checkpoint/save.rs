@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long a late checkpoint is waited for when the run does not call [`Checkpoints::finish`].
+/// Time that a late checkpoint is waited for if the run does not call [`Checkpoints::finish`].
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of a checkpoint, on every rank.
+/// Outcome of a checkpoint, on every rank.
 #[derive(Clone, Debug)]
 pub enum Saved {
     /// It is on disk, here; those before it are as many as were to be kept.
@@ -41,11 +41,11 @@ pub struct Checkpoints {
     disk: Option<Disk>,
     disk_timeout: Duration,
     settings: Settings,
-    /// Why the last one that was to be saved was not written.
+    /// Error of the last checkpoint, if it was not written.
     failed: Option<Error>,
 }
 
-/// What a rank gives to a checkpoint.
+/// Part of a checkpoint that one rank gives.
 #[derive(Serialize, Deserialize)]
 struct Part {
     step: u64,
@@ -155,7 +155,7 @@ impl Checkpoints {
     }
 }
 
-/// What is to be written; the error says which part is missing.
+/// Returns the contents to write. The error names the part that is missing.
 fn contents(
     snapshot: Snapshot,
     parts: Vec<Part>,
@@ -190,7 +190,7 @@ struct Disk {
     path: Arc<Path>,
     folder: Option<Folder>,
     writing: Option<Writing>,
-    /// How long it is waited for.
+    /// Time that it is waited for.
     timeout: Duration,
 }
 

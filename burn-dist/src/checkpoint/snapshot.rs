@@ -24,13 +24,13 @@ use serde::Serialize;
 #[must_use = "a snapshot is on disk only once it is saved"]
 pub struct Snapshot {
     pub(super) step: u64,
-    /// Whether this is rank 0.
+    /// True on rank 0.
     collects: bool,
     /// Names of files, and what is in them.
     pub(super) records: Vec<(String, Bytes)>,
     pub(super) shared: Shared,
     pub(super) own: OfRank,
-    /// Why it can't be saved.
+    /// Reason why it can't be saved.
     pub(super) failed: Option<String>,
 }
 

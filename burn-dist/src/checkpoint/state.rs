@@ -19,7 +19,7 @@ const DEEPEST: usize = 64;
 /// As deep as a value may be: around those of a rank are the list of ranks, the rank's map, and that of values.
 const DEEPEST_VALUE: usize = DEEPEST - 3;
 
-/// What all ranks share.
+/// State that all ranks share.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shared {
     pub(super) sampler: Option<SamplerState>,
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub(super) values: Values,
 }
 
-/// What is one rank's own.
+/// State of one rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct OfRank {
     pub(super) stream: StreamState,
@@ -67,7 +67,7 @@ pub(super) fn put<T: Serialize>(values: &mut Values, name: &str, value: &T) -> R
     }
 }
 
-/// Whether there are no more than so many levels of lists, maps and tags.
+/// True if the value has no more than `levels` levels of lists, maps and tags.
 fn fits(value: &Value, levels: usize) -> bool {
     let inner = |value: &Value| levels > 0 && fits(value, levels - 1);
     match value {

@@ -116,23 +116,12 @@ impl Batch {
             chosen,
             shared,
         } = memory;
-        let slot = |node: usize| slots[node].clone().unwrap_or(0..0);
         let mut carvings = [
             Carving::new(output),
             Carving::new(shared.as_mut()),
             Carving::new(received.as_mut()),
         ];
-        // Index of a carving, and the bytes in it; none for a parcel.
-        let place = |span: &Span| match span.memory {
-            Memory::Shared => Some((1, span.bytes.clone())),
-            Memory::Received(node) => {
-                let slot = slot(node);
-                let end = slot.end.min(slot.start.saturating_add(span.bytes.end));
-                Some((2, slot.start + span.bytes.start..end))
-            }
-            Memory::Output => Some((0, span.bytes.clone())),
-            Memory::Parcel(_) | Memory::Input(_) | Memory::Lent => None,
-        };
+        let place = |span: &Span| carving_of(span, slots);
         for step in &self.steps {
             if let Step::Recv { into, .. } = step
                 && let Some((carving, bytes)) = place(into)
@@ -144,14 +133,10 @@ impl Batch {
         let mut receives = Vec::new();
         for step in &self.steps {
             if let Step::Recv { from, part, into } = step {
-                let is_chosen =
-                    matches!(into.memory, Memory::Received(node) if slots[node].is_none());
-                let bytes = place(into).map(|(carving, bytes)| carved[carving].take(&bytes));
-                receives.push(Inward {
-                    node: *from,
-                    part: *part,
-                    into: bytes.filter(|_| !is_chosen),
-                });
+                let chosen = matches!(into.memory, Memory::Received(it) if slots[it].is_none());
+                let into = place(into).map(|(carving, bytes)| carved[carving].take(&bytes));
+                let (node, part, into) = (*from, *part, into.filter(|_| !chosen));
+                receives.push(Inward { node, part, into });
             }
         }
         let sends = self.steps.iter().filter_map(|step| match step {
@@ -177,6 +162,20 @@ impl Batch {
         self.steps.clear();
         self.done += 1;
         Ok(())
+    }
+}
+
+/// Returns the index of a span's carving (output, shared, received) and the bytes in it; none for a parcel.
+fn carving_of(span: &Span, slots: &[Option<Range<usize>>]) -> Option<(usize, Range<usize>)> {
+    match span.memory {
+        Memory::Output => Some((0, span.bytes.clone())),
+        Memory::Shared => Some((1, span.bytes.clone())),
+        Memory::Received(node) => {
+            let slot = slots[node].clone().unwrap_or(0..0);
+            let end = slot.end.min(slot.start.saturating_add(span.bytes.end));
+            Some((2, slot.start + span.bytes.start..end))
+        }
+        Memory::Parcel(_) | Memory::Input(_) | Memory::Lent => None,
     }
 }
 

@@ -14,14 +14,14 @@ use std::sync::Arc;
 /// One batch of one rank, with what is needed to count each sample of the dataset once.
 #[derive(Clone, Debug)]
 pub struct ShardedBatch<O> {
-    /// What the batcher made of the items.
+    /// Batch that the batcher made of the items.
     pub batch: O,
     /// The items of the batch, at least one.
     pub items: usize,
-    /// How many of them count, and what to give to [`Ddp::weight`](crate::ddp::Ddp::weight). The others
-    /// come last and repeat samples that some rank has in this epoch anyway: leave them out of metrics.
-    /// With [`Remainder::Uneven`](super::Remainder::Uneven) it is the number of items, or 0 for a rank
-    /// that has no sample left and repeats one to stay in step.
+    /// Number of samples that count, for [`Ddp::weight`](crate::ddp::Ddp::weight). The others come last and
+    /// repeat samples that some rank has in this epoch anyway: leave them out of metrics. With
+    /// [`Remainder::Uneven`](super::Remainder::Uneven) it is the number of items, or 0 for a rank that has no
+    /// sample left and repeats one to stay in step.
     pub real: usize,
     /// The sum of `real` over all ranks at this step.
     pub total_real: usize,
@@ -118,7 +118,7 @@ pub(super) struct Stream<O> {
     pass: u64,
 }
 
-/// Where the next batch comes from.
+/// Source of the next batch.
 enum Feed<O> {
     Here(Arc<Job<O, Window>>),
     Workers(Workers<O, Window>),

@@ -167,7 +167,7 @@ mod tests {
         );
     }
 
-    /// Which of the two orders a data set has is part of what its saved positions mean.
+    /// The order of a data set, of the two there are, is part of the meaning of its saved positions.
     #[test]
     fn only_long_orders_are_computed() {
         let order = |len| Order::new(len, Some(1), 0).unwrap();

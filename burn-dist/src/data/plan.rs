@@ -17,8 +17,8 @@ use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What happens to the samples left over when the dataset is not a multiple of the global batch
-/// (world size × batch size).
+/// Treatment of the samples left over when the dataset is not a multiple of the global batch (world size ×
+/// batch size).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remainder {
     /// The leftover samples make a last, smaller batch, shared as evenly as possible: some ranks have
@@ -38,7 +38,7 @@ pub enum Remainder {
     DropLast,
 }
 
-/// Where a run stands in its data: the same on every rank, so one rank's copy serves all.
+/// Position of a run in its data. It is the same on every rank, so one rank's copy serves all.
 ///
 /// Save it with the model (it is [`Serialize`]), and give it to
 /// [`DistributedSampler::resume`](super::DistributedSampler::resume) or
@@ -51,7 +51,7 @@ pub struct SamplerState {
     pub seed: Option<u64>,
     /// The epoch that the next batch belongs to.
     pub epoch: u64,
-    /// How many samples of that epoch all ranks together have consumed, padding aside.
+    /// Number of samples of that epoch that all ranks together have consumed, without padding.
     pub consumed: u64,
 }
 
@@ -92,7 +92,7 @@ impl Share {
         }
     }
 
-    /// How what is left after `start` positions falls into batches.
+    /// Divides the positions from `start` on into batches.
     pub(super) fn shape(self, start: usize) -> Shape {
         let left = self.dataset_len - start;
         let rest = match self.remainder {
@@ -157,7 +157,7 @@ pub struct EpochPlan {
 pub struct IndexBatch {
     /// Indices of the dataset, at least one; padding, if any, comes last.
     pub indices: Vec<usize>,
-    /// How many of them count: all but the padding.
+    /// Number of positions that count: all but the padding.
     pub real: usize,
     /// The sum of `real` over all ranks.
     pub total_real: usize,

@@ -65,7 +65,7 @@ impl Position {
         };
     }
 
-    /// What has been consumed so far.
+    /// Returns the position consumed so far.
     pub(super) fn place(&self) -> Place {
         self.0.lock().place
     }

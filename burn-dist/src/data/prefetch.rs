@@ -34,7 +34,7 @@ pub(crate) trait Source<O>: Send + Sync {
     fn load(&self, indices: Vec<usize>, device: &Device) -> Result<O, String>;
 }
 
-/// Which samples each batch of a pass has.
+/// Choice of the samples of each batch of a pass.
 pub(crate) trait Picks: Send + Sync {
     fn num_batches(&self) -> usize;
 
@@ -121,7 +121,7 @@ impl<O, P: Picks> Job<O, P> {
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -130,14 +130,14 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// How to load ahead: what a builder of loaders is told.
+/// Settings of loading ahead, as a builder of loaders takes them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prefetch {
     /// Threads; 0 loads on the consumer's thread.
     pub(crate) workers: usize,
     /// Finished batches that each thread may hold, at least 1.
     pub(crate) depth: usize,
-    /// How long to wait for a batch, and at the end for the threads.
+    /// Time to wait for a batch, and at the end for the threads.
     pub(crate) timeout: Duration,
 }
 
@@ -239,7 +239,7 @@ impl<O: Send + 'static, P: Picks + 'static> Workers<O, P> {
     }
 }
 
-/// What a worker does: every `stride`-th batch from `first` on, until one fails or nobody listens.
+/// Makes every `stride`-th batch from `first` on, until one fails or nobody listens.
 fn work<O, P: Picks>(
     job: &Job<O, P>,
     first: usize,

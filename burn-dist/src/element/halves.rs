@@ -5,21 +5,19 @@
 //! Invariant: the same bits as `half` gives, in any case.
 //!
 //! Source: Giesen, "Float to half conversions" (2012), the variants that round to nearest even.
-//!
-//! Callers: the arithmetic of f16.
 
 use half::f16;
 
 const SIGN: u32 = 0x8000_0000;
 /// f32's exponent of infinities and NaNs.
 const INFINITE: u32 = 0xff << 23;
-/// What makes a NaN a quiet one.
+/// Bit that makes a NaN a quiet one.
 const QUIET: u32 = 1 << 22;
 /// The smallest normal f16, as f32.
 const NORMAL: u32 = (127 - 14) << 23;
 /// The first power of two that is no f16, as f32.
 const OVERFLOW: u32 = (127 + 16) << 23;
-/// How much larger the biased exponents of f32 are.
+/// Difference between the biased exponents of f32 and f16.
 const BIAS: u32 = (127 - 15) << 23;
 /// In sums with this number f32's last bit counts what the last bit of subnormal f16s does.
 const ALIGN: u32 = ((127 - 15) + (23 - 10) + 1) << 23;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// Why a process could not join its job: the detail of [`Error::Rendezvous`](super::Error::Rendezvous).
+/// Reason why a process could not join its job: the detail of [`Error::Rendezvous`](super::Error::Rendezvous).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinFailure {
@@ -16,9 +16,9 @@ pub enum JoinFailure {
     Variable {
         /// The variable.
         name: &'static str,
-        /// What it holds; nothing if it is not set.
+        /// Value of the variable; none if it is not set.
         value: Option<String>,
-        /// What it should hold.
+        /// Value expected.
         expected: String,
     },
 
@@ -34,7 +34,7 @@ pub enum JoinFailure {
         if *short { "a secret that is too short (fewer than 16 bytes)" } else { "no secret" }
     )]
     NoSecret {
-        /// Whether there is one, but a short one.
+        /// True if there is a secret that is too short.
         short: bool,
     },
 
@@ -63,9 +63,9 @@ pub enum JoinFailure {
         after.as_secs_f64()
     )]
     Unreachable {
-        /// How long it was tried.
+        /// Time spent trying.
         after: Duration,
-        /// What the last attempt ended with.
+        /// Result of the last attempt.
         detail: String,
     },
 
@@ -114,7 +114,7 @@ pub enum JoinFailure {
     Gone {
         /// The process.
         process: usize,
-        /// Why, if it said so.
+        /// Reason that the other side gave, if any.
         reason: Option<String>,
     },
 
@@ -126,9 +126,9 @@ pub enum JoinFailure {
     Duplicate {
         /// The number.
         process: usize,
-        /// Who came first.
+        /// Process that came first.
         first: String,
-        /// Who came second.
+        /// Process that came second.
         second: String,
     },
 
@@ -139,13 +139,13 @@ pub enum JoinFailure {
         after.as_secs_f64(), Processes(missing), TurnedAway(*turned_away)
     )]
     Missing {
-        /// Who did not come.
+        /// Processes that did not come.
         missing: Vec<usize>,
-        /// How many processes the job has.
+        /// Number of processes in the job.
         processes: usize,
-        /// How long the process that gave up first had waited.
+        /// Time that the process that gave up first had waited.
         after: Duration,
-        /// How many connections process 0 turned away meanwhile; it alone knows.
+        /// Number of connections that process 0 turned away meanwhile, which only process 0 knows.
         turned_away: u64,
     },
 
@@ -158,7 +158,7 @@ pub enum JoinFailure {
     Unconnected {
         /// The processes that this one is not connected with.
         missing: Vec<usize>,
-        /// How long it waited.
+        /// Time it waited.
         after: Duration,
         /// Their addresses, and what the last attempts met with.
         detail: String,
@@ -171,9 +171,9 @@ pub enum JoinFailure {
     /// The operating system refused something.
     #[error("the system refused {what}: {detail}")]
     System {
-        /// What was asked for.
+        /// Resource asked for.
         what: &'static str,
-        /// What it said.
+        /// Message of the operating system.
         detail: String,
     },
 }

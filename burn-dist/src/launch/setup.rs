@@ -64,20 +64,7 @@ impl Launcher {
         let network = connect(place, deadline, &mut gone)?;
         // Process 0 may have closed the store by now.
         let _ = store.leave();
-        // The store has done its work. The port for the other processes stays open as long as the network.
-        let store = host.map(Host::close).unwrap_or_default();
-        tracing::info!(
-            process = job.process(),
-            ranks = ?ranks_per_process,
-            "all processes of the job are connected, and its store is closed"
-        );
-        if store.total() > 0 {
-            tracing::warn!(
-                process = job.process(),
-                %store,
-                "connections were turned away while the port was open"
-            );
-        }
+        close_store(host, job.process(), &ranks_per_process);
         let groups = ProcessGroup::launched_world(network, &ranks_per_process, records)?;
         Ok((groups, address))
     }
@@ -116,5 +103,19 @@ impl Launcher {
                 Ok((cores / replicas).max(1))
             }
         }
+    }
+}
+
+/// Closes the job's store, which has done its work, and logs the connections that it turned away. The port for
+/// the other processes stays open as long as the network.
+fn close_store(host: Option<Host>, process: usize, ranks_per_process: &[usize]) {
+    let store = host.map(Host::close).unwrap_or_default();
+    tracing::info!(
+        process,
+        ranks = ?ranks_per_process,
+        "all processes of the job are connected, and its store is closed"
+    );
+    if store.total() > 0 {
+        tracing::warn!(process, %store, "connections were turned away while the port was open");
     }
 }

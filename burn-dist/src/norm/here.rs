@@ -10,7 +10,7 @@ thread_local! {
     static LOSS_COUNTS: Cell<bool> = const { Cell::new(true) };
 }
 
-/// Where a pass runs.
+/// Group and rank of a pass that runs on this thread.
 #[derive(Clone, Debug)]
 pub(super) struct Here {
     pub(super) group: Option<ProcessGroup>,

@@ -68,15 +68,15 @@ pub struct SyncBatchNorm {
     pub gamma: Param<Tensor<1>>,
     /// The learnable offset.
     pub beta: Param<Tensor<1>>,
-    /// Whether the layer trains; see [`BatchNorm::training`].
+    /// True while the layer trains; see [`BatchNorm::training`].
     pub training: Param<Flag>,
     /// The running mean.
     pub running_mean: RunningState<Tensor<1>>,
     /// The running variance.
     pub running_var: RunningState<Tensor<1>>,
-    /// How much of each new statistic the running ones take over.
+    /// Share of each new statistic in the running ones.
     pub momentum: f64,
-    /// What is added to variances.
+    /// Number added to variances.
     pub epsilon: f64,
     #[module(skip)]
     group: Option<ProcessGroup>,

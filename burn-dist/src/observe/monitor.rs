@@ -17,7 +17,7 @@ use super::outputs::{Outputs, Sinks};
 #[cfg(feature = "observe")]
 use super::tensorboard::Beginning;
 
-/// How many steps' figures may be on their way before the oldest are waited for.
+/// Number of steps whose figures may be on their way before the oldest are waited for.
 const UNDER_WAY: usize = 8;
 
 /// Follows the steps of a training loop, over all ranks.
@@ -53,7 +53,7 @@ pub struct StepMonitor {
     group: ProcessGroup,
     since: Instant,
     stats: SyncStats,
-    /// How long passes have waited for other ranks until then.
+    /// Time that passes have waited for other ranks until then.
     waited: Duration,
     /// The steps whose figures are on their way, the oldest first.
     under_way: VecDeque<(u64, Work<Option<Vec<f64>>>)>,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where the figures of a run go: TensorBoard's files, an endpoint for Prometheus, both or neither.
+/// Destinations of a run's figures: TensorBoard's files, an endpoint for Prometheus, both or neither.
 ///
 /// Only the process that hosts rank 0 has something to write. It makes them before the job begins, so
 /// that a folder that can't be written to, or an address that can't be served, costs no training.
@@ -61,7 +61,7 @@ impl Outputs {
         Ok(self)
     }
 
-    /// Where the endpoint listens, if there is one.
+    /// Returns the address of the metrics endpoint, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.endpoint.as_ref().map(Endpoint::address)
     }

@@ -7,13 +7,13 @@
 //! a row, and is none any more after as many steps in a row in which it was not. The median of an even
 //! number of ranks is the lower of the two in the middle: of two ranks, each is compared with the faster.
 
-/// How many times as long as the median a straggler is busy.
+/// Multiple of the median busy time from which a rank is a straggler.
 pub(super) const FACTOR: f64 = 1.5;
 
 /// For how many steps in a row.
 pub(super) const STEPS: u32 = 20;
 
-/// What is known of the ranks so far.
+/// Busy times of the ranks so far.
 #[derive(Debug)]
 pub(super) struct Detector {
     ranks: Vec<Streak>,
@@ -61,7 +61,7 @@ impl Detector {
         ranks.enumerate().filter_map(judge).collect()
     }
 
-    /// Whether each rank is a straggler.
+    /// Returns, for each rank, true if it is a straggler.
     #[cfg(feature = "observe")]
     pub(super) fn stragglers(&self) -> impl Iterator<Item = bool> {
         self.ranks.iter().map(|streak| streak.straggler)

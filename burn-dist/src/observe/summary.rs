@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-/// How many numbers a rank gives.
+/// Number of figures that a rank gives.
 pub(super) const FIELDS: usize = 7;
 
 /// One rank in one step.
@@ -14,15 +14,15 @@ pub struct RankFigures {
     pub step: f64,
     /// For how much of it the rank was busy: what is left without the averaging that it waited for.
     pub busy: f64,
-    /// How long it stood still in [`Ddp::synchronize`](crate::ddp::Ddp::synchronize), in seconds.
+    /// Seconds it waited in [`Ddp::synchronize`](crate::ddp::Ddp::synchronize).
     pub wait: f64,
-    /// How many samples it trained on.
+    /// Number of samples it trained on.
     pub samples: f64,
-    /// How many bytes of gradients it gave to be averaged.
+    /// Bytes of gradients it gave to be averaged.
     pub bytes: f64,
     /// The process that hosts it.
     pub process: usize,
-    /// How many bytes that process has sent to the others since it joined the job.
+    /// Bytes that its process has sent to the others since it joined the job.
     pub sent: f64,
 }
 
@@ -64,18 +64,18 @@ pub struct StepSummary {
 }
 
 impl StepSummary {
-    /// How long the step took, in seconds: the longest of all ranks.
+    /// Returns the seconds the step took: the longest time of all ranks.
     pub fn seconds(&self) -> f64 {
         let steps = self.ranks.iter().map(|rank| rank.step);
         steps.fold(0.0, f64::max)
     }
 
-    /// How many samples were trained on, over all ranks.
+    /// Returns the number of samples trained on, over all ranks.
     pub fn samples(&self) -> f64 {
         self.ranks.iter().map(|rank| rank.samples).sum()
     }
 
-    /// How many samples a second were trained on, over all ranks.
+    /// Returns the number of samples trained on in a second, over all ranks.
     pub fn samples_per_second(&self) -> f64 {
         let seconds = self.seconds();
         if seconds > 0.0 {
@@ -85,18 +85,18 @@ impl StepSummary {
         }
     }
 
-    /// How long ranks stood still in `synchronize`, on the average, in seconds.
+    /// Returns the seconds that ranks waited in `synchronize`, on average.
     pub fn wait(&self) -> f64 {
         let wait: f64 = self.ranks.iter().map(|rank| rank.wait).sum();
         wait / self.ranks.len().max(1) as f64
     }
 
-    /// How many bytes of gradients were given to be averaged, over all ranks.
+    /// Returns the bytes of gradients given to be averaged, over all ranks.
     pub fn bytes(&self) -> f64 {
         self.ranks.iter().map(|rank| rank.bytes).sum()
     }
 
-    /// How many bytes the processes of the job have sent to one another since they joined; 0 where all
+    /// Returns the bytes that the processes of the job have sent to one another since they joined; 0 if all
     /// ranks are threads of one process.
     pub fn sent(&self) -> f64 {
         let mut processes = BTreeMap::new();

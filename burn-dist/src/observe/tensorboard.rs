@@ -25,10 +25,10 @@ use writer::{Command, Target, Writer};
 
 pub(crate) use writer::Beginning;
 
-/// How long making or closing a file may take.
+/// Time that making or closing a file may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many events may wait for the disk: about 10 MB.
+/// Number of events that may wait for the disk: about 10 MB.
 const QUEUE: usize = 1 << 16;
 
 /// The series that tell at which step an epoch ended: of steps, and of burn-train's metrics, which counts if there are
@@ -43,7 +43,7 @@ pub(crate) struct EventFile {
     /// From the writer: once that the file is made, and once how it ended.
     outcomes: Receiver<io::Result<()>>,
     thread: Option<JoinHandle<()>>,
-    /// Whether it has the order to begin.
+    /// True once it has the order to begin.
     begun: Arc<AtomicBool>,
     path: PathBuf,
     patience: Duration,

@@ -2,8 +2,6 @@
 //!
 //! Of what many processes share, one finding names all. Limits are chosen so that what a healthy job shows
 //! on a busy machine stays below them.
-//!
-//! Caller: `preflight`.
 
 mod machines;
 mod network;
@@ -14,7 +12,7 @@ use std::collections::BTreeMap;
 
 /// From which share of a step on averaging is worth doing something about.
 const EXPOSED: f64 = 0.1;
-/// How many times slower than the others a replica is out of line.
+/// Factor of the other replicas' time from which a replica is out of line.
 const SLOW: f64 = 1.5;
 
 /// All findings, the worst first; `known` are those that processes had made before.
@@ -104,7 +102,7 @@ fn replicas(measured: &Measurements, findings: &mut Findings) {
     }
 }
 
-/// What averaging costs, and which buckets to take.
+/// Finds the cost of averaging, and the best size of buckets.
 fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) {
     if measured.replicas.len() < 2 {
         let message = "there is one replica, and so nothing to average: start as many replicas as the job \
@@ -148,7 +146,7 @@ fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) 
     }
 }
 
-/// Why so much of a step waits.
+/// Returns the reason why so much of a step waits.
 fn cause(forecast: &Forecast, exposed: f64) -> String {
     let (all, backward) = (forecast.best.communication_s, forecast.backward_s);
     if all > backward {

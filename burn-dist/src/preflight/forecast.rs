@@ -7,8 +7,6 @@
 //! (a latency and a time per byte, as in Hockney's model of 1994, but other ones from size to size, because
 //! caches and algorithms change with it). What is not done when backward ends is exposed. The model does not
 //! know that averaging takes cores from backward on the CPU: the trials show that.
-//!
-//! Caller: `preflight`.
 
 use super::report::{AllReduce, Forecast, Measurements, Prediction};
 use crate::ddp::DdpConfig;
@@ -19,7 +17,7 @@ const SIZES: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0
 const TIE: f64 = 0.01;
 const MEGABYTE: f64 = 1_048_576.0;
 
-/// What an all_reduce takes, by its bytes: never less for more of them.
+/// Time of an all_reduce by its bytes; it never falls with more bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cost {
     /// Bytes and seconds, both ascending.
@@ -164,7 +162,7 @@ impl Step<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     bytes: usize,
-    /// How many gradients must be ready before it can go.
+    /// Number of gradients that must be ready before it can go.
     last: usize,
 }
 

@@ -1,8 +1,6 @@
 //! What a machine says of itself: its name, its cores, its network interfaces.
 //!
 //! What can't be found out is absent, and no error: a preflight says what it can.
-//!
-//! Callers: `preflight`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,9 +19,9 @@ pub struct Interface {
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether only this machine reaches it.
+    /// True if only this machine reaches it.
     pub loopback: bool,
-    /// What its link carries, in megabits a second; only Linux tells it, and only of some.
+    /// Rate of its link in megabits a second; only Linux tells it, and only of some.
     pub megabits: Option<u64>,
 }
 
@@ -46,7 +44,7 @@ impl Interface {
     }
 }
 
-/// What the kernel says of an interface's link; less than nothing is its word for "unknown".
+/// Reads the rate of an interface's link from the kernel, for which a negative number means "unknown".
 fn megabits(folder: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(folder.join(name).join("speed")).ok()?;
     let speed: i64 = text.trim().parse().ok()?;
@@ -65,7 +63,7 @@ pub(super) fn name() -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// How many cores this process may use.
+/// Returns the number of cores this process may use.
 pub(super) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }

@@ -3,8 +3,6 @@
 //! Of each process its first rank takes part; the others wait at the barrier before the next round.
 //! Of a pair, the lower process leads: it decides how many messages go and how large they are, tells the
 //! other, and holds the watch, so that no clocks are compared.
-//!
-//! Caller: `preflight`.
 
 use super::report::Link;
 use super::schedule;
@@ -14,18 +12,18 @@ use std::time::{Duration, Instant};
 
 /// No other message of the group has this tag; it is made of the letters of "flight".
 const TAG: u64 = 0x666c_6967_6874;
-/// How long the small messages of a pair may take together, about.
+/// Approximate time for the small messages of a pair together.
 const PINGING: Duration = Duration::from_millis(20);
-/// How many there are.
+/// Least and greatest number of small messages.
 const PINGS: [i64; 2] = [3, 50];
-/// How long one large message may take, about.
+/// Approximate time for one large message.
 const STREAMING: Duration = Duration::from_millis(20);
-/// How large it is, in bytes.
+/// Least and greatest size of a large message, in bytes.
 const LARGE: [i64; 2] = [256 << 10, 16 << 20];
-/// How many go each way; the fastest counts, as what the way can carry.
+/// Number of large messages each way. The fastest counts as the rate of the way.
 const REPEATS: usize = 3;
 
-/// What the leader of a pair tells the other.
+/// Plan that the leader of a pair sends to the other process.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     pings: i64,
@@ -110,7 +108,7 @@ fn lead(group: &ProcessGroup, peer: usize) -> Result<(f64, f64, f64)> {
     Ok((latency, rate(best_there), rate(best_back)))
 }
 
-/// How long a large message takes, with a small one back.
+/// Measures the time of a large message, with a small one back.
 fn there(group: &ProcessGroup, peer: usize, buffer: &[u8]) -> Result<Duration> {
     let start = Instant::now();
     group.send(buffer, peer, TAG)?;
@@ -145,7 +143,7 @@ fn tell(group: &ProcessGroup, peer: usize, plan: Plan) -> Result<()> {
     group.send(&[plan.pings, plan.bytes], peer, TAG)
 }
 
-/// What the leader has decided, within its bounds.
+/// Receives the leader's plan, within its bounds.
 fn hear(group: &ProcessGroup, peer: usize) -> Result<Plan> {
     let mut told = [0; 2];
     group.recv(&mut told, peer, TAG)?;

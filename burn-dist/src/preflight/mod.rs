@@ -163,7 +163,7 @@ impl Preflight {
     }
 }
 
-/// What a rank tells the others.
+/// Measurements that a rank sends to the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Told {
     process: Process,

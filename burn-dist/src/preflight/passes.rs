@@ -1,7 +1,5 @@
 //! The times of a model's passes, of all_reduces of several sizes, and of steps as in training, with all
 //! replicas at once. How often each is repeated is agreed by all ranks, from what the slowest took.
-//!
-//! Caller: `preflight`.
 
 use super::report::{AllReduce, Trial};
 use crate::ddp::DdpConfig;
@@ -12,13 +10,13 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use std::time::{Duration, Instant};
 
-/// How long passes are repeated, about.
+/// Approximate time for which passes are repeated.
 const PASSING: Duration = Duration::from_secs(1);
-/// How long steps are.
+/// Approximate time for which steps are repeated.
 const STEPPING: Duration = Duration::from_millis(2500);
-/// How often both, at least and at most.
+/// Least and greatest number of passes and of steps.
 const PASSES: [usize; 2] = [3, 30];
-/// How long all_reduces of one size are repeated, about.
+/// Approximate time for which all_reduces of one size are repeated.
 const REDUCING: Duration = Duration::from_millis(150);
 const REDUCES: [usize; 2] = [3, 50];
 /// The sizes of all_reduces, in bytes, besides that of the model's gradients.
@@ -150,7 +148,7 @@ pub(super) fn all_reduces(group: &ProcessGroup, gradient_bytes: usize) -> Result
     sizes.into_iter().map(measure).collect()
 }
 
-/// How often all ranks do what took this one `seconds`, to spend about `time` on it.
+/// Agrees on the number of repetitions on all ranks that takes about `time`, if one took this rank `seconds`.
 fn agree(
     group: &ProcessGroup,
     seconds: f64,

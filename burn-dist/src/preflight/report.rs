@@ -1,22 +1,20 @@
 //! What a preflight finds: plain figures that are written as JSON, and what follows from them.
 //!
 //! Times are seconds, sizes bytes, unless a name says otherwise.
-//!
-//! Callers: `links`, `passes` and `mod` fill it, `forecast` and `findings` judge it, users read it.
 
 use super::host::Interface;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What a [`Preflight`](super::Preflight) measured, what it expects of training, and what it found wrong;
-/// the same on every rank. It is written as a text for people (`Display`), and by any format of serde.
+/// Measurements of a [`Preflight`](super::Preflight), its forecast of training, and its findings; the same on
+/// every rank. It is written as a text for people (`Display`), and by any format of serde.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The figures.
     pub measured: Measurements,
-    /// What follows from them for the steps of a training.
+    /// Forecast of the steps of a training.
     pub forecast: Forecast,
-    /// What is wrong, or good to know: the worst first.
+    /// Faults and facts found: the worst first.
     pub findings: Vec<Finding>,
 }
 
@@ -45,7 +43,7 @@ pub struct Measurements {
     pub replicas: Vec<Replica>,
     /// The ways between processes.
     pub links: Vec<Link>,
-    /// How many pairs of processes there are; of many, only some are measured.
+    /// Number of pairs of processes; of many, only some are measured.
     pub pairs: usize,
     /// The model.
     pub model: Model,
@@ -65,7 +63,7 @@ pub struct Process {
     pub cores: usize,
     /// The numbers of these cores; none where the system doesn't tell.
     pub cpus: Vec<u32>,
-    /// Where the others reach it; none in a job of one process.
+    /// Address at which the others reach it; none in a job of one process.
     pub address: Option<IpAddr>,
     /// The machine's interfaces.
     pub interfaces: Vec<Interface>,
@@ -85,11 +83,11 @@ impl Process {
 pub struct Replica {
     /// Its process.
     pub process: usize,
-    /// What it computes on.
+    /// Device it computes on.
     pub device: String,
-    /// Whether the device is a GPU in name only, computed by the CPU.
+    /// True if the device is a GPU in name only, computed by the CPU.
     pub software: bool,
-    /// How many threads compute for it, on the CPU backend; none on others.
+    /// Number of threads that compute for it, on the CPU backend; none on others.
     pub threads: Option<usize>,
     /// The time of a forward pass: median, with all replicas at once.
     pub forward_s: f64,
@@ -109,9 +107,9 @@ impl Replica {
 pub struct Link {
     /// The processes.
     pub processes: [usize; 2],
-    /// How long a small message takes, one way: half the median of round trips.
+    /// Seconds a small message takes, one way: half the median of round trips.
     pub latency_s: f64,
-    /// What large messages carry in a second: from the first to the second, and back.
+    /// Bytes a second of large messages: from the first to the second, and back.
     pub bytes_per_s: [f64; 2],
 }
 
@@ -155,22 +153,21 @@ pub struct Trial {
     pub compute_s: f64,
     /// The time of a step, likewise.
     pub step_s: f64,
-    /// How much longer it is than without averaging, as a share of it.
+    /// Additional time of a step with averaging, as a share of one without.
     pub exposed_share: f64,
 }
 
-/// How much of a step other buckets must save to be worth a change.
+/// Share of a step that other buckets must save to be worth a change.
 const GAIN: f64 = 0.04;
 
 impl Trial {
-    /// Whether so much less of its steps was exposed than of another trial's that it is no chance.
+    /// True if the exposed share is less than that of another trial by more than chance explains.
     pub(super) fn saves(&self, other: &Self) -> bool {
         self.exposed_share + GAIN < other.exposed_share
     }
 }
 
-/// What is expected of a training, from the measurements and a simple model of it: see
-/// [`Preflight`](super::Preflight).
+/// Forecast of a training, from the measurements and a simple model of it: see [`Preflight`](super::Preflight).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Forward and backward of the slowest replica.
@@ -186,18 +183,18 @@ pub struct Forecast {
     pub tried: Vec<Prediction>,
 }
 
-/// What a bucket size comes to.
+/// Forecast for one bucket size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The size, in `DdpConfig::bucket_cap_mb`'s unit.
     pub bucket_cap_mb: f64,
     /// That of the first bucket.
     pub first_bucket_mb: f64,
-    /// How many buckets the model has then.
+    /// Number of buckets the model has with it.
     pub buckets: usize,
-    /// How long averaging takes, hidden or not.
+    /// Seconds that averaging takes, hidden or not.
     pub communication_s: f64,
-    /// How long a step waits for it after backward.
+    /// Seconds that a step waits for averaging after backward.
     pub exposed_s: f64,
     /// The same as a share of the step (forward, backward and this; without the optimizer).
     pub exposed_share: f64,
@@ -206,15 +203,15 @@ pub struct Prediction {
 /// Something that a user should know before the job starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What it is about.
+    /// Subject of the finding.
     pub topic: Topic,
-    /// What is the case and what to do, in a sentence.
+    /// Fact and remedy, in a sentence.
     pub message: String,
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -226,25 +223,25 @@ pub enum Severity {
     Error,
 }
 
-/// What a finding is about.
+/// Subject of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Topic {
     /// Replicas and the cores of their machine.
     Cores,
-    /// What replicas compute on.
+    /// Devices that replicas compute on.
     Devices,
-    /// How fast replicas compute.
+    /// Speed of replicas.
     Replicas,
     /// The network interfaces of the processes.
     Interface,
-    /// How long small messages take.
+    /// Time of small messages.
     Latency,
-    /// What large messages carry.
+    /// Rate of large messages.
     Bandwidth,
     /// The size of buckets.
     Buckets,
-    /// What averaging costs a step.
+    /// Cost of averaging in a step.
     Exposed,
 }

@@ -4,15 +4,13 @@
 //! Up to [`ALL_PAIRS`] processes, every pair is measured, alone. Of more, each process is measured with
 //! the next few, so that the rounds stay few; where even the next one of each would be too many rounds,
 //! several pairs are measured at once.
-//!
-//! Caller: `links`.
 
 /// Two processes, the lower number first.
 pub(super) type Pair = (usize, usize);
 
 /// Up to how many processes every pair is measured.
 const ALL_PAIRS: usize = 8;
-/// How many rounds there are at most, or a few more where pairs that are measured at once would meet.
+/// Largest number of rounds, or a few more where pairs that are measured at once would meet.
 const ROUNDS: usize = ALL_PAIRS * (ALL_PAIRS - 1) / 2;
 
 /// The pairs to measure, round by round. No process is in two pairs of a round.
@@ -36,7 +34,7 @@ pub(super) fn rounds(processes: usize) -> Vec<Vec<Pair>> {
     rounds
 }
 
-/// How many pairs there are.
+/// Returns the number of pairs.
 pub(super) fn all(processes: usize) -> usize {
     processes * processes.saturating_sub(1) / 2
 }

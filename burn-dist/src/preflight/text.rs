@@ -1,11 +1,9 @@
 //! A report as a text: tables, then findings in sentences.
-//!
-//! Callers: users, by `Display`; `findings` for quantities.
 
 use super::report::{Finding, Prediction, Report, Severity};
 use std::fmt::{Display, Formatter, Result};
 
-/// How many rows a table has at most; the rest is in the JSON.
+/// Largest number of rows in a table; the rest is in the JSON.
 const ROWS: usize = 32;
 const MEGABYTE: usize = 1 << 20;
 

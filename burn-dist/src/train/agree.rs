@@ -9,16 +9,16 @@ use burn::train::train::WorkerFailure;
 use burn::train::{Interrupter, TrainingError};
 use serde::{Deserialize, Serialize};
 
-/// What all ranks together have for the next pass.
+/// State of the next pass, over all ranks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead {
-    /// Whether any rank has a batch.
+    /// True if any rank has a batch.
     pub(super) batches: bool,
     /// The samples that count.
     pub(super) samples: usize,
-    /// What their losses are a mean over.
+    /// Number that the ranks' losses together are a mean over.
     pub(super) count: f64,
-    /// Whether any rank wants to stop.
+    /// True if any rank wants to stop.
     pub(super) stop: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn same_settings(group: &ProcessGroup, settings: &[Setting]) -> Resul
     })
 }
 
-/// Whether any rank says so.
+/// True if `here` is true on any rank.
 pub(super) fn any(group: &ProcessGroup, here: bool) -> Result<bool> {
     let mut count = [i64::from(here)];
     group
@@ -87,7 +87,7 @@ pub(super) fn any(group: &ProcessGroup, here: bool) -> Result<bool> {
     Ok(count[0] > 0)
 }
 
-/// Why a rank stops.
+/// Reason why a rank stops.
 #[derive(Debug, Serialize, Deserialize)]
 enum Why {
     GoesOn,

@@ -18,11 +18,11 @@ const LARGE_BYTES: usize = 64 << 20;
 pub struct Gather<'a> {
     group: &'a ProcessGroup,
     samples: usize,
-    /// What this rank's loss is a mean over.
+    /// Number that this rank's loss is a mean over.
     count: f64,
 }
 
-/// What a rank says of its tensor before it sends it.
+/// Description of a rank's tensor, sent before it.
 #[derive(Serialize, Deserialize)]
 struct Header {
     rank: usize,
@@ -41,7 +41,7 @@ struct Gathered {
     own: TensorData,
 }
 
-/// Which dimensions of the ranks' tensors must be equal.
+/// Dimensions that must be equal in the ranks' tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Equal {
     AllButFirst,
@@ -218,7 +218,7 @@ impl<'a> Gather<'a> {
         Ok(whole)
     }
 
-    /// Whether the tensors can be put together.
+    /// Checks that the tensors can be put together.
     fn check(&self, headers: &[Header], equal: Equal) -> Result<()> {
         let counting = || headers.iter().filter(|header| header.samples > 0);
         let Some(first) = counting().next() else {

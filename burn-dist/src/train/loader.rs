@@ -281,7 +281,7 @@ where
 /// One rank's part of a batch.
 struct Part {
     indices: Vec<usize>,
-    /// How many of them count: all, or none.
+    /// Number of items that count: all, or none.
     real: usize,
 }
 
@@ -320,7 +320,7 @@ impl Picks for Parts {
     }
 }
 
-/// Where the next batch comes from.
+/// Source of the next batch.
 enum Feed<O> {
     Here(Arc<Job<O, Parts>>),
     Workers(Workers<O, Parts>),

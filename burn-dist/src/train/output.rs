@@ -42,7 +42,8 @@ use burn::train::{
     note = "implement `burn_dist::train::GatherOutput` for it"
 )]
 pub trait GatherOutput: ItemLazy {
-    /// Who knows what the loss is a mean over: ranks weigh by it, in their gradients and in [`Gather::mean`].
+    /// Source of the number that the loss is a mean over. Ranks weigh by it, in their gradients and in
+    /// [`Gather::mean`].
     ///
     /// With [`LossOver::Samples`], which is the default, a loss that is a mean over anything else (tokens that are
     /// not padding, weights of classes) needs [`Distributed::with_loss_count`](super::Distributed::with_loss_count).
@@ -74,7 +75,7 @@ pub trait GatherOutput: ItemLazy {
     }
 }
 
-/// Who knows what the loss in an output is a mean over.
+/// Source of the number that the loss in an output is a mean over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossOver {
     /// Nobody has to say: it is a mean over samples.

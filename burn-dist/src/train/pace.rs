@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 pub(super) struct Pace {
     monitor: StepMonitor,
-    /// How long this rank has waited for others beside averages.
+    /// Time this rank has waited for others outside of averages.
     waited: Duration,
     /// Samples since the last step.
     samples: usize,

@@ -10,7 +10,7 @@ use crate::{norm, observe};
 use burn::optim::GradientsParams;
 use burn::train::{InferenceStep, LearnerModel, TrainStep};
 
-/// What a pass leaves: its gradients and its output.
+/// Gradients and output of a pass.
 type Passed<O> = (GradientsParams, O);
 
 impl<M: LearnerModel> Replica<'_, M>

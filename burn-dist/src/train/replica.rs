@@ -35,7 +35,7 @@ use std::time::Instant;
 pub(super) type TrainInputOf<M> = <M as TrainStep>::Input;
 pub(super) type TrainOutputOf<M> = <M as TrainStep>::Output;
 
-/// What the ranks of a process share.
+/// State that the ranks of a process share.
 pub(super) struct Run<M: LearnerModel> {
     pub(super) learner: Mutex<Learner<M>>,
     pub(super) train: Shares<<M as TrainStep>::Input>,
@@ -93,7 +93,7 @@ impl<M: LearnerModel> Run<M> {
     }
 }
 
-/// What a rank ends with.
+/// Result of a rank's training.
 pub(super) struct Trained<M> {
     pub(super) model: M,
     pub(super) report: Report,
@@ -175,7 +175,7 @@ where
         })
     }
 
-    /// Whether training goes on.
+    /// Runs an epoch. Returns true if training goes on.
     fn run_epoch(&mut self, epoch: usize, mut root: Option<&mut Root<M>>) -> Result<bool> {
         random::seed(self.run.seed_of(epoch), self.worker.rank());
         if let Some(root) = root.as_deref_mut() {
@@ -293,7 +293,7 @@ where
         Ok(())
     }
 
-    /// Whether any rank has stopped; then all have.
+    /// True if any rank has stopped; then all have.
     fn stopped(&self) -> Result<bool> {
         let group = self.worker.group();
         let stop = agree::any(group, self.run.interrupter.should_stop())?;

@@ -73,9 +73,9 @@ impl<I> Shares<I> {
 /// One rank's share of a loader.
 pub(super) struct Share<I> {
     loader: Loader<I>,
-    /// Whether it has its part of every batch, which may be empty.
+    /// True if it has its part of every batch, which may be empty.
     parts: bool,
-    /// Where it is one, the slice that the loader was moved from, and where to.
+    /// Slice that the loader was moved from, and its new device, if it is one.
     slice: Option<(Loader<I>, Device)>,
     /// The settings of a loader that has its part of every batch; empty for another.
     settings: String,
@@ -127,7 +127,7 @@ pub(super) struct Drawn<I> {
     pub(super) batch: I,
     /// The samples that count; none if it only keeps the rank in step.
     pub(super) samples: usize,
-    /// What the batch's loss is a mean over.
+    /// Number that the batch's loss is a mean over.
     pub(super) count: f64,
 }
 

@@ -50,7 +50,7 @@ pub struct Distributed {
     report: Arc<Mutex<Option<Report>>>,
 }
 
-/// What a training was, beside its metrics.
+/// Figures of a training beside its metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The number of ranks.
@@ -58,9 +58,9 @@ pub struct Report {
     /// The checksum of the parameters, which all ranks have: see
     /// [`Ddp::verify_replicas`](crate::ddp::Ddp::verify_replicas).
     pub parameters_sha256: String,
-    /// How long the epochs took, validation included.
+    /// Time of the epochs, validation included.
     pub train_time: Duration,
-    /// How long this process's first rank has waited for averages of gradients.
+    /// Time this process's first rank has waited for averages of gradients.
     pub sync_wait: Duration,
 }
 
@@ -86,7 +86,7 @@ impl Distributed {
         Launcher::new(devices).into()
     }
 
-    /// How gradients travel.
+    /// Sets the configuration of averaging gradients.
     #[must_use]
     pub fn with_ddp(mut self, config: DdpConfig) -> Self {
         self.ddp = config;
@@ -137,8 +137,8 @@ impl Distributed {
         self
     }
 
-    /// Where the figures of each step go, of a training that begins in the process of rank 0: TensorBoard's files
-    /// or an endpoint for Prometheus. (For metrics, see [`TensorBoardLogger`](super::TensorBoardLogger).)
+    /// Sets the destinations of each step's figures, in the process of rank 0: TensorBoard's files or an
+    /// endpoint for Prometheus. (For metrics, see [`TensorBoardLogger`](super::TensorBoardLogger).)
     #[cfg(feature = "observe")]
     #[must_use]
     pub fn with_outputs(mut self, outputs: impl Into<Arc<Outputs>>) -> Self {
@@ -146,7 +146,8 @@ impl Distributed {
         self
     }
 
-    /// What the latest training that ended well was; `None` before. Clones of a strategy share it.
+    /// Returns the figures of the latest training that ended well, `None` before one has. Clones of a strategy
+    /// share them.
     pub fn report(&self) -> Option<Report> {
         self.report.lock().clone()
     }
@@ -267,7 +268,7 @@ where
     }
 }
 
-/// Which rank failed, as far as the error says.
+/// Returns the rank that failed, as far as the error tells.
 fn rank_of(error: &Error) -> usize {
     match error {
         Error::Worker { rank, .. } | Error::System { rank, .. } | Error::Aborted { rank, .. } => {

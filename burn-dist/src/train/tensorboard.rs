@@ -41,7 +41,7 @@ pub struct TensorBoardLogger {
     events: Events,
     names: HashMap<MetricId, String>,
     steps: Steps,
-    /// What early stopping and checkpoint strategies read back.
+    /// Values that early stopping and checkpoint strategies read back.
     memory: InMemoryMetricLogger,
 }
 

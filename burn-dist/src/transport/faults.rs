@@ -4,8 +4,6 @@
 //! before the deadline. A plan that fails is printed, and its seed makes it again. A fault happens
 //! at a count of messages, not at a time, so that it happens at the same place again, as far as the
 //! order of sends of one process is the same.
-//!
-//! Callers: tests.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

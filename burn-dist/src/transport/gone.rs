@@ -1,6 +1,4 @@
 //! The numbers of groups that are gone, so that what still comes for them is dropped and not kept.
-//!
-//! Callers: networks for messages, `processes::Registry` for notices.
 
 use std::collections::{HashSet, VecDeque};
 

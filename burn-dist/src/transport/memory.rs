@@ -4,8 +4,6 @@
 //! on networks is tested without sockets, thousands of times a second.
 //!
 //! Threads: one for each process, which tells its watchers; it ends when its network is closed.
-//!
-//! Callers: tests, through `faults` where something is to go wrong.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

@@ -6,8 +6,6 @@
 //! - once a process is lost, every send to it and every receive from it fails at once with the same
 //!   [`Lost`], and each watcher is told once (what had come before may still be received);
 //! - every wait has a deadline.
-//!
-//! Callers: `group` and `collective` use it; `tcp` is the network of a job, `memory` that of tests.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Threads that need not be joined: one that is stuck can be left behind.
-//!
-//! Callers: `group` and `ddp`, for the threads that they start.
 
 use std::convert::Infallible;
 use std::io;

@@ -2,8 +2,6 @@
 //!
 //! Invariant: every watcher hears of every loss exactly once, whether it came before or after it, and
 //! every notice is heard by those who watch, or by the first who comes to. Watchers are called with no lock held, so they may call the network.
-//!
-//! Callers: the networks.
 
 use std::sync::Arc;
 

@@ -190,7 +190,8 @@ struct Two {
     other: Linear,
 }
 
-/// What comes of a loss over both parts of what `build` makes of an attached model.
+/// Returns the outcome, on each rank, of a loss over both parts of the model that `build` makes of an attached
+/// one.
 fn two(build: impl Fn(&Worker, &Linear) -> burn_dist::Result<Linear> + Sync) -> Vec<String> {
     messages(2, |worker| {
         let (ddp, one) = attached(worker)?;

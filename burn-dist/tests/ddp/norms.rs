@@ -68,7 +68,7 @@ fn alone() -> Net<BatchNorm> {
     net
 }
 
-/// What a rank without samples does.
+/// Behaviour of a rank without samples.
 #[derive(Clone, Copy, Debug)]
 enum Without {
     /// Runs a batch of no rows, with a sum as its loss.

@@ -131,7 +131,7 @@ fn words(device: &Device) -> Words {
     })
 }
 
-/// How a loss that is a mean over tokens is written.
+/// Forms of a loss that is a mean over tokens.
 #[derive(Clone, Copy, Debug)]
 enum Mean {
     Burns,

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 
 const STEPS: u64 = 12;
 
-/// What each rank has given to be averaged after so many steps.
+/// Returns the figures of a rank after so many steps.
 fn stats(steps: u64) -> SyncStats {
     SyncStats {
         steps,

@@ -26,7 +26,7 @@ const STEPS: usize = 4;
 /// Far more than anything here takes.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// How many buckets each rank has begun to average.
+/// Number of buckets that each rank has begun to average.
 #[derive(Default)]
 struct Begun {
     buckets: Mutex<[usize; RANKS]>,

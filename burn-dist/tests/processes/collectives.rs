@@ -113,7 +113,7 @@ pub(crate) fn work(worker: &Worker) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a job of threads tells.
+/// Returns the lines that a job of threads reports.
 pub(crate) fn told_by_threads(ranks: usize) -> Vec<String> {
     let results = on_ranks(ranks, |group| script(&group).unwrap());
     let mut lines = results.concat();

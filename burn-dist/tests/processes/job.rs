@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 use crate::worker::{MARK, Place, VARIABLE};
 
-/// How long anything may take on a machine that is busy with other things.
+/// Deadline of everything, also on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a job is started with.
+/// Settings of a job.
 pub(crate) struct Plan {
     role: &'static str,
     ranks: Vec<usize>,
@@ -146,7 +146,7 @@ struct Process {
     child: Child,
     reader: Option<JoinHandle<()>>,
     told: Vec<(Instant, String)>,
-    /// When its output ended; by then it has been awaited.
+    /// Time at which its output ended; by then it has been awaited.
     ended: Option<Instant>,
 }
 
@@ -200,7 +200,7 @@ impl Job {
         self.processes[&process].child.id()
     }
 
-    /// Where a process's work finds what the test has to tell it.
+    /// Returns the directory of the files that the test gives to processes.
     #[cfg(target_os = "linux")]
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -271,7 +271,7 @@ impl Job {
         kill_process(Pid::from_child(&self.processes[&process].child), signal).unwrap();
     }
 
-    /// What a process told.
+    /// Returns the lines that a process reported.
     pub(crate) fn told(&self, process: usize) -> impl Iterator<Item = &String> {
         self.processes[&process].told.iter().map(|(_, line)| line)
     }
@@ -287,7 +287,7 @@ impl Job {
         self.folder.path().join("records")
     }
 
-    /// What a process has written to its standard error.
+    /// Returns the standard error of a process.
     pub(crate) fn errors_of(&self, process: usize) -> String {
         fs::read_to_string(self.complaints(process)).unwrap_or_default()
     }

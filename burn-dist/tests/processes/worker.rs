@@ -14,7 +14,7 @@ use crate::{collectives, faults, mismatches, records, restarts};
 
 /// Tells a process of a job its [`Place`].
 pub(crate) const VARIABLE: &str = "BURN_DIST_TEST_PLACE";
-/// What a line begins with that is meant for the test.
+/// Prefix of lines that are meant for the test.
 pub(crate) const MARK: &str = "@@ ";
 
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
@@ -22,13 +22,13 @@ pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-/// What one process of a job is told.
+/// Settings of one process of a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) role: String,
     pub(crate) process: usize,
     pub(crate) processes: usize,
-    /// Whether the job encrypts.
+    /// True if the job encrypts.
     pub(crate) tls: bool,
     pub(crate) ranks: usize,
     pub(crate) heartbeat: Duration,
@@ -75,7 +75,7 @@ impl Place {
         }
     }
 
-    /// Where the job's records go: beside the file with its address.
+    /// Returns the directory of the job's records, beside the file with its address.
     fn records(&self) -> PathBuf {
         self.address_file.with_file_name("records")
     }

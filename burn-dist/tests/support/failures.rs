@@ -162,7 +162,7 @@ impl Refused {
         }
     }
 
-    /// What a rank does: rank 1 is told what is wrong, the others who was wrong.
+    /// Makes the call and checks its error: rank 1 gets its fault, the others the rank at fault.
     pub(crate) fn run(&self, group: &ProcessGroup) {
         let is_wrong = group.rank() == 1;
         let made = if is_wrong { &self.wrong } else { &self.right };

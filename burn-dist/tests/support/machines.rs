@@ -2,8 +2,6 @@
 //! network and an address of its own, and the link between them can be slow, or go down.
 //!
 //! Needs root on Linux, and the programs `ip` and `tc`.
-//!
-//! Callers: tests of processes and benches, as a module of each.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

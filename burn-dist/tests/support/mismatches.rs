@@ -2,7 +2,7 @@
 
 use burn_dist::{Element, Error, ProcessGroup, ReduceOp, Result, Uneven};
 
-/// What a rank calls.
+/// Calls of a rank.
 pub(super) type Calls = Box<dyn Fn(&ProcessGroup) -> Result<()> + Sync>;
 
 fn reduce_f32(length: usize, op: ReduceOp) -> impl Fn(&ProcessGroup) -> Result<()> + Sync {
@@ -13,7 +13,7 @@ fn reduce_f32(length: usize, op: ReduceOp) -> impl Fn(&ProcessGroup) -> Result<(
 pub(crate) struct Mismatch {
     usual: Calls,
     other: Calls,
-    /// How errors name the two calls.
+    /// Names of the two calls in errors.
     pub(crate) sides: [String; 2],
 }
 
@@ -36,7 +36,7 @@ impl Mismatch {
         made(group)
     }
 
-    /// What a rank does; returns its error, after which its group has no other.
+    /// Makes the calls of a rank. Returns its error, after which its group has no other.
     pub(crate) fn run(&self, group: &ProcessGroup) -> Error {
         // One call that all make alike, so that the sequence number counts.
         group.barrier().unwrap();
@@ -110,7 +110,7 @@ pub(crate) fn another_reduction() -> Mismatch {
     )
 }
 
-/// Where `root` is the rank that differs each side's root is its own, and neither needs a byte of the other.
+/// Makes `root` the rank that differs: each side's root is its own, and neither needs a byte of the other.
 pub(crate) fn another_root(root: usize) -> Mismatch {
     Mismatch::new(
         |group| group.broadcast(&mut [0_u8; 4], 0),

@@ -143,7 +143,7 @@ pub(crate) const OPS: [ReduceOp; 5] = [
     ReduceOp::Product,
 ];
 
-/// What rank `rank` holds: reproducible, so that every rank can compute the expected result.
+/// Returns the values of a rank: reproducible, so that every rank can compute the expected result.
 pub(crate) fn values<T: Reference>(seed: u64, rank: usize, length: usize) -> Vec<T> {
     let mut random = Random(seed ^ (rank as u64 + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93));
     (0..length).map(|_| T::random(&mut random)).collect()

@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const VARIABLE: &str = "BURN_DIST_TEST_TRAIN";
-/// What a line begins with that is meant for the test.
+/// Prefix of lines that are meant for the test.
 const MARK: &str = "@@ ";
 /// The ranks of each process.
 const RANKS: [usize; 2] = [2, 1];
@@ -70,7 +70,7 @@ fn start(role: &str, process: usize, folder: &Path) -> Child {
         .unwrap()
 }
 
-/// What each process tells.
+/// Returns the lines that each process reports.
 fn job(role: &str) -> Vec<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let processes: Vec<Child> = (0..RANKS.len())

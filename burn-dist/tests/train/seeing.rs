@@ -24,7 +24,7 @@ fn slow(rank: usize) -> Loader {
     builder.build(data(3 * STEPS))
 }
 
-/// How often the event files of a folder name each series.
+/// Counts each series in the event files of a folder.
 fn named(folder: &Path, series: &[&str]) -> Vec<usize> {
     let mut all = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) type Loader = Arc<dyn DataLoader<Batch>>;
 
-/// What one device sees: Burn's own loader.
+/// Makes Burn's own loader, as one device sees the data.
 pub(crate) fn burns_loader(samples: usize, batch: usize, shuffle: Option<u64>) -> Loader {
     let builder = burn::data::dataloader::DataLoaderBuilder::new(Samples::default());
     let builder = builder.batch_size(batch);

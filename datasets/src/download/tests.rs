@@ -18,7 +18,7 @@ const FILE: RemoteFile = RemoteFile {
     sha256: "3bf8ebf9614a82c0cdd3ede621d9bf4d8ae3ee9332b6ff125f262e1553ad5a0d",
 };
 
-/// What the server does with a request.
+/// Answer of the server to a request.
 #[derive(Clone)]
 enum Reply {
     /// Answers with a status line's words and a body.

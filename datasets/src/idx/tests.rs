@@ -186,7 +186,7 @@ fn an_error_of_the_source_stays_one() {
     }
 }
 
-/// What both decoders make of bytes; it is a fault or data of the promised form.
+/// Checks that both decoders give a fault or data of the promised form.
 fn check_promises(bytes: &[u8]) {
     match images(bytes) {
         Ok(pixels) => assert!(!pixels.is_empty() && pixels.len() % PIXELS == 0),

@@ -20,7 +20,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
 /// A folder with a data set, and what runs leave.
 pub(crate) struct Place(TempDir);
 
-/// What must be equal however a run came to its end.
+/// Results that must be equal however a run came to its end.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Outcome {
     pub(crate) parameters: String,
@@ -82,14 +82,14 @@ impl Place {
         }
     }
 
-    /// What a run without checkpoints comes to.
+    /// Returns the outcome of a run without checkpoints.
     pub(crate) fn uninterrupted(&self) -> Outcome {
         succeed(self.run("uninterrupted", "2"));
         self.outcome("uninterrupted")
     }
 }
 
-/// What it said on its standard output and error.
+/// Runs a command that must succeed. Returns its standard output and error.
 #[track_caller]
 pub(crate) fn succeed(mut command: Command) -> [String; 2] {
     let output = command.output().unwrap();

@@ -17,7 +17,7 @@ fn manifest(step: u64) -> Manifest {
     }
 }
 
-/// What a checkpoint of this step holds.
+/// Returns the contents of a checkpoint of this step.
 fn contents(step: u64) -> Vec<(String, Bytes)> {
     let file = |n: usize| vec![step as u8 ^ n as u8; 40 * n];
     let files = FILES.iter().enumerate();

@@ -21,22 +21,12 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     let input = |rank, bytes| Span::new(Memory::Input(rank), bytes);
     let output = |bytes| Span::new(Memory::Output, bytes);
     let copy = |from, into| Step::Copy { from, into };
-    let reduce = |bytes, into| Step::Combine {
-        sources: Sources::Inputs {
-            ranks: 0..ranks,
-            bytes,
-        },
-        into,
-        last: true,
-    };
+    let from_root = |bytes_there| vec![copy(input(root, bytes_there), output(0..bytes))];
     let gather = || (0..ranks).map(|peer| copy(input(peer, 0..bytes), output(part(peer, bytes))));
     let (lend, share) = match kind {
         Kind::Barrier => (Lend::Nothing, Vec::new()),
         Kind::Broadcast if rank == root => (Lend::Input, Vec::new()),
-        Kind::Broadcast => (
-            Lend::Nothing,
-            vec![copy(input(root, 0..bytes), output(0..bytes))],
-        ),
+        Kind::Broadcast => (Lend::Nothing, from_root(0..bytes)),
         // The reduction of one value is the value, whatever the operation.
         Kind::AllReduce if ranks == 1 => (Lend::Nothing, Vec::new()),
         Kind::AllReduce | Kind::Reduce => {
@@ -46,10 +36,8 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
             } else {
                 Lend::Input
             };
-            (
-                lend,
-                vec![reduce(owned.clone(), Span::new(Memory::Lent, owned))],
-            )
+            let into = Span::new(Memory::Lent, owned.clone());
+            (lend, vec![reduce(ranks, owned, into)])
         }
         Kind::Gather if rank != root => (Lend::Input, Vec::new()),
         Kind::Gather | Kind::AllGather => (Lend::Input, gather().collect()),
@@ -59,14 +47,11 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
             } else {
                 Lend::Nothing
             };
-            (
-                lend,
-                vec![copy(input(root, part(rank, bytes)), output(0..bytes))],
-            )
+            (lend, from_root(part(rank, bytes)))
         }
         Kind::ReduceScatter => (
             Lend::Input,
-            vec![reduce(part(rank, bytes), output(0..bytes))],
+            vec![reduce(ranks, part(rank, bytes), output(0..bytes))],
         ),
         Kind::AllToAll => {
             let copies = (0..ranks)
@@ -82,5 +67,15 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
         share,
         exchange: None,
         finish: Vec::new(),
+    }
+}
+
+/// Reduces a range of the inputs of all ranks.
+fn reduce(ranks: usize, bytes: Range<usize>, into: Span) -> Step {
+    let ranks = 0..ranks;
+    Step::Combine {
+        sources: Sources::Inputs { ranks, bytes },
+        into,
+        last: true,
     }
 }

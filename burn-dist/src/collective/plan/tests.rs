@@ -259,6 +259,26 @@ fn operation_of<T: Element>(kind: Kind, root: usize, op: ReduceOp, count: usize)
     }
 }
 
+/// Runs the plans of all ranks.
+fn run_plans(simulation: &mut Simulation) {
+    let layouts = simulation.layouts.clone();
+    let plans = (0..simulation.ranks.len()).map(|rank| {
+        let layout = &layouts[layouts[0].home(rank)];
+        plan(&simulation.operation, layout, rank)
+    });
+    let mut plans: Vec<_> = plans.collect();
+    let lends: Vec<_> = plans.iter().map(|plan| plan.lend).collect();
+    let share: Vec<_> = plans.iter().map(|plan| plan.share.clone()).collect();
+    simulation.run_stage(&share, &lends);
+    let leaders = layouts.iter().map(|layout| layout.local()[0]);
+    let exchanges = leaders
+        .map(|leader| plans[leader].exchange.take())
+        .collect();
+    simulation.run_exchanges(exchanges);
+    let finish: Vec<_> = plans.iter().map(|plan| plan.finish.clone()).collect();
+    simulation.run_stage(&finish, &lends);
+}
+
 fn run(seed: u64) {
     let mut random = SplitMix64::seed_from_u64(seed);
     let mut below = |count: usize| (random.next_u64() % count as u64) as usize;
@@ -288,14 +308,12 @@ fn run(seed: u64) {
     };
     let mut values = |length: usize| (0..length).map(|_| below(1 << 20) as i32).collect();
     let ranks: Vec<Rank> = (0..size)
-        .map(|_| match in_place {
-            true => Rank {
-                output: values(count),
-                ..Rank::default()
-            },
-            false => Rank {
-                input: values(whole),
-                output: vec![-1; gathered],
+        .map(|_| Rank {
+            input: if in_place { Vec::new() } else { values(whole) },
+            output: if in_place {
+                values(count)
+            } else {
+                vec![-1; gathered]
             },
         })
         .collect();
@@ -305,28 +323,13 @@ fn run(seed: u64) {
     let layouts: Vec<_> = (0..nodes)
         .filter_map(|node| Layout::new(0, &hosts, node))
         .collect();
-    let own_layouts = layouts.clone();
-    let plans = (0..size).map(|rank| {
-        let layout = &own_layouts[own_layouts[0].home(rank)];
-        plan(&operation, layout, rank)
-    });
-    let mut plans: Vec<_> = plans.collect();
     let mut simulation = Simulation {
         operation,
         processes: layouts.iter().map(|_| Process::default()).collect(),
         layouts,
         ranks,
     };
-    let lends: Vec<_> = plans.iter().map(|plan| plan.lend).collect();
-    let share: Vec<_> = plans.iter().map(|plan| plan.share.clone()).collect();
-    simulation.run_stage(&share, &lends);
-    let leaders = simulation.layouts.iter().map(|layout| layout.local()[0]);
-    let exchanges = leaders
-        .map(|leader| plans[leader].exchange.take())
-        .collect();
-    simulation.run_exchanges(exchanges);
-    let finish: Vec<_> = plans.iter().map(|plan| plan.finish.clone()).collect();
-    simulation.run_stage(&finish, &lends);
+    run_plans(&mut simulation);
     for (rank, due) in due.iter().enumerate() {
         let output = &simulation.ranks[rank].output;
         assert!(

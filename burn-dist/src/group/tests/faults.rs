@@ -82,18 +82,21 @@ fn operation(
             group.recv(&mut buffer, previous, step)?;
             assert_same(&buffer, &inputs[previous], "send and recv");
         }
-        _ => {
-            let half = group.split(Some((rank % 2) as u64), 0)?;
-            let half = half.ok_or_else(|| Error::Data {
-                message: "every rank has a colour".to_owned(),
-            })?;
-            let mine = [half.rank() as f32];
-            let mut all = vec![-1.0; half.world_size()];
-            half.all_gather((&mine, &mut all))?;
-            let expected: Vec<f32> = (0..half.world_size()).map(|rank| rank as f32).collect();
-            assert_same(&all, &expected, "all_gather of a half");
-        }
+        _ => gather_in_halves(group)?,
     }
+    Ok(())
+}
+
+fn gather_in_halves(group: &ProcessGroup) -> Result<()> {
+    let half = group.split(Some((group.rank() % 2) as u64), 0)?;
+    let half = half.ok_or_else(|| Error::Data {
+        message: "every rank has a colour".to_owned(),
+    })?;
+    let mine = [half.rank() as f32];
+    let mut all = vec![-1.0; half.world_size()];
+    half.all_gather((&mine, &mut all))?;
+    let expected: Vec<f32> = (0..half.world_size()).map(|rank| rank as f32).collect();
+    assert_same(&all, &expected, "all_gather of a half");
     Ok(())
 }
 

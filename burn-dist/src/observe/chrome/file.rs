@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the thread is told.
+/// Message to the thread of the file.
 pub(super) enum Message {
     /// A track that is used from now on.
     Track {
@@ -112,7 +112,7 @@ impl Lines {
     }
 }
 
-/// Where a thread stands among those of its rank: what computes, what averages beside it, the rest.
+/// Returns the position of a thread among those of its rank: computation first, then averaging, then the rest.
 fn order(thread: &str) -> usize {
     let kinds = ["burn-dist-rank-", "burn-dist-reducer-", "burn-dist-comm-"];
     let found = kinds.iter().position(|kind| thread.starts_with(kind));

@@ -18,7 +18,7 @@ use tracing::span::{Attributes, Id};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How many events may wait to be written.
+/// Number of events that may wait to be written.
 pub(super) const BEHIND: usize = 1 << 20;
 
 pub(super) struct Listener {
@@ -27,7 +27,7 @@ pub(super) struct Listener {
     tracks: Arc<Tracks>,
 }
 
-/// What is known of a span.
+/// Data kept with a span.
 struct Known {
     rank: Option<usize>,
     fields: Arc<Map<String, Value>>,
@@ -35,7 +35,7 @@ struct Known {
 
 /// A thread as a trace sees it.
 struct Seen {
-    /// Which trace: there is more than one only in tests.
+    /// Tracks of the trace. There is more than one trace only in tests.
     tracks: Arc<Tracks>,
     rank: usize,
     track: Track,

@@ -79,7 +79,7 @@ impl ChromeTrace {
         }
     }
 
-    /// What listens: to all spans of this crate, and those from the level `info` up of others.
+    /// Returns the layer that records all spans of this crate, and those of others from the level `info` up.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'s> LookupSpan<'s>,

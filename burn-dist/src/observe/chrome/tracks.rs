@@ -26,7 +26,7 @@ pub(super) struct Track {
     place: usize,
     /// Its number among all threads of all ranks: not 0, which viewers take for the idle one.
     pub(super) thread: u64,
-    /// Whether nobody has had it before.
+    /// True if the track is used for the first time.
     pub(super) new: bool,
 }
 
@@ -62,7 +62,7 @@ impl Drop for Track {
     }
 }
 
-/// What a rank is called where the format has a process: not 0, which viewers take for the idle one.
+/// Returns the number of a rank's process in the format: not 0, which viewers take for the idle one.
 pub(super) fn process(rank: usize) -> u64 {
     rank as u64 + 1
 }

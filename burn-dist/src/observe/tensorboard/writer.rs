@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long events stay in memory at most.
+/// Longest time that events stay in memory.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// The number of the next file: two of a process may be made in the same microsecond.
@@ -23,7 +23,7 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 pub(super) enum Command {
     Begin {
         beginning: Beginning,
-        /// Whether TensorBoard is told.
+        /// True if TensorBoard is told.
         announced: bool,
     },
     Scalar {
@@ -48,7 +48,7 @@ pub(crate) enum Beginning {
     AfterEpoch(u64),
 }
 
-/// Where a writer has its file.
+/// Destination of a writer's file.
 pub(super) enum Target {
     /// A new file in this folder.
     Folder(PathBuf),

@@ -6,7 +6,7 @@ use crate::preflight::report::{Measurements, Severity, Topic};
 use crate::preflight::text::{Megabits, Numbers};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many times faster another interface must be to be worth a change.
+/// Factor by which another interface must be faster to be worth a change.
 const FASTER: u64 = 2;
 
 pub(super) fn judge(measured: &Measurements, findings: &mut Findings) {

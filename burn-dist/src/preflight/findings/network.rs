@@ -7,15 +7,15 @@ use super::{Findings, lower_median, place};
 use crate::preflight::report::{Link, Measurements, Process, Severity, Topic};
 use crate::preflight::text::{Megabits, Rate, Seconds};
 
-/// How many ways there must be for one to be out of line with the others.
+/// Number of ways needed to call one out of line with the others.
 const ENOUGH: usize = 3;
 /// The share of the usual bandwidth, or of the link's own, below which something is wrong.
 const NARROW: f64 = 0.5;
-/// How many times the usual latency is too much, if it is also more by [`LATER`].
+/// Multiple of the usual latency that is too much, if it is also more by [`LATER`].
 const LATE: f64 = 3.0;
 /// In seconds: less than this is the machine's scheduling.
 const LATER: f64 = 100e-6;
-/// How many ways are named one by one.
+/// Number of ways that are named one by one.
 const NAMED: usize = 5;
 
 pub(super) fn judge(measured: &Measurements, findings: &mut Findings) {
@@ -64,7 +64,8 @@ fn latency(measured: &Measurements, links: &[&Link], findings: &mut Findings) {
     }
 }
 
-/// What is out of line, with a way that shows it: processes of which all ways are bad, then other ways.
+/// Returns the findings out of line, each with a way that shows it: first processes of which all ways are bad,
+/// then other ways.
 fn out_of_line<'a>(
     measured: &Measurements,
     links: &[&'a Link],

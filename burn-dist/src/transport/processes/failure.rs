@@ -2,8 +2,6 @@
 //!
 //! Invariant: the wire form is small, whatever a user's message says; what is read of it says the same as
 //! what was told, but for the length of texts.
-//!
-//! Callers: `notice` carries them; `threads` makes and heeds them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,8 +3,6 @@
 //! Invariants: every process computes the same layout from the same split; a *place* is one process
 //! that hosts ranks of the group, and places are ordered by process number; a rank's *seat* counts the
 //! ranks of its place, in group order.
-//!
-//! Callers: `threads`, `collective::remote`.
 
 use sha2::{Digest, Sha256};
 

@@ -5,8 +5,6 @@
 //! - `registry`: one per process: which groups it has, and so whom a notice is for;
 //! - `spans`: sets of operations, as notices name them;
 //! - `reporter`: what all tell one another of their ranks' last operations when the job hangs.
-//!
-//! Callers: `threads::Meeting` for the groups that lie in several processes, `group` to begin a job.
 
 mod failure;
 mod layout;

@@ -2,8 +2,6 @@
 //! their ranks did last.
 //!
 //! Invariant: whatever bytes come are a letter or an error.
-//!
-//! Callers: `registry` reads them, `threads` makes and heeds them, as `reporter` does those of records.
 
 use serde::{Deserialize, Serialize};
 

@@ -7,8 +7,6 @@
 //!
 //! Locks are taken in the order registry, group. News are handed on with the registry unlocked, but for
 //! those that came before their group.
-//!
-//! Callers: `group` makes one for each job; `threads::Meeting` is told.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};

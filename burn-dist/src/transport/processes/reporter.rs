@@ -15,8 +15,6 @@
 //!
 //! Threads: `burn-dist-report`, started when a report begins (a rank's own thread may be the one that
 //! hangs) and joined by [`Reporter::close`].
-//!
-//! Callers: `threads::Meeting` and the `Registry` begin reports; `World` closes it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Sets of an order's numbers, nearly all of which follow one another.
-//!
-//! Callers: `notice` carries them, `threads` keeps them.
 
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use change::{break_it, change};
 /// Of so many programs, one gets a fault.
 const FAULTY: usize = 25;
 
-/// How often a program is changed.
+/// Number of changes to a program.
 const CHANGES: usize = 5;
 
 /// The program of a seed.

@@ -55,7 +55,7 @@ pub(crate) fn check_one(program: &Program, run: Run) -> Result<Option<Fault>, St
     compare(&expected, &run(program), program.double)
 }
 
-/// How many programs had what in them, and came to what.
+/// Number of programs by contents and by outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) programs: usize,
@@ -93,7 +93,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What a program has in it.
+/// Lists the classes of a program's statements.
 fn classes_of(body: &[Stmt], classes: &mut Vec<String>) {
     for stmt in body {
         let name = match stmt {

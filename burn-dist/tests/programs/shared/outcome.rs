@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// What a rank computed: a list of values after each step of an optimizer, each evaluation, and at the end.
+/// Values that a rank computed: a list after each step of an optimizer, after each evaluation, and at the end.
 pub(crate) type Trace = Vec<Vec<f64>>;
 
 /// The errors that the documentation of `ddp` lists: what can't be served.
@@ -35,7 +35,7 @@ impl Fault {
         Self::Unfrozen,
     ];
 
-    /// What messages of this kind say, one of these.
+    /// Returns the phrases of which a message of this kind has one.
     fn phrases(self) -> &'static [&'static str] {
         match self {
             Self::Lost => &["that were given to no call"],
@@ -66,24 +66,24 @@ impl Fault {
     }
 }
 
-/// What a program must come to.
+/// Outcome that a program must have.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) trace: Trace,
     /// If it must fail: with one of these.
     pub(crate) must: Option<BTreeSet<Fault>>,
-    /// What else it may fail with, depending on which gradients were handed over while backward ran.
+    /// Other faults that are possible, depending on the gradients that were handed over while backward ran.
     pub(crate) may: BTreeSet<Fault>,
 }
 
 impl Expected {
-    /// Whether it can only end well.
+    /// True if it can only end well.
     pub(crate) fn is_clean(&self) -> bool {
         self.must.is_none() && self.may.is_empty()
     }
 }
 
-/// What a program came to.
+/// Outcome of a program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// For each rank, its values or its error.

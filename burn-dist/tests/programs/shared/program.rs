@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub(crate) ranks: usize,
-    /// Whether tensors are of f64, in which a wrong sum can't hide behind rounding; of f32 otherwise.
+    /// True if tensors are of f64, in which a wrong sum can't hide behind rounding; of f32 otherwise.
     pub(crate) double: bool,
     /// The size of buckets in bytes.
     pub(crate) bucket_bytes: u32,
@@ -21,11 +21,11 @@ pub(crate) struct Program {
 /// One model with its optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    /// How many layers of 2 inputs and 2 outputs it has.
+    /// Number of layers, of 2 inputs and 2 outputs each.
     pub(crate) layers: usize,
-    /// Whether it has a parameter that scales activations.
+    /// True if it has a parameter that scales activations.
     pub(crate) scale: bool,
-    /// Whether its layers are frozen and adapted.
+    /// True if its layers are frozen and adapted.
     pub(crate) lora: bool,
     /// A layer that is frozen when the model is attached.
     pub(crate) frozen: Option<usize>,
@@ -129,7 +129,7 @@ pub(crate) enum Stmt {
     },
 }
 
-/// How a rank gives a container to `synchronize`.
+/// Ways to give a container to `synchronize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Given {
     /// By value.
@@ -140,7 +140,7 @@ pub(crate) enum Given {
     Nothing,
 }
 
-/// What is passed as the model.
+/// Value passed as the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Through {
     Model,
@@ -175,7 +175,7 @@ pub(crate) enum Term {
 pub(crate) struct Segment {
     pub(crate) of: Ref,
     pub(crate) ops: Vec<Op>,
-    /// Whether what comes out of it is detached.
+    /// True if its output is detached.
     pub(crate) detach: bool,
 }
 
@@ -191,7 +191,7 @@ pub(crate) enum Op {
     Scale,
 }
 
-/// How many copies a program can hold.
+/// Largest number of copies that a program can hold.
 pub(crate) const COPIES: usize = 2;
 
 impl fmt::Display for Program {

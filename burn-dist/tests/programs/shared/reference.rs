@@ -39,7 +39,7 @@ struct Loss {
     hooked: BTreeMap<usize, BTreeSet<String>>,
 }
 
-/// What a backward pass left.
+/// Gradients that a backward pass left.
 struct Container {
     gradients: Gradients,
     /// For each model that has not had its gradients yet, and counts this pass, the parameters whose hooks saw it.
@@ -51,7 +51,7 @@ struct Container {
 struct Copied {
     net: Net,
     of: usize,
-    /// Which attachment of the model its hooks belong to.
+    /// Attachment of the model that its hooks belong to.
     attachment: usize,
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn run(program: &Program) -> Expected {
     }
 }
 
-/// Whether the run goes on.
+/// Continuation of the run, or its end.
 type Flow = ControlFlow<()>;
 const ON: Flow = Flow::Continue(());
 const OFF: Flow = Flow::Break(());
@@ -335,7 +335,7 @@ impl Reference<'_> {
         ON
     }
 
-    /// Whether all that is trained is in what is passed.
+    /// True if everything that is trained is in the value passed.
     fn fits(&self, model: usize, through: Through) -> bool {
         let trained = &self.models[model].trained;
         match through {
@@ -406,7 +406,7 @@ pub(crate) fn same_layers(one: &Net, other: &Net) -> bool {
     one.layers.len() == other.layers.len()
 }
 
-/// What a model says to a fixed input, without autodiff.
+/// Returns the output of a model for a fixed input, without autodiff.
 pub(crate) fn evaluate(net: &Net, program: &Program) -> Vec<f64> {
     let device = Device::flex();
     let x = Tensor::<2>::full([1, 2], 0.5, (&device, dtype(program.double)));

@@ -4,7 +4,7 @@ use super::program::{Program, Stmt};
 use super::{Run, check_one};
 use std::time::{Duration, Instant};
 
-/// How long to try.
+/// Time to try.
 const LONGEST: Duration = Duration::from_mins(2);
 
 /// A shorter program that fails, and how.

@@ -1,6 +1,4 @@
 //! What must hold of any bytes that come as a notice, and the notices to begin with.
-//!
-//! Callers: `crate::fuzzing`.
 
 #[cfg(test)]
 use std::sync::Arc;
@@ -42,14 +40,6 @@ pub(crate) fn check_notice(bytes: &[u8]) {
 pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
     use crate::record::{Operation, RankRecord, State};
     let call = Arc::new(call.clone());
-    let failed = |error: Error| {
-        let mut done = Spans::default();
-        for number in [0, 1, 3] {
-            done.insert(number);
-        }
-        let notice = Notice::failed(Failure::new(&error, 3), &done, true);
-        notice.encode(9).unwrap()
-    };
     let reason = Departure::Panicked("index 7 is out of bounds".into());
     let operation = |state, ended| Operation {
         group: "all ranks".to_owned(),
@@ -72,7 +62,7 @@ pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
             record(1, vec![operation(State::Done, Some(80_000))]),
         ],
     };
-    vec![
+    let mut seeds = vec![
         ("records", Letter::Records(records).encode().unwrap()),
         ("compared", Letter::Compared.encode().unwrap()),
         (
@@ -82,40 +72,47 @@ pub(crate) fn notice_seeds(call: &Call) -> Vec<(&'static str, Vec<u8>)> {
                 .encode(9)
                 .unwrap(),
         ),
-        (
-            "mismatch",
-            failed(Error::Mismatch {
-                rank: 1,
-                call: call.clone(),
-                peer: 0,
-                peer_call: call.clone(),
-            }),
-        ),
-        (
-            "timeout",
-            failed(Error::Timeout {
-                rank: 1,
-                call: call.clone(),
-                missing: vec![2, 3],
-                after: Duration::from_millis(1500),
-            }),
-        ),
-        (
-            "lost",
-            failed(Error::Lost {
-                process: 1,
-                ranks: vec![2, 3],
-                address: "10.0.0.2:7000".into(),
-                call: Some(call),
-                cause: "broke its connection".into(),
-            }),
-        ),
-        (
-            "aborted",
-            failed(Error::Aborted {
-                rank: 2,
-                message: "enough".into(),
-            }),
-        ),
+    ];
+    seeds.extend(failures(call).map(|(name, error)| {
+        let mut done = Spans::default();
+        for number in [0, 1, 3] {
+            done.insert(number);
+        }
+        let notice = Notice::failed(Failure::new(&error, 3), &done, true);
+        (name, notice.encode(9).unwrap())
+    }));
+    seeds
+}
+
+#[cfg(test)]
+fn failures(call: Arc<Call>) -> [(&'static str, Error); 4] {
+    let mismatch = Error::Mismatch {
+        rank: 1,
+        call: call.clone(),
+        peer: 0,
+        peer_call: call.clone(),
+    };
+    let timeout = Error::Timeout {
+        rank: 1,
+        call: call.clone(),
+        missing: vec![2, 3],
+        after: Duration::from_millis(1500),
+    };
+    let lost = Error::Lost {
+        process: 1,
+        ranks: vec![2, 3],
+        address: "10.0.0.2:7000".into(),
+        call: Some(call),
+        cause: "broke its connection".into(),
+    };
+    let aborted = Error::Aborted {
+        rank: 2,
+        message: "enough".into(),
+    };
+    [
+        ("mismatch", mismatch),
+        ("timeout", timeout),
+        ("lost", lost),
+        ("aborted", aborted),
     ]
 }
