@@ -1,14 +1,11 @@
 //! The leader's memory in an exchange, and its sends and receives at once.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::leader::{Inward, Leader, Outward};
 use super::plan::{Exchange, Memory, Span, Step};
 use crate::engine::{Arrived, RunningOp};
-use crate::error::Result;
 use crate::shared_memory::Scratch;
 
 /// The memory that an exchange reads and writes.
@@ -74,7 +71,7 @@ impl<'a> Arena<'a> {
         self.slots[node].clone().unwrap_or(0..0)
     }
 
-    /// Bytes received for all ranks of the process.
+    /// What has come, for all ranks of the process.
     pub(super) fn into_arrived(self) -> Arrived {
         let all = Bytes::from_owner(self.received);
         let received = self.slots.into_iter().zip(self.chosen);
@@ -86,96 +83,70 @@ impl<'a> Arena<'a> {
     }
 }
 
-/// The sends and receives that are under way together.
-pub(super) struct Batch {
-    pub(super) steps: Vec<Step>,
-    /// The time by which each batch may be later than the one before.
-    patience: Duration,
-    done: u32,
+/// The memory of an arena, cut so that all messages of a batch can be sent and received at once.
+pub(super) struct CutArena<'m> {
+    op: &'m RunningOp<'m>,
+    slots: &'m [Option<Range<usize>>],
+    /// Of the output, the shared result and what is received.
+    cuts: [Carved<'m>; 3],
 }
 
-impl Batch {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self {
-            steps: Vec::new(),
-            patience,
-            done: 0,
-        }
-    }
-
-    /// Sends and receives what is due.
-    pub(super) fn pass(&mut self, leader: &Leader<'_, '_>, memory: &mut Arena<'_>) -> Result<()> {
-        if self.steps.is_empty() {
-            return Ok(());
-        }
-        let Arena {
-            op,
-            output,
-            received,
-            slots,
-            chosen,
-            shared,
-        } = memory;
-        let mut carvings = [
-            Carving::new(output),
-            Carving::new(shared.as_mut()),
-            Carving::new(received.as_mut()),
-        ];
-        let place = |span: &Span| carving_of(span, slots);
-        for step in &self.steps {
-            if let Step::Recv { into, .. } = step
-                && let Some((carving, bytes)) = place(into)
-            {
-                carvings[carving].writes.push(bytes);
-            }
-        }
-        let mut carved = carvings.map(Carving::carve);
-        let mut receives = Vec::new();
-        for step in &self.steps {
-            if let Step::Recv { from, part, into } = step {
-                let chosen = matches!(into.memory, Memory::Received(it) if slots[it].is_none());
-                let into = place(into).map(|(carving, bytes)| carved[carving].take(&bytes));
-                let (node, part, into) = (*from, *part, into.filter(|_| !chosen));
-                receives.push(Inward { node, part, into });
-            }
-        }
-        let sends = self.steps.iter().filter_map(|step| match step {
-            Step::Send { to, part, from } => Some(Outward {
-                node: *to,
-                part: *part,
-                bytes: match (from.memory, place(from)) {
-                    (Memory::Parcel(number), _) => {
-                        let parcel = op.parcel_bytes(number);
-                        &parcel[from.bytes.start..from.bytes.end.min(parcel.len())]
-                    }
-                    (_, Some((carving, bytes))) => carved[carving].read(&bytes),
-                    _ => &[],
-                },
-            }),
-            _ => None,
-        });
-        let sends: Vec<_> = sends.collect();
-        let late = self.patience * self.done;
-        for (node, bytes) in leader.pass(&sends, receives, late)? {
-            chosen[node] = bytes.into();
-        }
-        self.steps.clear();
-        self.done += 1;
-        Ok(())
-    }
-}
-
-/// Returns the index of a span's carving (output, shared, received) and the bytes in it; none for a parcel.
-fn carving_of(span: &Span, slots: &[Option<Range<usize>>]) -> Option<(usize, Range<usize>)> {
+/// The cut and the bytes in it that a span names; none for a parcel.
+fn place(slots: &[Option<Range<usize>>], span: &Span) -> Option<(usize, Range<usize>)> {
     match span.memory {
         Memory::Output => Some((0, span.bytes.clone())),
         Memory::Shared => Some((1, span.bytes.clone())),
         Memory::Received(node) => {
-            let slot = slots[node].clone().unwrap_or(0..0);
+            let slot = slots[node].clone()?;
             let end = slot.end.min(slot.start.saturating_add(span.bytes.end));
             Some((2, slot.start + span.bytes.start..end))
         }
         Memory::Parcel(_) | Memory::Input(_) | Memory::Lent => None,
+    }
+}
+
+impl<'a> Arena<'a> {
+    /// Cuts the memory for the messages of a batch.
+    pub(super) fn cut(&mut self, batch: &[Step]) -> CutArena<'_> {
+        let mut cuts = [
+            Carving::new(self.output),
+            Carving::new(self.shared.as_mut()),
+            Carving::new(self.received.as_mut()),
+        ];
+        for step in batch {
+            if let Step::Recv { into, .. } = step
+                && let Some((cut, bytes)) = place(&self.slots, into)
+            {
+                cuts[cut].writes.push(bytes);
+            }
+        }
+        CutArena {
+            op: self.op,
+            slots: &self.slots,
+            cuts: cuts.map(Carving::carve),
+        }
+    }
+
+    /// Keeps a message whose length its node chose.
+    pub(super) fn set_chosen(&mut self, node: usize, bytes: Vec<u8>) {
+        self.chosen[node] = bytes.into();
+    }
+}
+
+impl<'m> CutArena<'m> {
+    /// The memory of a receive; none if the sender chooses the length.
+    pub(super) fn take(&mut self, into: &Span) -> Option<&'m mut [u8]> {
+        let (cut, bytes) = place(self.slots, into)?;
+        Some(self.cuts[cut].take(&bytes))
+    }
+
+    /// The bytes of a send.
+    pub(super) fn read(&self, from: &Span) -> &'m [u8] {
+        if let Memory::Parcel(number) = from.memory {
+            let parcel = self.op.parcel_bytes(number);
+            return &parcel[from.bytes.start..from.bytes.end.min(parcel.len())];
+        }
+        place(self.slots, from).map_or(&[], |(cut, bytes)| self.cuts[cut].read(&bytes))
     }
 }
 

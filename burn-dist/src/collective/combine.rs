@@ -6,20 +6,23 @@ use super::operation::Operation;
 use super::plan::{Sources, Span};
 use super::tree::{Part, Reducer};
 use crate::element::Element;
+use crate::shared_memory::ScratchPool;
 
-/// The combinations of one operation, in memory that is taken for the first.
+/// The combinations of one operation, in scratch memory that is taken for the first.
 pub(super) struct Combiner<'o, T: Element> {
     operation: &'o Operation,
     ranks: usize,
+    pool: &'o ScratchPool,
     reducer: Option<Reducer<T>>,
 }
 
 impl<'o, T: Element> Combiner<'o, T> {
     /// For an operation over so many ranks.
-    pub(super) fn new(operation: &'o Operation, ranks: usize) -> Self {
+    pub(super) fn new(operation: &'o Operation, ranks: usize, pool: &'o ScratchPool) -> Self {
         Self {
             operation,
             ranks,
+            pool,
             reducer: None,
         }
     }
@@ -34,10 +37,10 @@ impl<'o, T: Element> Combiner<'o, T> {
         &mut self,
         count: usize,
     ) -> (&mut Reducer<T>, impl Iterator<Item = Range<usize>> + use<T>) {
-        let (op, ranks) = (self.operation.op, self.ranks);
+        let (op, ranks, pool) = (self.operation.op, self.ranks, self.pool);
         let reducer = self
             .reducer
-            .get_or_insert_with(|| Reducer::new(op, ranks, count));
+            .get_or_insert_with(|| Reducer::new(op, ranks, count, pool));
         let blocks = reducer.blocks(count);
         (reducer, blocks)
     }

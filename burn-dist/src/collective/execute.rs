@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arena::{Arena, Batch};
+use super::arena::Arena;
 use super::combine::{Combiner, combine_block, elements};
 use super::leader::{Delivery, Leader};
-use super::operation::{Collective, Kind, Operation};
+use super::operation::{Collective, Operation};
 use super::plan::{self, Exchange, Lend, Memory, Plan, Span, Step};
 use super::tree::{Part, Reducer};
 use crate::element::{Element, ReduceOp};
@@ -49,12 +49,6 @@ pub(crate) enum Reduced<T> {
     Shared(Bytes),
 }
 
-/// Waits until every rank has come.
-pub(crate) fn barrier(handle: OpHandle<'_>) -> Result<()> {
-    let operation = Operation::moving(Kind::Barrier, 0);
-    run_operation::<u8>(handle, &operation, Buffers::InPlace(&mut []))
-}
-
 /// Runs a collective on the rank's buffers, whose lengths are right. A call in place has an output alone.
 pub(crate) fn run<T: Element>(
     handle: OpHandle<'_>,
@@ -66,7 +60,7 @@ pub(crate) fn run<T: Element>(
     let lengths = (input.map_or(0, <[T]>::len), output.len());
     let operation = Operation::new::<T>(collective, handle.layout().ranks(), lengths);
     let output = bytemuck::cast_slice_mut(output);
-    let buffers = match collective {
+    let mut buffers = match collective {
         Collective::Broadcast { .. } | Collective::Reduce { .. } | Collective::AllReduce { .. } => {
             Buffers::InPlace(output)
         }
@@ -75,17 +69,9 @@ pub(crate) fn run<T: Element>(
             output,
         },
     };
-    run_operation::<T>(handle, &operation, buffers)
-}
-
-fn run_operation<T: Element>(
-    handle: OpHandle<'_>,
-    operation: &Operation,
-    mut buffers: Buffers<'_>,
-) -> Result<()> {
     let op = handle.begin()?;
-    let plan = plan::plan(operation, op.layout(), op.rank());
-    let mut combiner = Combiner::new(operation, op.ranks());
+    let plan = plan::plan(&operation, op.layout(), op.rank());
+    let mut combiner = Combiner::new(&operation, op.ranks(), op.pool());
     share::<T>(&op, &plan, &mut combiner, &mut buffers)?;
     if let Some(arrived) = exchange(&op, plan.exchange, &mut combiner, buffers.output())? {
         let read = |span: &Span| cut(come(&op, &arrived, span.memory), span);
@@ -107,7 +93,7 @@ pub(super) fn run_bytes<R>(
     let op = handle.begin()?;
     let layout = op.layout();
     let plan = plan::plan(operation, layout, op.rank());
-    let mut combiner = Combiner::<u8>::new(operation, op.ranks());
+    let mut combiner = Combiner::<u8>::new(operation, op.ranks(), op.pool());
     let mut buffers = Buffers::Apart {
         input,
         output: &mut [],
@@ -139,13 +125,12 @@ pub(crate) fn all_reduce_shared<T: Element>(
     }
     if !plan::shares_result(operation, layout) {
         let mut buffer = input.into_own();
-        let bytes = bytemuck::cast_slice_mut(&mut buffer);
-        run_operation::<T>(handle, operation, Buffers::InPlace(bytes))?;
+        run(handle, collective, None, Some(&mut buffer))?;
         return Ok(Reduced::Own(buffer));
     }
     let op = handle.begin()?;
     let plan = plan::plan(operation, layout, op.rank());
-    let mut combiner = Combiner::<T>::new(operation, layout.ranks());
+    let mut combiner = Combiner::<T>::new(operation, layout.ranks(), op.pool());
     let mut buffers = Buffers::Apart {
         input: bytemuck::cast_slice(input.elements()),
         output: &mut [],
@@ -178,7 +163,7 @@ fn run_shared_locally<T: Element>(
         }
         input => {
             let lent = LentBuffer::Read(bytemuck::cast_slice(input.elements()));
-            let mut combiner = Combiner::<T>::new(operation, op.ranks());
+            let mut combiner = Combiner::<T>::new(operation, op.ranks(), op.pool());
             op.share(lent, |buffers| combine_lent(buffers, &mut combiner))?;
             op.follow().map(|arrived| arrived.shared.clone())
         }
@@ -200,7 +185,7 @@ fn lead_shared<T: Element, M: AsRef<[u8]> + AsMut<[u8]> + Send + 'static>(
         Some(input) => LentBuffer::Beside { input, output },
         None => LentBuffer::InPlace(output),
     };
-    let mut combiner = Combiner::<T>::new(operation, op.ranks());
+    let mut combiner = Combiner::<T>::new(operation, op.ranks(), op.pool());
     // If this fails it fails for all, and nobody waits for the leader.
     op.share(lent, |buffers| combine_lent(buffers, &mut combiner))?;
     let shared = Bytes::from_owner(memory);
@@ -408,18 +393,19 @@ fn exchange<T: Element>(
         return op.follow().map(Some);
     }
     let _span = tracing::trace_span!("network").entered();
-    let leader = Leader::new(op)?;
+    let mut leader = Leader::new(op, exchange.patience)?;
     let mut memory = Arena::new(op, output, &exchange);
-    let mut batch = Batch::new(exchange.patience);
+    // The sends and receives that are under way together.
+    let mut batch = Vec::new();
     for step in exchange.steps {
         match step {
-            Step::Send { .. } | Step::Recv { .. } => batch.steps.push(step),
+            Step::Send { .. } | Step::Recv { .. } => batch.push(step),
             Step::Combine {
                 sources,
                 into,
                 last,
             } => {
-                batch.pass(&leader, &mut memory)?;
+                leader.pass(&mut batch, &mut memory)?;
                 let operation = combiner.operation();
                 let (reducer, blocks) = combiner.begin(elements(operation, &sources, &into));
                 for block in blocks {
@@ -433,7 +419,7 @@ fn exchange<T: Element>(
             Step::Copy { .. } => {}
         }
     }
-    batch.pass(&leader, &mut memory)?;
+    leader.pass(&mut batch, &mut memory)?;
     let arrived = memory.into_arrived();
     Ok(Some(leader.deliver(arrived)))
 }

@@ -2,26 +2,15 @@
 //! lock is held meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::arena::Arena;
+use super::plan::Step;
 
 use crate::codec;
 use crate::engine::{Arrived, RunningOp};
 use crate::error::{Call, Error, Result};
 use crate::transport::network::{Cancel, Cause, Come, Incoming, Lost, Outgoing, Tag};
-
-/// Bytes to send to a node.
-pub(super) struct Outward<'b> {
-    pub(super) node: usize,
-    pub(super) part: u32,
-    pub(super) bytes: &'b [u8],
-}
-
-/// Memory for bytes from a node; none if the sender chooses the length.
-pub(super) struct Inward<'b> {
-    pub(super) node: usize,
-    pub(super) part: u32,
-    pub(super) into: Option<&'b mut [u8]>,
-}
 
 /// The delivery that the other ranks of the process wait for. Dropped before it is made, it ends the operation for
 /// them, so that they never wait for a leader that is gone.
@@ -59,14 +48,24 @@ pub(super) struct Leader<'o, 'm> {
     /// The encoded call, which goes with the first message to each node.
     call: Vec<u8>,
     delivery: Delivery<'o, 'm>,
+    /// The time by which each batch may be later than the one before.
+    patience: Duration,
+    /// The deadline of the next batch.
+    deadline: Instant,
 }
 
 impl<'o, 'm> Leader<'o, 'm> {
-    pub(super) fn new(op: &'o RunningOp<'m>) -> Result<Self> {
+    pub(super) fn new(op: &'o RunningOp<'m>, patience: Duration) -> Result<Self> {
         let delivery = Delivery::new(op);
         let call = codec::encode(&**op.call());
         let call = call.map_err(|message| op.malformed(op.layout().here(), message))?;
-        Ok(Self { op, call, delivery })
+        Ok(Self {
+            op,
+            call,
+            delivery,
+            patience,
+            deadline: op.deadline(),
+        })
     }
 
     /// Gives all ranks of the process what has arrived.
@@ -74,49 +73,61 @@ impl<'o, 'm> Leader<'o, 'm> {
         self.delivery.deliver(arrived)
     }
 
-    /// Sends and receives bytes, each of which its node knows by a part of its own, `late` after the operation's
-    /// deadline at the latest. Messages with part 0 are the first that a node gets. Returns the messages whose
-    /// length the sender chose, by node.
+    /// Sends and receives the messages of a batch, each of which its node knows by a part of its own. Messages with
+    /// part 0 are the first that a node gets.
     ///
     /// # Errors
     /// The group's failure, if it has one or gets one before all is there.
-    pub(super) fn pass(
-        &self,
-        sends: &[Outward<'_>],
-        receives: Vec<Inward<'_>>,
-        late: Duration,
-    ) -> Result<Vec<(usize, Vec<u8>)>> {
+    pub(super) fn pass(&mut self, batch: &mut Vec<Step>, memory: &mut Arena<'_>) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let places = self.op.layout().places();
         let head = |part| if part == 0 { &self.call[..] } else { &[] };
-        let sends = sends.iter().map(|send| Outgoing {
-            to: places[send.node].process,
-            tag: self.tag(send.part),
-            head: head(send.part),
-            body: send.bytes,
-        });
-        let nodes: Vec<usize> = receives.iter().map(|receive| receive.node).collect();
-        let receives = receives.into_iter().map(|receive| {
-            let (from, tag) = (places[receive.node].process, self.tag(receive.part));
-            Incoming::new(from, tag, Some(head(receive.part)), receive.into)
-        });
-        let (sends, mut receives): (Vec<_>, Vec<_>) = (sends.collect(), receives.collect());
-        self.op.buffers().await_all(nodes.clone());
-        let deadline = self.op.deadline() + late;
-        let done = self
-            .op
-            .network()?
-            .exchange(&sends, &mut receives, deadline, self);
-        if done.map_err(|lost| self.lost(&lost))? {
-            let come = nodes.into_iter().zip(receives);
-            let whole = come.filter_map(|(node, receive)| match receive.come {
-                Some(Come::Whole { body, .. }) => Some((node, body)),
-                _ => None,
-            });
-            return Ok(whole.collect());
+        let mut cut = memory.cut(batch);
+        let (mut sends, mut receives, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+        for step in batch.iter() {
+            if let Step::Recv { from, part, into } = step {
+                let (process, tag) = (places[*from].process, self.tag(*part));
+                nodes.push(*from);
+                receives.push(Incoming::new(
+                    process,
+                    tag,
+                    Some(head(*part)),
+                    cut.take(into),
+                ));
+            }
         }
-        let mut odd = nodes.into_iter().zip(&receives);
-        let odd = odd.find(|(_, receive)| receive.is_odd());
-        Err(odd.map_or_else(|| self.op.failure(), |(node, odd)| self.odd(node, odd)))
+        for step in batch.iter() {
+            if let Step::Send { to, part, from } = step {
+                sends.push(Outgoing {
+                    to: places[*to].process,
+                    tag: self.tag(*part),
+                    head: head(*part),
+                    body: cut.read(from),
+                });
+            }
+        }
+        self.op.buffers().await_all(nodes.clone());
+        let network = self.op.network()?;
+        let done = network.exchange(&sends, &mut receives, self.deadline, self);
+        if !done.map_err(|lost| self.lost(&lost))? {
+            let mut odd = nodes.into_iter().zip(&receives);
+            let odd = odd.find(|(_, receive)| receive.is_odd());
+            return Err(odd.map_or_else(|| self.op.failure(), |(node, odd)| self.odd(node, odd)));
+        }
+        let whole = nodes.into_iter().zip(receives);
+        let whole = whole.filter_map(|(node, receive)| match receive.come {
+            Some(Come::Whole { body, .. }) => Some((node, body)),
+            _ => None,
+        });
+        let whole: Vec<_> = whole.collect();
+        for (node, body) in whole {
+            memory.set_chosen(node, body);
+        }
+        batch.clear();
+        self.deadline += self.patience;
+        Ok(())
     }
 
     fn tag(&self, part: u32) -> Tag {

@@ -22,7 +22,7 @@ mod tree;
 pub(crate) use bytes::{
     Unfit, all_gather_bytes, all_to_all_bytes, broadcast_bytes, gather_bytes, scatter_bytes,
 };
-pub(crate) use execute::{Reduced, all_reduce_shared, barrier, run};
+pub(crate) use execute::{Reduced, all_reduce_shared, run};
 pub(crate) use operation::Collective;
 #[cfg(feature = "bench")]
 pub(crate) use tree::reduce_slices;

@@ -5,6 +5,8 @@ use crate::element::{Element, ReduceOp};
 /// A collective that carries elements, with all that ranks must agree on but the elements.
 #[derive(Clone, Copy, Debug)]
 pub enum Collective {
+    /// Without elements.
+    Barrier,
     /// In place.
     Broadcast { root: usize },
     /// In place.
@@ -27,6 +29,7 @@ impl Collective {
     /// The name of its public method.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Barrier => "barrier",
             Self::Broadcast { .. } => "broadcast",
             Self::Reduce { .. } => "reduce",
             Self::AllReduce { .. } => "all_reduce",
@@ -113,6 +116,7 @@ impl Operation {
         (input, output): (usize, usize),
     ) -> Self {
         let (kind, count) = match collective {
+            Collective::Barrier => (Kind::Barrier, 0),
             Collective::Broadcast { .. } => (Kind::Broadcast, output),
             Collective::Reduce { .. } => (Kind::Reduce, output),
             Collective::AllReduce { .. } => (Kind::AllReduce, output),

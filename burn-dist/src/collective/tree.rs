@@ -9,9 +9,11 @@
 //! The tree is evaluated one block of elements at a time: a block of every rank and one block of
 //! partial sums per level of the tree stay in the core's own cache, so memory is read and written once.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::element::{Element, ReduceOp};
+use crate::shared_memory::{Scratch, ScratchPool};
 
 /// The size of a block: with two sources, sums and targets together fill half of a usual 48 KiB
 /// first-level cache.
@@ -23,28 +25,27 @@ pub(super) struct Reducer<T: Element> {
     /// The ranks that a mean is over.
     ranks: usize,
     block: usize,
-    /// A block of partial results for each level of the tree; empty for a mean.
-    narrow: Vec<T>,
-    /// The same in the type that means are summed in; empty for other operations.
-    wide: Vec<T::Wide>,
+    /// A block of partial results for each level of the tree, in the type that the operation computes in.
+    scratch: Scratch,
+    elements: PhantomData<T>,
 }
 
 impl<T: Element> Reducer<T> {
     /// For blocks of up to `length` elements, of nodes of up to `ranks` ranks.
-    pub(super) fn new(op: ReduceOp, ranks: usize, length: usize) -> Self {
+    pub(super) fn new(op: ReduceOp, ranks: usize, length: usize, pool: &ScratchPool) -> Self {
         // The lowest level too may need a block for each side.
         let levels = ranks.next_power_of_two().trailing_zeros() as usize + 1;
         let block = length.min(BLOCK_BYTES / size_of::<T>());
-        let (narrow, wide) = match op {
-            ReduceOp::Mean => (0, levels * block),
-            _ => (levels * block, 0),
+        let size = match op {
+            ReduceOp::Mean => size_of::<T::Wide>(),
+            _ => size_of::<T>(),
         };
         Self {
             op,
             ranks,
             block,
-            narrow: vec![T::zeroed(); narrow],
-            wide: vec![T::Wide::default(); wide],
+            scratch: pool.take(levels * block * size),
+            elements: PhantomData,
         }
     }
 
@@ -64,36 +65,41 @@ impl<T: Element> Reducer<T> {
         length: usize,
         part: &impl Fn(&Range<usize>) -> Option<Part<'s>>,
     ) {
-        let narrow = &mut self.narrow;
+        let scratch = self.scratch.as_mut();
+        if self.op == ReduceOp::Mean {
+            let wide = bytemuck::cast_slice_mut(scratch);
+            return combine(ranks, length, part, wide, T::widen, T::wide_plus);
+        }
+        let narrow = bytemuck::cast_slice_mut(scratch);
         let keep = |value: T| value;
         match self.op {
             ReduceOp::Sum => combine(ranks, length, part, narrow, keep, T::plus),
             ReduceOp::Product => combine(ranks, length, part, narrow, keep, T::times),
             ReduceOp::Min => combine(ranks, length, part, narrow, keep, T::smaller),
             ReduceOp::Max => combine(ranks, length, part, narrow, keep, T::larger),
-            ReduceOp::Mean => {
-                let wide = &mut self.wide;
-                combine(ranks, length, part, wide, T::widen, T::wide_plus);
-            }
+            ReduceOp::Mean => {}
         }
     }
 
     /// The first `length` elements of the block that was combined last, as a partial result.
     pub(super) fn partial(&self, length: usize) -> &[u8] {
-        match self.op {
-            ReduceOp::Mean => bytemuck::cast_slice(&self.wide[..length]),
-            _ => bytemuck::cast_slice(&self.narrow[..length]),
-        }
+        let size = match self.op {
+            ReduceOp::Mean => size_of::<T::Wide>(),
+            _ => size_of::<T>(),
+        };
+        &self.scratch.as_ref()[..length * size]
     }
 
     /// Writes the block that was combined last, which is over all ranks.
     pub(super) fn write(&self, target: &mut [T]) {
         if self.op == ReduceOp::Mean {
-            for (target, &sum) in target.iter_mut().zip(&self.wide) {
+            let sums = bytemuck::cast_slice(self.scratch.as_ref());
+            for (target, &sum) in target.iter_mut().zip(sums) {
                 *target = T::mean(sum, self.ranks);
             }
         } else {
-            target.copy_from_slice(&self.narrow[..target.len()]);
+            let results = bytemuck::cast_slice(self.scratch.as_ref());
+            target.copy_from_slice(&results[..target.len()]);
         }
     }
 }
@@ -101,7 +107,7 @@ impl<T: Element> Reducer<T> {
 /// Reduces the slices of all ranks, which are equally long, into `target`.
 #[cfg(feature = "bench")]
 pub(crate) fn reduce_slices<T: Element>(op: ReduceOp, sources: &[&[T]], target: &mut [T]) {
-    let mut reducer = Reducer::<T>::new(op, sources.len(), target.len());
+    let mut reducer = Reducer::<T>::new(op, sources.len(), target.len(), &ScratchPool::default());
     for block in reducer.blocks(target.len()) {
         reducer.combine(0..sources.len(), block.len(), &|ranks| {
             let elements = &sources[ranks.start][block.clone()];
@@ -288,7 +294,7 @@ mod tests {
 
     #[test]
     fn blocks_cover_a_slice_once() {
-        let reducer = Reducer::<f32>::new(ReduceOp::Sum, 2, 10_000);
+        let reducer = Reducer::<f32>::new(ReduceOp::Sum, 2, 10_000, &ScratchPool::default());
         let mut next = 0;
         for block in reducer.blocks(5_000) {
             assert_eq!(block.start, next);
@@ -296,7 +302,9 @@ mod tests {
         }
         assert_eq!(next, 5_000);
         assert_eq!(
-            Reducer::<f32>::new(ReduceOp::Sum, 2, 0).blocks(0).count(),
+            Reducer::<f32>::new(ReduceOp::Sum, 2, 0, &ScratchPool::default())
+                .blocks(0)
+                .count(),
             0
         );
     }

@@ -17,7 +17,7 @@ use super::core::{GroupState, Record};
 use super::order::PendingOp;
 use super::round::{Arrived, End, RoundBuffers};
 use crate::error::{Call, Error, Result};
-use crate::shared_memory::{LentBuffer, Missed, PeerBuffers, Scratch};
+use crate::shared_memory::{LentBuffer, Missed, PeerBuffers, Scratch, ScratchPool};
 use crate::transport::network::{Lost, Network};
 use crate::transport::processes::Layout;
 
@@ -168,6 +168,11 @@ impl<'m> RunningOp<'m> {
     pub(crate) fn parcel_bytes(&self, number: usize) -> &[u8] {
         let parcel = self.pending.round.parcels[number].get();
         parcel.map_or(&[], |parcel| parcel)
+    }
+
+    /// The scratch memory of the group.
+    pub(crate) fn pool(&self) -> &'m ScratchPool {
+        &self.handle.group.pool
     }
 
     /// Memory of so many bytes, with anything in it.

@@ -63,7 +63,9 @@ impl<M: Mode> ProcessGroup<M> {
     /// See [above](#errors-of-all-calls).
     pub fn barrier(&self) -> M::Returned<()> {
         let ticket = self.ticket("barrier", "", &[], Detail::default());
-        let job: Job<()> = Box::new(move || ticket.run(collective::barrier));
+        let job: Job<()> = Box::new(move || {
+            collective::run::<u8>(ticket.handle(), Collective::Barrier, None, None)
+        });
         M::run(self, Ok(job))
     }
 

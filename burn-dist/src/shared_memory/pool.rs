@@ -1,7 +1,7 @@
 //! Memory for results and messages, used again and again.
 //!
-//! Invariants: a pool keeps at most one small and one large memory that nobody uses, and gives each out for no less
-//! than half of it. Memory is not written to while it is shared: it can be reached only as `Bytes` by then.
+//! Invariants: a pool keeps a few small memories and at most one large one that nobody uses, and gives each out for
+//! no less than half of it. Memory is not written to while it is shared: it can be reached only as `Bytes` by then.
 
 use std::sync::Arc;
 
@@ -48,31 +48,56 @@ impl<T: Pod> AsMut<[u8]> for Elements<T> {
     }
 }
 
-/// The memories that a group has used last, once nobody uses them: a small and a large one.
+/// The memories that a group has used last, once nobody uses them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ScratchPool(Arc<Mutex<[Option<Vec<Unit>>; 2]>>);
+pub(crate) struct ScratchPool(Arc<Mutex<Kept>>);
 
-/// The unit of memory: as strictly aligned as any element.
-type Unit = u64;
+#[derive(Debug, Default)]
+struct Kept {
+    small: Vec<Vec<Unit>>,
+    large: Option<Vec<Unit>>,
+}
+
+/// The unit of memory: as strictly aligned as any element or sum of elements.
+type Unit = u128;
 
 /// The most units of a small memory.
 const SMALL_UNITS: usize = (64 << 10) / size_of::<Unit>();
+
+/// The most small memories that a pool keeps: one for each rank of a usual process.
+const MAX_SMALL: usize = 8;
 
 impl ScratchPool {
     /// Memory of so many bytes, with anything in it.
     pub(crate) fn take(&self, bytes: usize) -> Scratch {
         let units = bytes.div_ceil(size_of::<Unit>());
-        let fits = |memory: &mut Vec<Unit>| (units..=2 * units).contains(&memory.len());
-        let kept = if bytes == 0 {
+        let fits = |memory: &Vec<Unit>| (units..=2 * units).contains(&memory.len());
+        let kept = if units == 0 {
             None
+        } else if units > SMALL_UNITS {
+            self.0.lock().large.take_if(|memory| fits(memory))
         } else {
-            self.0.lock()[usize::from(units > SMALL_UNITS)].take_if(fits)
+            let mut kept = self.0.lock();
+            let found = kept.small.iter().position(fits);
+            found.map(|at| kept.small.swap_remove(at))
         };
         Scratch {
             memory: kept.unwrap_or_else(|| bytemuck::zeroed_vec(units)),
             bytes,
             pool: self.clone(),
         }
+    }
+
+    /// Keeps memory; gives back what it displaces.
+    fn put(&self, memory: Vec<Unit>) -> Option<Vec<Unit>> {
+        let mut kept = self.0.lock();
+        if memory.len() > SMALL_UNITS {
+            return kept.large.replace(memory);
+        }
+        // The oldest goes, so that sizes that are used no more do.
+        let displaced = (kept.small.len() >= MAX_SMALL).then(|| kept.small.remove(0));
+        kept.small.push(memory);
+        displaced
     }
 }
 
@@ -100,10 +125,8 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
         if !memory.is_empty() {
-            let size = usize::from(memory.len() > SMALL_UNITS);
-            let displaced = self.pool.0.lock()[size].replace(memory);
             // After the lock is released.
-            drop(displaced);
+            drop(self.pool.put(memory));
         }
     }
 }

@@ -9,6 +9,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use super::*;
 use crate::collective::combine::{Combiner, combine_block, elements};
 use crate::element::{Element, ReduceOp};
+use crate::shared_memory::ScratchPool;
 
 /// Layouts and operations that are tried.
 const SEEDS: u64 = if cfg!(miri) { 20 } else { 600 };
@@ -36,6 +37,7 @@ struct Simulation {
     layouts: Vec<Layout>,
     ranks: Vec<Rank>,
     processes: Vec<Process>,
+    pool: ScratchPool,
 }
 
 impl Simulation {
@@ -82,7 +84,7 @@ impl Simulation {
     /// The bytes that a step makes.
     fn evaluate(&self, rank: usize, sources: &Sources, into: &Span, last: bool) -> Vec<u8> {
         let operation = &self.operation;
-        let mut combiner = Combiner::<i32>::new(operation, self.ranks.len());
+        let mut combiner = Combiner::<i32>::new(operation, self.ranks.len(), &self.pool);
         let (reducer, blocks) = combiner.begin(elements(operation, sources, into));
         let mut made = Vec::new();
         for block in blocks {
@@ -328,6 +330,7 @@ fn run(seed: u64) {
         processes: layouts.iter().map(|_| Process::default()).collect(),
         layouts,
         ranks,
+        pool: ScratchPool::default(),
     };
     run_plans(&mut simulation);
     for (rank, due) in due.iter().enumerate() {
