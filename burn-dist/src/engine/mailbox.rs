@@ -71,7 +71,7 @@ impl Mailbox {
     fn offer(&mut self, to: usize, tag: u64, message: Message) -> Option<Message> {
         let slots = self.posted.get_mut(&to).into_iter().flatten();
         let mut open = slots.filter(|slot| slot.message.is_none() && slot.tag == tag);
-        match open.find(|slot| slot.from.is_none_or(|due| due == message.from)) {
+        match open.find(|slot| slot.matches(message.from, to)) {
             Some(slot) => {
                 slot.message = Some(message);
                 None
@@ -83,6 +83,7 @@ impl Mailbox {
     /// Posts a receive in a group of so many ranks, and gives its number.
     pub(super) fn post(&mut self, to: usize, from: Option<usize>, tag: u64, ranks: usize) -> u64 {
         let senders = from.map_or(0..ranks, |from| from..from + 1);
+        let senders = senders.filter(|&sender| from.is_some() || sender != to);
         let oldest = senders.filter_map(|from| {
             let route = Route { from, to, tag };
             Some((self.unclaimed.get(&route)?.front()?.0, route))
@@ -114,25 +115,55 @@ impl Mailbox {
         slots.find(|slot| slot.number == number)
     }
 
-    /// Withdraws a receive. A message that it had goes to the next that matches.
-    pub(super) fn withdraw(&mut self, to: usize, number: u64) {
-        let Some(slots) = self.posted.get_mut(&to) else {
-            return;
-        };
-        let place = slots.iter().position(|slot| slot.number == number);
-        let slot = place.map(|place| slots.remove(place));
+    /// Takes the message of a receive, which ends it.
+    pub(super) fn take(&mut self, to: usize, number: u64) -> Option<Message> {
+        self.slot(to, number)?.message.as_ref()?;
+        self.remove(to, number)?.message
+    }
+
+    fn remove(&mut self, to: usize, number: u64) -> Option<Slot> {
+        let slots = self.posted.get_mut(&to)?;
+        let at = slots.iter().position(|slot| slot.number == number)?;
+        let slot = slots.remove(at);
         if slots.is_empty() {
             self.posted.remove(&to);
         }
-        let withdrawn = slot.and_then(|slot| Some((slot.tag, slot.message?)));
-        let Some((tag, message)) = withdrawn else {
+        Some(slot)
+    }
+
+    /// Withdraws a receive. Its message goes to the next receive that matches, which passes its own of the same
+    /// sender on, so that messages keep their order.
+    pub(super) fn withdraw(&mut self, to: usize, number: u64) {
+        let Some(Slot {
+            tag,
+            message: Some(mut message),
+            ..
+        }) = self.remove(to, number)
+        else {
             return;
         };
-        if let Some(message) = self.offer(to, tag, message) {
-            let from = message.from;
-            let unclaimed = self.unclaimed.entry(Route { from, to, tag });
-            unclaimed.or_default().push_front((0, message));
+        let from = message.from;
+        let slots = self.posted.get_mut(&to).into_iter().flatten();
+        let later = slots.filter(|slot| slot.number > number && slot.tag == tag);
+        for slot in later.filter(|slot| slot.matches(from, to)) {
+            match &mut slot.message {
+                None => {
+                    slot.message = Some(message);
+                    return;
+                }
+                Some(other) if other.from == from => std::mem::swap(other, &mut message),
+                Some(_) => {}
+            }
         }
+        let unclaimed = self.unclaimed.entry(Route { from, to, tag });
+        unclaimed.or_default().push_front((0, message));
+    }
+}
+
+impl Slot {
+    /// True if the receive of rank `to` takes messages of this sender.
+    fn matches(&self, from: usize, to: usize) -> bool {
+        self.from.map_or(from != to, |due| due == from)
     }
 }
 
@@ -178,5 +209,70 @@ impl Streams {
         let next = self.sent.entry((route.from, route.to)).or_default();
         *next += 1;
         *next - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Detail;
+
+    const TO: usize = 0;
+    const TAG: u64 = 7;
+
+    fn put(mailbox: &mut Mailbox, from: usize, byte: u8) {
+        let call = Arc::new(Call {
+            operation: "send".into(),
+            sequence: 0,
+            dtype: "u8".into(),
+            shape: vec![1],
+            detail: Detail::default(),
+        });
+        let bytes = vec![byte];
+        mailbox.put(TO, TAG, Message { from, call, bytes });
+    }
+
+    fn take(mailbox: &mut Mailbox, number: u64) -> Option<u8> {
+        mailbox.take(TO, number).map(|message| message.bytes[0])
+    }
+
+    #[test]
+    fn a_receive_that_is_over_takes_no_more_messages() {
+        let mut mailbox = Mailbox::default();
+        let posts: Vec<u64> = (0..3).map(|_| mailbox.post(TO, Some(1), TAG, 2)).collect();
+        for (byte, &post) in posts.iter().enumerate() {
+            put(&mut mailbox, 1, byte as u8);
+            assert_eq!(take(&mut mailbox, post), Some(byte as u8));
+            assert_eq!(take(&mut mailbox, post), None);
+        }
+    }
+
+    #[test]
+    fn messages_keep_their_order_when_a_receive_is_withdrawn() {
+        let mut mailbox = Mailbox::default();
+        let posts: Vec<u64> = (0..3).map(|_| mailbox.post(TO, Some(1), TAG, 2)).collect();
+        put(&mut mailbox, 1, 10);
+        put(&mut mailbox, 1, 11);
+        mailbox.withdraw(TO, posts[0]);
+        assert_eq!(take(&mut mailbox, posts[1]), Some(10));
+        assert_eq!(take(&mut mailbox, posts[2]), Some(11));
+        put(&mut mailbox, 1, 12);
+        let last = mailbox.post(TO, None, TAG, 2);
+        mailbox.withdraw(TO, last);
+        let next = mailbox.post(TO, Some(1), TAG, 2);
+        assert_eq!(take(&mut mailbox, next), Some(12));
+    }
+
+    #[test]
+    fn any_rank_is_another_rank() {
+        let mut mailbox = Mailbox::default();
+        put(&mut mailbox, TO, 1);
+        let any = mailbox.post(TO, None, TAG, 3);
+        assert_eq!(take(&mut mailbox, any), None);
+        put(&mut mailbox, TO, 2);
+        put(&mut mailbox, 2, 3);
+        assert_eq!(take(&mut mailbox, any), Some(3));
+        let own = mailbox.post(TO, Some(TO), TAG, 3);
+        assert_eq!(take(&mut mailbox, own), Some(1));
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct PendingRecv {
 impl Drop for PendingRecv {
     fn drop(&mut self) {
         self.group.lock().mailbox.withdraw(self.to, self.number);
+        // Its message may have gone to a receive that another thread waits for.
+        self.group.inboxes[self.to].notify_all();
     }
 }
 
@@ -48,12 +50,20 @@ impl PendingRecv {
         &self.call
     }
 
-    /// True if the message has come. Takes in from the network what is there.
-    pub(crate) fn has_come(&self) -> bool {
-        self.is_filled() || {
+    /// True if the message has come, or can't come any more. Takes in from the network what is there.
+    pub(crate) fn is_over(&self) -> bool {
+        if !self.is_filled() {
             // An error stays for the one who waits: it is the group's failure.
             let _ = self.fetch(Instant::now());
-            self.is_filled()
+        }
+        self.is_filled() || {
+            let parts = self.group.lock();
+            let is_gone = |rank| {
+                let exit = parts.exits.get(rank);
+                exit.is_some_and(|exit| exit.waits_until().is_none())
+                    && !parts.expects_more(rank, self.to)
+            };
+            parts.failure.is_some() || self.senders().all(is_gone)
         }
     }
 
@@ -93,8 +103,7 @@ impl PendingRecv {
         let deadline = Instant::now() + after;
         let mut parts = self.group.lock();
         loop {
-            let slot = parts.mailbox.slot(self.to, self.number);
-            if let Some(message) = slot.and_then(|slot| slot.message.take()) {
+            if let Some(message) = parts.mailbox.take(self.to, self.number) {
                 return Ok(message);
             }
             let settles = self.check_senders(&mut parts)?;

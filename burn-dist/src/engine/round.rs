@@ -43,7 +43,7 @@ pub(super) enum End {
 }
 
 impl RoundBuffers {
-    /// For a group of so many places; takes no memory for none.
+    /// For a group over so many processes.
     pub(super) fn new(places: usize) -> Self {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),

@@ -49,9 +49,13 @@ pub(super) fn run<const D: usize>(
     backward: Map,
     tensor: Tensor<D>,
 ) -> Result<Tensor<D>> {
+    if D == 0 {
+        let message = "tensor: expected one dimension or more, got 0; reshape it".to_owned();
+        return Err(group.refuse(name, message));
+    }
     let name = group.caller().unwrap_or(name.into());
     let step = Adjoint {
-        group: group.within(format!("{name} #{} backward", group.calls())),
+        group: group.within(format!("{name} #{} backward", group.next_functional())),
         map: backward,
         shape: tensor.shape(),
     };

@@ -39,27 +39,24 @@ pub(super) struct Core {
     /// Number of point-to-point calls this rank has made. They are counted apart, because other ranks do not
     /// make them too.
     messages: AtomicU64,
+    /// The number of differentiable calls that this rank has made.
+    functional: AtomicU64,
 }
 
 impl Core {
     pub(super) fn new(state: Arc<GroupState>, rank: usize, world: Arc<World>) -> Arc<Self> {
-        let (collectives, messages) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self {
             state,
             rank,
             world,
-            collectives,
-            messages,
+            collectives: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            functional: AtomicU64::new(0),
         })
     }
 
     pub(super) fn global_rank(&self) -> usize {
         self.state.ranks()[self.rank]
-    }
-
-    /// Returns the number of collective calls so far.
-    pub(super) fn collectives(&self) -> u64 {
-        self.collectives.load(Ordering::Relaxed)
     }
 
     pub(super) fn next_collective(&self) -> u64 {
@@ -68,6 +65,10 @@ impl Core {
 
     pub(super) fn next_message(&self) -> u64 {
         self.messages.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn next_functional(&self) -> u64 {
+        self.functional.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -224,9 +224,9 @@ impl<M> ProcessGroup<M> {
         self.within.clone()
     }
 
-    /// Returns the number of collective calls so far, which is the number of the next.
-    pub(crate) fn calls(&self) -> u64 {
-        self.core().collectives()
+    /// Returns the number of the next call of `functional` in this rank's order of them.
+    pub(crate) fn next_functional(&self) -> u64 {
+        self.core().next_functional()
     }
 
     /// The process that hosts this rank.

@@ -112,7 +112,8 @@ impl<M> ProcessGroup<M> {
     }
 
     fn decode<T: DeserializeOwned>(&self, from: usize, bytes: &[u8]) -> Result<T> {
-        codec::decode(bytes).map_err(|message| Error::Control {
+        // The bytes are bounded already. A small number takes less bytes than memory.
+        codec::decode_within::<{ 16 * LIMIT }, T>(bytes).map_err(|message| Error::Control {
             rank: self.global_rank(),
             peer: self.ranks()[from],
             message,

@@ -290,6 +290,10 @@ impl<M> ProcessGroup<M> {
         tag: u64,
     ) -> Result<Receive> {
         let expected = slot.expected(self)?;
+        if from.is_none() && self.world_size() == 1 {
+            let message = "there is no other rank in a group of 1".to_owned();
+            return Err(self.refuse("recv", message));
+        }
         let global = from.map(|from| self.check_peer("recv", from));
         let detail = Detail {
             from: global.transpose()?,

@@ -170,7 +170,7 @@ impl<R> Work<R> {
     pub fn is_done(&self) -> bool {
         match &self.result {
             Pending::Queued(result) => !result.is_empty(),
-            Pending::Messages(waiting) => waiting.posted.iter().all(|posted| posted.has_come()),
+            Pending::Messages(waiting) => waiting.posted.iter().all(|posted| posted.is_over()),
         }
     }
 }

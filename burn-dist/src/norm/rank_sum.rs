@@ -19,7 +19,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Backend, Dispatch, DispatchKindConversion, DispatchTensor, TensorMetadata, backend_extension,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 /// Returns the sum over ranks of a vector that each has.
 pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
@@ -28,8 +28,19 @@ pub(super) fn rank_sum(own: Tensor<1>, here: &Here) -> Tensor<1> {
     };
     let samples = here.samples.map(|samples| samples as f64);
     let inverse = samples.map(|samples| if samples > 0.0 { 1.0 / samples } else { 0.0 });
-    let part = weighed(own.clone(), inverse);
+    // Numbers of samples times gradients leave the range of 16 bits.
+    let dtype = own.dtype();
+    let is_half = matches!(dtype, DType::F16 | DType::BF16);
+    let widen = |tensor: Tensor<1>| {
+        if is_half {
+            tensor.cast(DType::F32)
+        } else {
+            tensor
+        }
+    };
+    let part = weighed(widen(own.clone()), inverse);
     match functional::all_reduce(group, part, ReduceOp::Sum) {
+        Ok(sum) if is_half => weighed(sum, samples).cast(dtype),
         Ok(sum) => weighed(sum, samples),
         Err(error) => {
             fail(group, &error);

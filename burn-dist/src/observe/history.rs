@@ -215,14 +215,18 @@ impl<const N: usize> History<N> {
     /// Goes on from a saved state, with sums on `device`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the state is of another number of means.
+    /// [`Error::InvalidArgument`] if the state is of other means.
     pub fn resume(&mut self, state: HistoryState, device: &Device) -> Result<()> {
-        if !state.sums.is_empty() && state.sums.len() != N {
-            return Err(Error::InvalidArgument {
-                rank: self.group.global_rank(),
-                call: "History::resume",
-                message: format!("state: expected {N} means, got {}", state.sums.len()),
-            });
+        let names = |epoch: &Epoch| epoch.means.iter().map(|(name, _)| name.clone()).collect();
+        let saved: Vec<Vec<String>> = state.epochs.iter().map(names).collect();
+        let differs = |saved: &&Vec<String>| saved.iter().ne(self.names.iter());
+        let sums = state.sums.len();
+        if let Some(saved) = saved.iter().find(differs) {
+            let message = format!("state: expected the means {:?}, got {saved:?}", self.names);
+            return Err(self.wrong_state(message));
+        }
+        if sums != 0 && sums != N {
+            return Err(self.wrong_state(format!("state: expected {N} means, got {sums}")));
         }
         let device = device.clone().without_autodiff();
         let sums = || Tensor::from_floats(state.sums.as_slice(), &device);
@@ -230,6 +234,14 @@ impl<const N: usize> History<N> {
         (self.epochs, self.samples) = (state.epochs, state.samples);
         (self.before, self.since) = (state.times, Instant::now());
         Ok(())
+    }
+
+    fn wrong_state(&self, message: String) -> Error {
+        Error::InvalidArgument {
+            rank: self.group.global_rank(),
+            call: "History::resume",
+            message,
+        }
     }
 
     fn times(&self, stats: SyncStats) -> Times {

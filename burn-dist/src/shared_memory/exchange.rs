@@ -11,7 +11,7 @@
 //! ```
 //!
 //! # Why it is sound
-//! 1. *LentBuffer memory outlives every access.* A [`LentBuffer`] borrows its slice for the whole of `run`.
+//! 1. *Lent memory outlives every access.* A [`LentBuffer`] borrows its slice for the whole of `run`.
 //!    `run` returns, or unwinds, only through [`Stay::drop`], which no caller can skip because no
 //!    caller ever holds a `Stay`. It withdraws the loan if the exchange never became ready (nobody
 //!    can have seen it then: loans are readable only through `ready`, which is set under the same
@@ -64,9 +64,9 @@ pub(crate) enum LentBuffer<'a> {
 /// Buffers that a rank has lent, without their lifetime.
 #[derive(Clone, Copy)]
 struct Loan {
-    /// LentBuffer for reading.
+    /// Lent for reading.
     input: Option<Address<*const u8>>,
-    /// LentBuffer for work in place.
+    /// Lent for work in place.
     output: Option<Address<*mut u8>>,
 }
 

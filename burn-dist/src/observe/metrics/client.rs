@@ -75,8 +75,8 @@ fn reply_to(request: Scrape, metrics: &Metrics) -> String {
         Scrape::Metrics => reply("200 OK", EXPOSITION, &metrics.text()),
         Scrape::Elsewhere => refusal("404 Not Found", "there is only /metrics"),
         Scrape::OtherMethod => refusal("405 Method Not Allowed", "only GET is answered"),
-        Scrape::Malformed => refusal("400 Bad Scrape", "that is no HTTP request"),
-        Scrape::TooLong => refusal("431 Scrape Header Fields Too Large", "it is too long"),
+        Scrape::Malformed => refusal("400 Bad Request", "that is no HTTP request"),
+        Scrape::TooLong => refusal("431 Request Header Fields Too Large", "it is too long"),
     }
 }
 

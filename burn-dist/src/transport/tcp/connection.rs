@@ -1,4 +1,4 @@
-//! ConnectionState of one connection: its phase, the rights to read and write it, and the messages received.
+//! State of one connection: its phase, the rights to read and write it, and the messages received.
 //!
 //! A connection is in one of three phases, and moves only forward: open; closing (this side said goodbye: it
 //! sends no more messages and drops those it receives); ended, with a cause that never changes. The thread that
