@@ -300,8 +300,11 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} #{}", self.operation, self.sequence)?;
         if !self.dtype.is_empty() {
+            write!(f, " {}", self.dtype)?;
+        }
+        if !self.shape.is_empty() {
             let sizes: Vec<String> = self.shape.iter().map(usize::to_string).collect();
-            write!(f, " {}[{}]", self.dtype, sizes.join(","))?;
+            write!(f, "[{}]", sizes.join(","))?;
         }
         if let Some(reduction) = &self.detail.reduction {
             write!(f, " {reduction}")?;

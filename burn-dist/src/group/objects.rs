@@ -1,5 +1,7 @@
 //! Collectives on values of any type that serde knows, and on byte strings.
 
+use std::any::type_name;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,8 +22,8 @@ pub struct Objects<'g> {
 
 impl ProcessGroup {
     /// Collectives on values of any type that serde knows, such as strings, settings and lists of them. Values
-    /// may differ in size between ranks; together they may come to 256 MiB as bytes. Tensors travel faster through
-    /// the calls of the group itself.
+    /// may differ in size between ranks; together they may come to 256 MiB as bytes. Ranks compare the name of the
+    /// type. Tensors travel faster through the calls of the group itself.
     ///
     /// ```
     /// # use burn_dist::ProcessGroup;
@@ -47,7 +49,7 @@ impl Objects<'_> {
     pub fn all_gather<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Vec<T>> {
         let (group, call) = (self.group, "all_gather_object");
         let bytes = group.encode(call, value)?;
-        let all = group.gather_strings(call, &bytes, None)?;
+        let all = group.gather_strings((call, type_name::<T>()), &bytes, None)?;
         group.decode_all(all.unwrap_or_default())
     }
 
@@ -62,7 +64,7 @@ impl Objects<'_> {
     ) -> Result<T> {
         let (group, call) = (self.group, "broadcast_object");
         let bytes = value.map(|value| group.encode(call, value)).transpose()?;
-        let bytes = group.broadcast_string(call, bytes.as_deref(), root)?;
+        let bytes = group.broadcast_string((call, type_name::<T>()), bytes.as_deref(), root)?;
         group.decode(root, &bytes)
     }
 
@@ -77,7 +79,7 @@ impl Objects<'_> {
     ) -> Result<Option<Vec<T>>> {
         let (group, call) = (self.group, "gather_object");
         let bytes = group.encode(call, value)?;
-        let all = group.gather_strings(call, &bytes, Some(root))?;
+        let all = group.gather_strings((call, type_name::<T>()), &bytes, Some(root))?;
         all.map(|all| group.decode_all(all)).transpose()
     }
 
@@ -96,7 +98,8 @@ impl Objects<'_> {
             values.collect::<Result<Vec<_>>>()
         });
         let strings = strings.transpose()?;
-        let ticket = group.scatter_ticket(call, ("", &[]), strings.as_deref(), root)?;
+        let signature = (type_name::<T>(), &[][..]);
+        let ticket = group.scatter_ticket(call, signature, strings.as_deref(), root)?;
         let string = ticket
             .run(|handle| collective::scatter_bytes(handle, strings.as_deref(), root, LIMIT))?;
         let string = string.map_err(|unfit| ticket.unfit(&unfit, LIMIT))?;
@@ -128,7 +131,7 @@ impl<M> ProcessGroup<M> {
     /// Gives every rank, or the root alone, the bytes of all.
     fn gather_strings(
         &self,
-        call: &'static str,
+        (call, kind): (&'static str, &'static str),
         bytes: &[u8],
         root: Option<usize>,
     ) -> Result<Option<Vec<Vec<u8>>>> {
@@ -136,7 +139,7 @@ impl<M> ProcessGroup<M> {
         if let Some(root) = root {
             detail.root = Some(self.check_peer(call, root)?);
         }
-        let ticket = self.ticket(call, "", &[], detail);
+        let ticket = self.ticket(call, kind, &[], detail);
         let all = ticket.run(|handle| match root {
             Some(root) => collective::gather_bytes(handle, bytes, root, LIMIT),
             None => {
@@ -149,7 +152,7 @@ impl<M> ProcessGroup<M> {
 
     fn broadcast_string(
         &self,
-        call: &'static str,
+        (call, kind): (&'static str, &'static str),
         bytes: Option<&[u8]>,
         root: usize,
     ) -> Result<Vec<u8>> {
@@ -163,7 +166,7 @@ impl<M> ProcessGroup<M> {
             let message = format!("it has {} bytes; give at most {LIMIT}", bytes.len());
             return Err(self.refuse(call, message));
         }
-        let ticket = self.ticket(call, "", &[], detail);
+        let ticket = self.ticket(call, kind, &[], detail);
         ticket.run(|handle| collective::broadcast_bytes(handle, bytes, root))
     }
 
@@ -191,7 +194,7 @@ impl<M> ProcessGroup<M> {
     /// # Errors
     /// Those of [`Objects`].
     pub(crate) fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let all = self.gather_strings("all_gather_bytes", bytes, None)?;
+        let all = self.gather_strings(("all_gather_bytes", ""), bytes, None)?;
         Ok(all.unwrap_or_default())
     }
 
@@ -200,7 +203,7 @@ impl<M> ProcessGroup<M> {
     /// # Errors
     /// Those of [`Objects`].
     pub(crate) fn broadcast_bytes(&self, bytes: Option<&[u8]>, root: usize) -> Result<Vec<u8>> {
-        self.broadcast_string("broadcast_bytes", bytes, root)
+        self.broadcast_string(("broadcast_bytes", ""), bytes, root)
     }
 }
 
@@ -222,20 +225,42 @@ mod tests {
     }
 
     #[test]
+    fn types_that_differ_are_a_mismatch() {
+        on_ranks(2, |group| {
+            let objects = group.objects();
+            // The bytes of both values are the same.
+            let error = if group.rank() == 0 {
+                objects.all_gather(&7_u32).map(drop).unwrap_err()
+            } else {
+                objects.all_gather(&7_u64).map(drop).unwrap_err()
+            };
+            let text = error.to_string();
+            for call in ["all_gather_object #0 u32", "all_gather_object #0 u64"] {
+                assert!(text.contains(call), "{text}");
+            }
+        });
+    }
+
+    /// A value that can be written and not read.
+    #[derive(Debug, Serialize)]
+    struct WriteOnly;
+
+    impl<'de> serde::Deserialize<'de> for WriteOnly {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Err(serde::de::Error::custom("it is not for reading"))
+        }
+    }
+
+    #[test]
     fn a_value_that_cannot_be_read_names_its_sender() {
         on_ranks(2, |group| {
-            let error = if group.rank() == 0 {
-                group.objects().all_gather(&7_u8).map(drop).unwrap_err()
-            } else {
-                group
-                    .objects()
-                    .all_gather(&"seven".to_owned())
-                    .map(drop)
-                    .unwrap_err()
-            };
-            let peer = 1 - group.rank();
+            let error = group
+                .objects()
+                .broadcast((group.rank() == 1).then_some(&WriteOnly), 1);
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Control { peer: 1, .. }), "{error}");
             assert!(
-                matches!(error, Error::Control { peer: found, .. } if found == peer),
+                error.to_string().contains("it is not for reading"),
                 "{error}"
             );
         });

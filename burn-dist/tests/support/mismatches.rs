@@ -127,7 +127,7 @@ pub(crate) fn another_form() -> Mismatch {
     Mismatch::new(
         |group| group.all_gather(vec![1.0_f32; 3]).map(drop),
         |group| group.all_gather(Uneven(vec![1.0_f32; 3])).map(drop),
-        ["all_gather #1 f32[3]", "all_gather(Uneven) #1 f32[]"],
+        ["all_gather #1 f32[3]", "all_gather(Uneven) #1 f32"],
     )
 }
 
