@@ -33,7 +33,8 @@
 //!
 //! # Errors in backward
 //! Backward can't return an error. When a collective fails there, the groups of this rank fail, the gradient is zero,
-//! and the next call of the group returns the error.
+//! and the next call of the group returns the error. Without a next call,
+//! [`Launcher::run`](crate::launch::Launcher::run) returns it.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};

@@ -92,10 +92,12 @@ impl Adjoint {
         ))
     }
 
-    /// Fails the groups of this rank with an error that backward can't return.
+    /// Fails the groups of this rank with an error that backward can't return, and the job if this rank makes no
+    /// further call.
     fn fail(&self, error: &Error) {
         tracing::warn!("a collective in backward failed, its gradient is zero: {error}");
         self.group.fail(error);
+        self.group.fault(error.clone());
     }
 }
 

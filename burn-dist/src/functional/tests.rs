@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::*;
 use crate::error::Error;
 use crate::group::{on_job, on_ranks};
+use crate::launch::Launcher;
 
 /// Number of ranks that each process hosts.
 const LAYOUTS: [&[usize]; 5] = [&[2], &[3], &[4], &[1, 1], &[2, 1]];
@@ -271,6 +272,24 @@ fn a_rank_without_backward_is_an_error_that_names_the_call() {
             "{error}"
         );
     });
+}
+
+#[test]
+fn a_failure_in_backward_without_a_later_call_fails_the_run() {
+    let launcher = Launcher::new(vec![Device::flex().autodiff(); 2]);
+    let run = launcher.run(|worker| {
+        let x = Tensor::<1>::ones([2], worker.device()).require_grad();
+        let sum = all_reduce(worker.group(), x, ReduceOp::Sum)?;
+        if worker.rank() == 0 {
+            drop(sum.sum().backward());
+        }
+        Ok::<_, Error>(())
+    });
+    let error = run.unwrap_err().to_string();
+    assert!(
+        error.contains("functional::all_reduce #0 backward"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -184,6 +184,7 @@ impl SyncBatchNorm {
 fn fail(group: &ProcessGroup, error: &Error) {
     tracing::warn!("statistics over all ranks failed: {error}");
     group.fail(error);
+    group.fault(error.clone());
 }
 
 /// The mean of each feature over this rank's rows, times its share in those of all ranks.
