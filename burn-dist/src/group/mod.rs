@@ -290,6 +290,12 @@ impl<M> ProcessGroup<M> {
     pub(crate) fn leave(&self, reason: &Departure) {
         self.member.lineage().leave(reason);
     }
+
+    /// Leaves the job with this process, all of whose ranks have left. Handles that a program keeps, or a graph of
+    /// autodiff, do not hold it.
+    pub(crate) fn close_job(&self) {
+        self.core().world.close();
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Blocking and asynchronous calls: one public method serves both, by the mode of the handle.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::StreamId;
 use tracing::Span;
 
+use super::member::Lineage;
 use super::p2p::Waiting;
 use super::{ProcessGroup, Work};
 use crate::collective::{self, Collective};
@@ -81,24 +83,31 @@ impl Mode for Started {
     }
 
     fn ready<R>(group: &Start, result: Result<R>) -> Work<R> {
-        Work::ready(group.global_rank(), result)
+        Work::ready(group.global_rank(), group.reporter(), result)
     }
 }
 
 impl<M> ProcessGroup<M> {
+    /// Returns what is told of the errors of works that a program drops. The library's own calls wait for theirs, or
+    /// give another error.
+    fn reporter(&self) -> Option<Arc<Lineage>> {
+        let lineage = self.member.lineage();
+        self.within.is_none().then(|| Arc::clone(lineage))
+    }
+
     /// Queues an operation for the communication thread.
     fn enqueue<R: Send + 'static>(
         &self,
         operation: impl FnOnce() -> Result<R> + Send + 'static,
     ) -> Work<R> {
-        let (job, work) = Work::new(self.global_rank(), operation);
+        let (job, work) = Work::new(self.global_rank(), self.reporter(), operation);
         match self.member.submit(job) {
             Ok(()) => work,
             Err(error) => {
                 // The others can't have this operation without this rank.
                 let (state, rank) = (&self.core().state, self.rank());
                 state.fail(state.left(rank, &error.to_string(), None));
-                Work::ready(self.global_rank(), Err(error))
+                Work::ready(self.global_rank(), None, Err(error))
             }
         }
     }
@@ -115,7 +124,7 @@ impl<M> ProcessGroup<M> {
         let ticket = self.collective_ticket(call, (T::NAME, &[length]), (None, Some(length)));
         let ticket = match ticket {
             Ok(ticket) => ticket,
-            Err(error) => return Work::ready(self.global_rank(), Err(error)),
+            Err(error) => return Work::ready(self.global_rank(), None, Err(error)),
         };
         self.enqueue(move || {
             ticket.run(|handle| {

@@ -6,9 +6,11 @@
 //! side waits for the other to pick up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use super::member::Lineage;
 use super::p2p::Waiting;
 use crate::error::{Error, Result};
 use crate::transport::thread::Thread;
@@ -80,7 +82,8 @@ const THREAD: &str = "communication thread";
 
 /// The result of an asynchronous call, once it has one.
 ///
-/// Dropping it does not cancel the operation, which the other ranks count on.
+/// Dropping it does not cancel the operation, which the other ranks count on. If the operation fails, the groups of
+/// this rank fail too, and [`Launcher::run`](crate::launch::Launcher::run) returns the error.
 #[must_use = "the operation's result, or its failure, comes from `wait`"]
 pub struct Work<R> {
     rank: usize,
@@ -90,9 +93,27 @@ pub struct Work<R> {
 /// Source of a result.
 enum Pending<R> {
     /// The communication thread.
-    Queued(Receiver<Result<R>>),
+    Queued(Receiver<Outcome<R>>),
     /// Messages, for which the one who wants the result waits.
     Messages(Waiting<R>),
+}
+
+/// Result on its way to [`Work::wait`]. An error that is dropped on the way is a fault of the rank.
+struct Outcome<R> {
+    result: Option<Result<R>>,
+    lineage: Option<Arc<Lineage>>,
+}
+
+impl<R> Drop for Outcome<R> {
+    fn drop(&mut self) {
+        // A panic is the better reason.
+        if let (Some(Err(error)), Some(lineage)) = (self.result.take(), &self.lineage)
+            && !std::thread::panicking()
+        {
+            tracing::error!("an operation whose `Work` was dropped failed: {error}");
+            lineage.fault(error);
+        }
+    }
 }
 
 impl<R> std::fmt::Debug for Work<R> {
@@ -105,9 +126,10 @@ impl<R> std::fmt::Debug for Work<R> {
 }
 
 impl<R: Send + 'static> Work<R> {
-    /// A job that runs `operation`, and the handle of its result.
+    /// A job that runs `operation`, and the handle of its result. The lineage gets an error that nobody waits for.
     pub(super) fn new(
         rank: usize,
+        lineage: Option<Arc<Lineage>>,
         operation: impl FnOnce() -> Result<R> + Send + 'static,
     ) -> (Job, Self) {
         let (sender, result) = bounded(1);
@@ -121,8 +143,9 @@ impl<R: Send + 'static> Work<R> {
                     message,
                 })
             });
+            let result = Some(outcome);
             // The handle may have been dropped.
-            let _ = sender.send(outcome);
+            let _ = sender.send(Outcome { result, lineage });
         };
         let result = Pending::Queued(result);
         (Box::new(job), Self { rank, result })
@@ -130,9 +153,13 @@ impl<R: Send + 'static> Work<R> {
 }
 
 impl<R> Work<R> {
-    /// A result that is there already.
-    pub(super) fn ready(rank: usize, outcome: Result<R>) -> Self {
+    /// A result that is there already. The lineage gets an error that nobody waits for.
+    pub(super) fn ready(rank: usize, lineage: Option<Arc<Lineage>>, outcome: Result<R>) -> Self {
         let (sender, result) = bounded(1);
+        let outcome = Outcome {
+            result: Some(outcome),
+            lineage,
+        };
         // The receiver is right here and the channel has room for one.
         let _ = sender.send(outcome);
         let result = Pending::Queued(result);
@@ -156,14 +183,17 @@ impl<R> Work<R> {
             Pending::Queued(result) => result,
             Pending::Messages(waiting) => return (waiting.job)(),
         };
-        result.recv().unwrap_or_else(|_| {
-            let message = "it ended before the operation".to_owned();
-            Err(Error::System {
-                rank: self.rank,
-                what: THREAD,
-                message,
+        let outcome = result.recv().ok();
+        outcome
+            .and_then(|mut outcome| outcome.result.take())
+            .unwrap_or_else(|| {
+                let message = "it ended before the operation".to_owned();
+                Err(Error::System {
+                    rank: self.rank,
+                    what: THREAD,
+                    message,
+                })
             })
-        })
     }
 
     /// Returns true if [`Self::wait`] would return at once.

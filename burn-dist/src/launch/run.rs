@@ -80,7 +80,12 @@ impl Run {
             .wait(|| self.failures.first().or_else(group), self.grace)
     }
 
+    /// Ends a run whose ranks have all ended.
     pub(super) fn outcome<R>(&self, results: Option<Vec<R>>) -> Result<Vec<R>> {
+        // The program may exit next, and the other processes have to be told how these ranks ended.
+        if let Some(group) = &self.all {
+            group.close_job();
+        }
         match (self.failures.first(), results) {
             (None, Some(results)) => Ok(results),
             (Some(failure), _) => Err(failure),
@@ -117,12 +122,14 @@ where
     }));
     match outcome {
         Ok(Ok(Ok(result))) => {
+            if group.kept_fault().is_none() {
+                // The other ranks count on asynchronous operations that nobody waited for, which may fail yet.
+                group.finish();
+            }
             if let Some(fault) = group.kept_fault() {
                 failures.note(group, &fault);
                 return None;
             }
-            // Asynchronous operations that nobody waited for still belong to the others' too.
-            group.finish();
             group.leave(&Departure::Returned);
             return Some(result);
         }

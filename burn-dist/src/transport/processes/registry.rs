@@ -180,6 +180,15 @@ impl World {
         self.network.as_ref().map_or(0, |network| network.process())
     }
 
+    /// Leaves the job, once all ranks of this process have left their groups: sends what is queued and says goodbye.
+    pub(crate) fn close(&self) {
+        // A report needs the network.
+        self.reporter.close();
+        if let Some(network) = &self.network {
+            network.close();
+        }
+    }
+
     /// Returns the number of bytes this process has sent to the others.
     pub(crate) fn sent(&self) -> u64 {
         self.network.as_ref().map_or(0, |network| network.sent())
@@ -188,11 +197,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // A report needs the network.
-        self.reporter.close();
-        if let Some(network) = &self.network {
-            network.close();
-        }
+        self.close();
     }
 }
 
