@@ -279,6 +279,8 @@ impl<'m> RunningOp<'m> {
             .flat_map(|node| node.ranks.iter().map(|&rank| ranks[rank]))
             .collect();
         missing.sort_unstable();
+        // A node may owe several messages.
+        missing.dedup();
         let timeout = Error::Timeout {
             rank: ranks[self.handle.rank],
             call: self.handle.call.clone(),

@@ -172,8 +172,8 @@ impl<M> ProcessGroup<M> {
             return Ok(length / ranks);
         }
         let message = format!(
-            "the input has {length} elements, which {ranks} ranks can't share evenly; pad it to a \
-             multiple of {ranks}"
+            "expected an input whose length (of a tensor, its first dimension) is a multiple of the {ranks} ranks, \
+             got {length}; pad it"
         );
         Err(self.refuse(call, message))
     }

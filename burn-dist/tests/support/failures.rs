@@ -184,7 +184,7 @@ impl Refused {
 /// Wrong arguments in a group of so many ranks, two at least.
 pub(crate) fn refusals(ranks: usize) -> Vec<Refused> {
     let whole = 2 * ranks;
-    let uneven = format!("{ranks} ranks can't share evenly");
+    let uneven = format!("a multiple of the {ranks} ranks");
     let scatter_async = |length| {
         move |group: &ProcessGroup| {
             let work = group
