@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::SystemTime;
@@ -107,8 +107,12 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         || "expected HOST:PORT, as node0:29500, 10.0.0.1:29500 or [fd00::1]:29500".to_owned();
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or_else(expected)?,
-        // An IPv6 address without brackets has no port.
-        None if text.matches(':').count() > 1 => (text, ""),
+        // An IPv6 address without brackets has no port. After `%` it may name an interface.
+        None if text.matches(':').count() > 1 => {
+            let address = text.split('%').next().unwrap_or_default();
+            address.parse::<Ipv6Addr>().map_err(|_| expected())?;
+            (text, "")
+        }
         None => text
             .find(':')
             .map_or((text, ""), |colon| text.split_at(colon)),

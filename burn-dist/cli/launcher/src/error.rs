@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// A program could not be started. Processes that ran already have been ended.
     #[error(
-        "cannot start `{}` as process {process}: {cause}; give its path, or put it on the PATH",
-        program.display()
+        "cannot start `{}` as process {process}: {cause}; {}",
+        program.display(), advice(cause)
     )]
     Start {
         /// The program as it was given.
@@ -55,5 +55,13 @@ impl Error {
     pub(crate) fn log(file: &Path) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();
         move |cause| Self::Log { file, cause }
+    }
+}
+
+/// Returns what helps against a program that could not be started.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "give a file that is executable",
+        _ => "give its path, or put it on the PATH",
     }
 }

@@ -98,12 +98,24 @@ fn an_endpoint_is_a_host_and_perhaps_a_port() {
         ("[fd00::1]:29500", "fd00::1", Some(29500)),
         ("[fd00::1]", "fd00::1", None),
         ("fd00::1", "fd00::1", None),
+        ("fe80::1%eth0", "fe80::1%eth0", None),
     ] {
         let host = host.to_owned();
         assert_eq!(endpoint(text), Ok(Endpoint { host, port }), "{text}");
     }
     for wrong in [
-        "", ":1", "h:", "h:0", "h:65536", "h:x", "a b:1", "[::1", "[::1]1", "[]:1",
+        "",
+        ":1",
+        "h:",
+        "h:0",
+        "h:65536",
+        "h:x",
+        "a b:1",
+        "[::1",
+        "[::1]1",
+        "[]:1",
+        "h:1:2",
+        "10.0.0.1:29500:3",
     ] {
         let error = endpoint(wrong).unwrap_err();
         assert!(error.contains("HOST:PORT"), "{wrong}: {error}");
