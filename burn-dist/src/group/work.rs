@@ -93,18 +93,18 @@ pub struct Work<R> {
 /// Source of a result.
 enum Pending<R> {
     /// The communication thread.
-    Queued(Receiver<Outcome<R>>),
+    Queued(Receiver<Delivery<R>>),
     /// Messages, for which the one who wants the result waits.
     Messages(Waiting<R>),
 }
 
-/// Result on its way to [`Work::wait`]. An error that is dropped on the way is a fault of the rank.
-struct Outcome<R> {
+/// Outcome on its way to [`Work::wait`]. An error that is dropped on the way is a fault of the rank.
+struct Delivery<R> {
     result: Option<Result<R>>,
     lineage: Option<Arc<Lineage>>,
 }
 
-impl<R> Drop for Outcome<R> {
+impl<R> Drop for Delivery<R> {
     fn drop(&mut self) {
         // A panic is the better reason.
         if let (Some(Err(error)), Some(lineage)) = (self.result.take(), &self.lineage)
@@ -145,7 +145,7 @@ impl<R: Send + 'static> Work<R> {
             });
             let result = Some(outcome);
             // The handle may have been dropped.
-            let _ = sender.send(Outcome { result, lineage });
+            let _ = sender.send(Delivery { result, lineage });
         };
         let result = Pending::Queued(result);
         (Box::new(job), Self { rank, result })
@@ -156,7 +156,7 @@ impl<R> Work<R> {
     /// A result that is there already. The lineage gets an error that nobody waits for.
     pub(super) fn ready(rank: usize, lineage: Option<Arc<Lineage>>, outcome: Result<R>) -> Self {
         let (sender, result) = bounded(1);
-        let outcome = Outcome {
+        let outcome = Delivery {
             result: Some(outcome),
             lineage,
         };
