@@ -251,24 +251,6 @@ fn asynchronous_calls_that_nobody_waits_for_are_finished() {
 }
 
 #[test]
-fn the_failure_of_a_dropped_work_fails_the_run() {
-    let mismatch = |worker: Worker| {
-        let buffer = vec![1_i32; 10 + worker.rank()];
-        drop(worker.group().start().all_reduce(buffer, ReduceOp::Sum));
-        Ok::<_, Error>(())
-    };
-    let error = launch(devices(2), mismatch).unwrap_err();
-    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
-
-    let no_such_root = |worker: Worker| {
-        drop(worker.group().start().broadcast(vec![1_i32; 10], 7));
-        Ok::<_, Error>(())
-    };
-    let error = launch(devices(2), no_such_root).unwrap_err();
-    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
-}
-
-#[test]
 fn a_worker_that_panics_with_operations_under_way_ends() {
     let run = |worker: Worker| {
         let group = worker.group();

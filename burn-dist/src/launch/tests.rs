@@ -7,6 +7,7 @@ use std::time::Duration;
 use burn::tensor::Device;
 
 use super::{Launcher, launch};
+use crate::element::ReduceOp;
 use crate::error::{Departure, Error};
 
 fn devices(ranks: usize) -> Vec<Device> {
@@ -28,6 +29,24 @@ fn a_fault_fails_a_run_whose_workers_all_return_well() {
     })
     .unwrap_err();
     assert!(matches!(error, Error::Order { rank: 1, .. }), "{error}");
+}
+
+#[test]
+fn the_failure_of_a_dropped_work_fails_the_run() {
+    let mismatch = launch(devices(2), |worker| {
+        let buffer = vec![1_i32; 10 + worker.rank()];
+        drop(worker.group().start().all_reduce(buffer, ReduceOp::Sum));
+        Ok::<_, Error>(())
+    });
+    let error = mismatch.unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+
+    let no_such_root = launch(devices(2), |worker| {
+        drop(worker.group().start().broadcast(vec![1_i32; 10], 7));
+        Ok::<_, Error>(())
+    });
+    let error = no_such_root.unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
 }
 
 #[test]
