@@ -73,7 +73,7 @@ impl Source for usize {
     }
 }
 
-/// Any rank of the group, as the sender of a message. The receive gives the sender's rank too. It takes the
+/// Any other rank of the group, as the sender of a message. The receive gives the sender's rank too. It takes the
 /// message that came first, so no sender starves.
 #[derive(Clone, Copy, Debug)]
 pub struct AnyRank;
