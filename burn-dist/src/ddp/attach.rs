@@ -5,7 +5,7 @@ use super::broadcast::broadcast;
 use super::collect::{self, HookFound};
 use super::config::DdpConfig;
 use super::handle::{Attached, Ddp};
-use super::hook::{GradientSink, Hooks, Target, retarget, supports};
+use super::hook::{GradientSink, HookTarget, Hooks, retarget, supports};
 use super::parameters::Parameters;
 use super::reducer::Reducer;
 use super::strategy;
@@ -79,7 +79,7 @@ fn prepare<M: Module>(
     let targets = known.iter().filter_map(|hook| {
         let parameter = parameters.index(&hook.path)?;
         let sink = Arc::clone(&sink);
-        Some(Target { sink, parameter })
+        Some(HookTarget { sink, parameter })
     });
     let model = retarget(model, targets.collect());
     let model = model.apply_reparameterization(Hooks {

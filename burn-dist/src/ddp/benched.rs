@@ -1,8 +1,8 @@
 //! One bucket as benches see it.
 
-use super::buffer::Buffer;
-use super::layout::{Bucket, Layout, Precision, Slot};
-use super::pool::{Average, Pool};
+use super::buffer::BucketBuffer;
+use super::layout::{Bucket, BucketLayout, GradientSlot, Precision};
+use super::pool::{HostAverage, Pool};
 use burn::tensor::{DType, TensorData};
 
 /// A bucket of one gradient, which is averaged in f32.
@@ -10,24 +10,24 @@ use burn::tensor::{DType, TensorData};
 pub(crate) struct BenchedBucket {
     length: usize,
     pool: Pool,
-    buffer: Buffer,
+    buffer: BucketBuffer,
 }
 
 /// The same, averaged.
 #[derive(Debug)]
 pub(crate) struct BenchedAverage {
     length: usize,
-    average: Average,
+    average: HostAverage,
 }
 
 impl BenchedBucket {
     pub(crate) fn new(length: usize) -> Self {
-        let slot = Slot {
+        let slot = GradientSlot {
             parameter: 0,
             offset: 0,
             len: length,
         };
-        let layout = Layout {
+        let layout = BucketLayout {
             buckets: vec![Bucket {
                 precision: Precision::Single,
                 slots: vec![slot],

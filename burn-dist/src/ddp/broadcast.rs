@@ -1,5 +1,5 @@
-//! What the other ranks take from rank 0 when a model is attached: the value of each tensor, to the bit, and
-//! the ids of parameters.
+//! Broadcast of a model from rank 0 when it is attached: the value of each tensor, to the bit, and the ids of
+//! parameters.
 //!
 //! Optimizers keep their state by [`ParamId`], and records carry ids. With ids of its own, a rank would lose its
 //! optimizer's state as soon as it loads a record that rank 0 has written.
@@ -71,13 +71,13 @@ impl ModuleVisitor for Ids {
 struct Broadcaster<'a> {
     group: &'a ProcessGroup,
     ids: HashMap<ParamId, ParamId>,
-    /// What came for each id: a tensor that is in two places stays one.
+    /// The tensor received for each id: a tensor that is in two places stays one.
     seen: HashMap<ParamId, Box<dyn Any>>,
     failed: Option<Error>,
 }
 
 impl Broadcaster<'_> {
-    /// The parameter under rank 0's id, with what came for it before or what `receive` makes of rank 0's tensor.
+    /// Returns the parameter under rank 0's id, with the tensor received before or rank 0's tensor finished by `finish`.
     fn replace<const D: usize, K: Basic + 'static>(
         &mut self,
         param: Param<Tensor<D, K>>,

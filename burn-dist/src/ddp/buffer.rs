@@ -16,18 +16,18 @@ use tracing::Span;
 
 /// A bucket's elements, in the type they are averaged in.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(super) struct BucketBuffer {
     precision: Precision,
     memory: Bytes,
 }
 
 /// The elements of a buffer.
-enum Elements<'a> {
+enum TypedSlice<'a> {
     Single(&'a mut [f32]),
     Double(&'a mut [f64]),
 }
 
-impl Buffer {
+impl BucketBuffer {
     /// All zero.
     pub(super) fn new(precision: Precision, len: usize) -> Self {
         let memory = match precision {
@@ -80,10 +80,10 @@ impl Buffer {
         self.memory
     }
 
-    fn elements(&mut self) -> Elements<'_> {
+    fn elements(&mut self) -> TypedSlice<'_> {
         match self.precision {
-            Precision::Single => Elements::Single(bytemuck::cast_slice_mut(&mut self.memory)),
-            Precision::Double => Elements::Double(bytemuck::cast_slice_mut(&mut self.memory)),
+            Precision::Single => TypedSlice::Single(bytemuck::cast_slice_mut(&mut self.memory)),
+            Precision::Double => TypedSlice::Double(bytemuck::cast_slice_mut(&mut self.memory)),
         }
     }
 
@@ -98,14 +98,14 @@ impl Buffer {
     ) -> std::result::Result<(), String> {
         checked_len(data.num_elements(), at.len())?;
         let packed = match (self.elements(), data.dtype()) {
-            (Elements::Single(elements), DType::F16) => data
+            (TypedSlice::Single(elements), DType::F16) => data
                 .as_slice::<f16>()
                 .map(|gradient| pack_half(&mut elements[at], gradient, add)),
-            (Elements::Single(elements), DType::BF16) => data
+            (TypedSlice::Single(elements), DType::BF16) => data
                 .as_slice::<bf16>()
                 .map(|gradient| pack_half(&mut elements[at], gradient, add)),
-            (Elements::Single(elements), _) => pack(&mut elements[at], data, add),
-            (Elements::Double(elements), _) => pack(&mut elements[at], data, add),
+            (TypedSlice::Single(elements), _) => pack(&mut elements[at], data, add),
+            (TypedSlice::Double(elements), _) => pack(&mut elements[at], data, add),
         };
         packed.map_err(|error| error.to_string())
     }
@@ -113,20 +113,20 @@ impl Buffer {
     /// Makes a place zero: nothing came for it.
     pub(super) fn clear(&mut self, at: Range<usize>) {
         match self.elements() {
-            Elements::Single(elements) => elements[at].fill(0.0),
-            Elements::Double(elements) => elements[at].fill(0.0),
+            TypedSlice::Single(elements) => elements[at].fill(0.0),
+            TypedSlice::Double(elements) => elements[at].fill(0.0),
         }
     }
 
     /// Sets or clears one flag.
     pub(super) fn set_flag(&mut self, at: usize, flag: bool) {
         match self.elements() {
-            Elements::Single(elements) => elements[at] = f32::from(flag),
-            Elements::Double(elements) => elements[at] = f64::from(flag),
+            TypedSlice::Single(elements) => elements[at] = f32::from(flag),
+            TypedSlice::Double(elements) => elements[at] = f64::from(flag),
         }
     }
 
-    /// Whether any rank had set a flag, once the bucket is averaged.
+    /// Returns true if any rank had set a flag, once the bucket is averaged.
     pub(super) fn flag(&self, at: usize) -> bool {
         match self.precision {
             Precision::Single => self.read::<f32>(at..at + 1)[0] > 0.0,
@@ -144,10 +144,10 @@ impl Buffer {
         for piece in pieces {
             let piece = piece.clone();
             match self.elements() {
-                Elements::Single(elements) => {
+                TypedSlice::Single(elements) => {
                     group.all_reduce(&mut elements[piece], ReduceOp::Mean)
                 }
-                Elements::Double(elements) => {
+                TypedSlice::Double(elements) => {
                     group.all_reduce(&mut elements[piece], ReduceOp::Mean)
                 }
             }?;
@@ -172,26 +172,26 @@ impl Buffer {
     /// Gives every rank of the group the first one's.
     pub(super) fn broadcast(&mut self, group: &ProcessGroup) -> Result<()> {
         match self.elements() {
-            Elements::Single(elements) => group.broadcast(elements, 0),
-            Elements::Double(elements) => group.broadcast(elements, 0),
+            TypedSlice::Single(elements) => group.broadcast(elements, 0),
+            TypedSlice::Double(elements) => group.broadcast(elements, 0),
         }
     }
 }
 
 /// All elements, which must be of this type.
-impl<E: Pod> AsMut<[E]> for Buffer {
+impl<E: Pod> AsMut<[E]> for BucketBuffer {
     fn as_mut(&mut self) -> &mut [E] {
         bytemuck::cast_slice_mut(&mut self.memory)
     }
 }
 
-/// Whether a gradient is as long as its parameter; the error says how it is not.
+/// Checks that a gradient is as long as its parameter.
 pub(super) fn checked_len(came: usize, expected: usize) -> std::result::Result<(), String> {
     if came == expected {
         return Ok(());
     }
     Err(format!(
-        "a gradient of {came} elements came where the parameter has {expected}"
+        "expected a gradient of {expected} elements, got {came}"
     ))
 }
 
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn half_precision_is_summed_in_single() {
-        let mut buffer = Buffer::new(Precision::Single, 5);
+        let mut buffer = BucketBuffer::new(Precision::Single, 5);
         let half = TensorData::new(vec![f16::from_f32(0.5), f16::from_f32(-3.0)], [2]);
         buffer.pack(0..2, &half, false).unwrap();
         buffer.pack(0..2, &half, true).unwrap();
@@ -267,7 +267,7 @@ mod tests {
             let halves = bits.iter().map(|bits| f16::from_bits(*bits));
             let halves: Vec<f16> = halves.filter(|half| half.is_finite()).collect();
             let len = halves.len();
-            let mut buffer = Buffer::new(Precision::Single, len);
+            let mut buffer = BucketBuffer::new(Precision::Single, len);
             let data = TensorData::new(halves.clone(), [len]);
             buffer.pack(0..len, &data, false).unwrap();
             let once: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
@@ -281,16 +281,16 @@ mod tests {
     #[test]
     fn a_gradient_of_another_length_is_an_error() {
         let data = TensorData::new(vec![1.0_f64; 2], [2]);
-        let mut buffer = Buffer::new(Precision::Double, 3);
+        let mut buffer = BucketBuffer::new(Precision::Double, 3);
         assert!(buffer.pack(0..3, &data, false).is_err());
-        assert!(Buffer::of(data, Precision::Double, 3).is_err());
+        assert!(BucketBuffer::of(data, Precision::Double, 3).is_err());
     }
 
     #[test]
     fn a_gradients_own_memory_is_taken() {
         let data = TensorData::new(vec![1.0_f32, 2.0], [2]);
         let address = data.bytes().as_ptr();
-        let buffer = Buffer::of(data, Precision::Single, 2).unwrap();
+        let buffer = BucketBuffer::of(data, Precision::Single, 2).unwrap();
         assert_eq!(buffer.bytes(0..2).as_ptr(), address);
         assert_eq!(buffer.read::<f32>(0..2), [1.0, 2.0]);
     }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_gradient_of_another_type_or_alignment_is_copied() {
         let data = TensorData::new(vec![1.0_f64, 2.0], [2]);
-        let buffer = Buffer::of(data, Precision::Single, 2).unwrap();
+        let buffer = BucketBuffer::of(data, Precision::Single, 2).unwrap();
         assert_eq!(buffer.read::<f32>(0..2), [1.0, 2.0]);
 
         // It begins where no f64 may.
@@ -307,7 +307,7 @@ mod tests {
         let shared = bytes::Bytes::from(memory).slice(1..);
         let shared = Bytes::from_shared(shared, AllocationProperty::Native);
         let data = TensorData::from_bytes(shared, [2], DType::F64);
-        let buffer = Buffer::of(data, Precision::Double, 2).unwrap();
+        let buffer = BucketBuffer::of(data, Precision::Double, 2).unwrap();
         assert_eq!(buffer.read::<f64>(0..2), [3.0, 4.0]);
     }
 }

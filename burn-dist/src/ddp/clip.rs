@@ -8,7 +8,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 use std::collections::HashSet;
 
-/// Where a model's gradients lie, for [`clip_grad_norm`]: for a [`Ddp`], all of them on every rank. The trait is
+/// The ranks that hold a model's gradients, for [`clip_grad_norm`]: for a [`Ddp`], each holds all. The trait is
 /// sealed.
 pub trait GradientScope: sealed::Scope {}
 

@@ -1,4 +1,4 @@
-//! Finding the attached parameters, and what backward left for them, in the model that a call is given.
+//! Finding the attached parameters, and the gradients that backward left for them, in the model given to a call.
 //!
 //! A parameter is known by its hook, which says whose it is, wherever it lies: in the attached model, in one
 //! that contains it, or in a copy. Ids change when a record is loaded, and paths when a model becomes a part of
@@ -13,7 +13,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor};
 
-/// Gradients that backward left: Burn's container, or what a module's gradients were gathered in.
+/// Gradients left by backward: Burn's container, or a module's gathered gradients.
 pub(super) trait GradientSource {
     /// Takes the gradient of a parameter, if one is there.
     fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>>;
@@ -51,7 +51,7 @@ struct Visited {
 }
 
 impl Visited {
-    /// The parameter of the accounts `key` that it is, as its hook says.
+    /// Returns its parameter in the tracker `key`, as its hook says.
     fn parameter(&self, key: u64) -> Option<usize> {
         let (hooked_by, parameter) = self.hook?;
         (hooked_by == key).then_some(parameter)
@@ -60,17 +60,17 @@ impl Visited {
 
 /// The attached parameters in a model.
 pub(super) struct Collected {
-    /// For each float tensor of the model, in the order of traversal, which parameter it is.
+    /// For each float tensor of the model, in the order of traversal, its parameter.
     pub(super) places: Vec<Option<usize>>,
     /// For each parameter, the gradients that were left, flattened.
     pub(super) gradients: Vec<Vec<Tensor<1>>>,
     /// For each parameter, its leaves: those of its places that are trained.
     pub(super) leaves: Vec<Vec<NodeId>>,
-    /// For each parameter, whether it is in several places, and trained in one.
+    /// True for each parameter that is in several places, and trained in one.
     pub(super) trained_beside: Vec<bool>,
 }
 
-/// Finds the parameters of the accounts `key` in a model, and takes their gradients. The error says what
+/// Finds the parameters of the tracker `key` in a model, and takes their gradients. The error says what
 /// about the model is wrong.
 pub(super) fn collect<M: Module>(
     parameters: &Parameters,
@@ -149,7 +149,7 @@ fn check_giver(earlier: Option<String>, path: &str) -> Result<(), String> {
     })
 }
 
-/// Marks the parameters that have hooks of these accounts.
+/// Marks the parameters that have hooks of the tracker `key`.
 pub(super) fn mark_hooked<M: Module>(parameters: &mut Parameters, key: u64, model: &M) {
     for hook in hooks(model) {
         if hook.key == key {
@@ -162,7 +162,7 @@ pub(super) fn mark_hooked<M: Module>(parameters: &mut Parameters, key: u64, mode
 pub(super) struct HookFound {
     /// The path of its parameter.
     pub(super) path: String,
-    /// The accounts it belongs to.
+    /// The key of its tracker.
     pub(super) key: u64,
     /// The parameter in these.
     pub(super) parameter: usize,

@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 
-/// Where gradients are averaged.
+/// The place where gradients are averaged.
 #[derive(Config, Debug, PartialEq, Eq)]
 pub enum ReduceOn {
     /// In host memory where there are several ranks. A rank that is alone has nothing to add up, and leaves
@@ -46,7 +46,7 @@ pub struct DdpConfig {
     /// this size and more does not wait for others: its gradient is averaged where it lies.
     #[config(default = 1.0)]
     pub first_bucket_mb: f64,
-    /// Where gradients are averaged.
+    /// The place where gradients are averaged.
     #[config(default = "ReduceOn::Auto")]
     pub reduce_on: ReduceOn,
 }

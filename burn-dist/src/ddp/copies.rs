@@ -1,5 +1,5 @@
-//! What a loop needs that it does not own: `burn-train`'s learner holds the model that the optimizer steps,
-//! and gives gradients already gathered for it.
+//! Calls for a loop that owns no model: `burn-train`'s learner holds the model that the optimizer steps, and
+//! gives gradients already gathered for it.
 //!
 //! The model that was attached runs forward and backward; the learner's copy is what optimizer and
 //! checkpoints see. After a step the attached one takes over the parameters of the other. Buffers (running
@@ -8,14 +8,14 @@
 use super::handle::Ddp;
 use super::hook::PassId;
 use super::module_buffers::is_buffer;
-use super::use_tracker::Scope;
-use super::values::{Replacer, Values};
+use super::use_tracker::PassScope;
+use super::values::{Replacer, TensorCollector};
 use crate::error::Result;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 
 impl Ddp {
-    /// Lets the gradients of the pass that follows count `weight` times in the average over ranks.
+    /// Sets the weight of the gradients of the next pass in the average over ranks.
     pub(crate) fn weigh(&self, weight: f64) -> Result<()> {
         self.attached()?.tracker.weigh(weight);
         Ok(())
@@ -41,7 +41,7 @@ impl Ddp {
     ) -> Result<R> {
         let tracker = &self.attached()?.tracker;
         let (grads, result) = {
-            let _scope = tracker.enter(Scope::Keep);
+            let _scope = tracker.enter(PassScope::Keep);
             pass()
         };
         self.keep(grads, &self.only_pass()?, model)?;
@@ -66,7 +66,7 @@ impl Ddp {
         Ok(passes)
     }
 
-    /// Drops what [`keep_gathered`](Self::keep_gathered) kept and no step has taken.
+    /// Drops the gradients that [`keep_gathered`](Self::keep_gathered) kept and no step has taken.
     pub(crate) fn forget_kept(&self) -> Result<()> {
         self.attached()?.tracker.forget_kept();
         Ok(())
@@ -75,7 +75,7 @@ impl Ddp {
     /// Gives the attached model the parameters of a copy of it, and leaves its buffers.
     pub(crate) fn take_parameters<M: Module>(&self, attached: M, from: &M) -> Result<M> {
         let known = self.attached()?;
-        let values = Values::of(from, |path| !is_buffer(known, path));
+        let values = TensorCollector::of(from, |path| !is_buffer(known, path));
         Ok(attached.map(&mut Replacer::new(&values)))
     }
 
@@ -85,7 +85,7 @@ impl Ddp {
     pub(crate) fn average_buffers_of_both<M: Module>(&self, attached: M, copy: M) -> Result<M> {
         let attached = self.average_buffers(attached)?;
         let known = self.attached()?;
-        let values = Values::of(&attached, |path| is_buffer(known, path));
+        let values = TensorCollector::of(&attached, |path| is_buffer(known, path));
         let _ = copy.map(&mut Replacer::new(&values));
         Ok(attached)
     }

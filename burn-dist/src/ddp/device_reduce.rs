@@ -1,45 +1,45 @@
-//! Devices that add among themselves.
+//! Sums that devices make among themselves.
 
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use std::fmt;
 
-/// One rank's end of it. Dropped, its device is free for another.
+/// One rank's end of a sum over devices. Dropped, its device is free for another.
 pub(super) trait DeviceReduce: fmt::Debug + Send + Sync {
-    /// Asks this rank's device for the sum over all ranks of the device_reduce, without waiting for it. Every rank
-    /// calls it with as many elements, in the same order, and only once it knows that all others will: what
-    /// is asked for can't be taken back, and a device waits for the others without end. So the thread that calls
-    /// it is one that can be left behind.
-    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending;
+    /// Asks this rank's device for the sum over all its ranks, without waiting for it. Every rank calls it with
+    /// as many elements, in the same order, and only once it knows that all others will: a request can't be
+    /// taken back, and a device waits for the others without end. So the calling thread must be one that can
+    /// be left behind.
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> DeferredTensor;
 }
 
 /// A tensor that a device was asked for.
-pub(super) struct Pending(Box<dyn FnOnce() -> FloatTensor<Dispatch> + Send>);
+pub(super) struct DeferredTensor(Box<dyn FnOnce() -> FloatTensor<Dispatch> + Send>);
 
-impl Pending {
+impl DeferredTensor {
     pub(super) fn new(resolve: impl FnOnce() -> FloatTensor<Dispatch> + Send + 'static) -> Self {
         Self(Box::new(resolve))
     }
 
-    /// The tensor, for what this thread asks of the device from now on.
+    /// Returns the tensor, for later operations of this thread.
     pub(super) fn resolve(self) -> FloatTensor<Dispatch> {
         (self.0)()
     }
 }
 
-impl fmt::Debug for Pending {
+impl fmt::Debug for DeferredTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").finish_non_exhaustive()
+        f.debug_struct("DeferredTensor").finish_non_exhaustive()
     }
 }
 
 /// A device without others.
 #[derive(Debug)]
-pub(super) struct Alone;
+pub(super) struct SingleDevice;
 
-impl DeviceReduce for Alone {
-    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
-        Pending::new(|| tensor)
+impl DeviceReduce for SingleDevice {
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> DeferredTensor {
+        DeferredTensor::new(|| tensor)
     }
 }
 
@@ -54,7 +54,7 @@ mod nccl {
     //! device. Two models that are averaged at once would mix theirs there, in another order on every rank;
     //! so a device belongs to one [`Nccl`] at a time.
 
-    use super::{DeviceReduce, Pending};
+    use super::{DeferredTensor, DeviceReduce};
     use burn::backend::Dispatch;
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::distributed::{ReduceOperation, all_reduce};
@@ -102,12 +102,12 @@ mod nccl {
     }
 
     impl DeviceReduce for Nccl {
-        fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+        fn sum(&self, tensor: FloatTensor<Dispatch>) -> DeferredTensor {
             let tensor = Tensor::<1>::from_dispatch(tensor);
             let sum = all_reduce(tensor, ReduceOperation::Sum, self.devices.clone());
             // The lane waits too, so that the memory is not used again before.
             drop(sum.clone().resolve());
-            Pending::new(move || sum.resolve().into_dispatch())
+            DeferredTensor::new(move || sum.resolve().into_dispatch())
         }
     }
 }

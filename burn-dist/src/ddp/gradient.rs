@@ -23,7 +23,7 @@ use burn::tensor::{Slice, StreamId, TensorData};
 pub(super) struct Gradient(FloatTensor<Dispatch>);
 
 impl Gradient {
-    /// What a gradient counts for. On a GPU it is copied on this thread's stream, and the lane waits for that.
+    /// Weighs a gradient. On a GPU it is copied on this thread's stream, and the lane waits for the copy.
     pub(super) fn new(tensor: FloatTensor<Dispatch>, weight: f64, lane: StreamId) -> Self {
         if !is_queued(&tensor.device()) {
             return Self(weighed(tensor, weight));
@@ -64,7 +64,7 @@ fn awaited(tensor: FloatTensor<Dispatch>, lane: StreamId) -> FloatTensor<Dispatc
     tensor
 }
 
-/// Whether a device works on what it is asked for later, in the order of streams.
+/// Returns true if a device runs operations later, in the order of streams.
 pub(super) fn is_queued(device: &DispatchDevice) -> bool {
     match device {
         #[cfg(feature = "flex")]
@@ -77,7 +77,7 @@ pub(super) fn is_queued(device: &DispatchDevice) -> bool {
     }
 }
 
-/// A gradient that counts so many times. What counts for nothing is zero, even if it is no number.
+/// Multiplies a gradient by a weight. With weight 0 the result is zero, even for NaN.
 pub(super) fn weighed(gradient: FloatTensor<Dispatch>, weight: f64) -> FloatTensor<Dispatch> {
     if is_nothing(weight) {
         return zeros_like(&gradient);

@@ -1,4 +1,4 @@
-//! A rank's handle on data-parallel training: what the calls of [`Ddp`] share, and how it ends.
+//! A rank's handle on data-parallel training: the state that the calls of [`Ddp`] share, and its end.
 
 use super::config::{DdpConfig, ReduceOn};
 use super::parameters::Parameters;
@@ -87,7 +87,7 @@ impl DdpConfig {
     }
 }
 
-/// What exists once a model is attached.
+/// The state of an attached model.
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) parameters: Arc<Parameters>,
@@ -122,28 +122,29 @@ impl Drop for Ddp {
     }
 }
 
-/// What synchronisation has cost a rank so far.
+/// The cost of synchronisation on a rank so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SyncStats {
-    /// How many times [`Ddp::synchronize`] was called.
+    /// The number of calls of [`Ddp::synchronize`].
     pub steps: u64,
-    /// How long the replica's thread stood still in it, waiting for averages.
+    /// The time in which the replica's thread waited for averages in it.
     pub wait: Duration,
-    /// The part of `wait` in which a bucket was averaged: other ranks were waited for, and bytes moved.
-    /// The rest of it, this rank's device had not computed its gradients yet. Where devices add up among
-    /// themselves, their sums are waited for in `wait`, and are not in this.
+    /// The part of `wait` in which a bucket was averaged: other ranks were waited for, and bytes moved. The rest
+    /// is time spent waiting for this rank's device. Sums that devices make among themselves are in `wait`, and
+    /// not in this.
     pub averaging: Duration,
-    /// How many bytes of gradients this rank gave to be averaged.
+    /// The number of bytes of gradients that this rank gave to be averaged.
     pub bytes: u64,
-    /// How many gradients were handed over while backward ran.
+    /// The number of gradients that were handed over while backward ran.
     pub during_backward: u64,
-    /// How many parameters were settled only in `synchronize`: all of the first step, and later unused
+    /// The number of parameters that were settled only in `synchronize`: all of the first step, and later unused
     /// ones, those whose uses did not all reach backward, and those used around their module.
     pub at_end: u64,
 }
 
 impl Ddp {
-    /// Where gradients are averaged: what [`DdpConfig::reduce_on`] came to, which is the same on all ranks.
+    /// Returns the place where gradients are averaged, as [`DdpConfig::reduce_on`] was resolved: the same on all
+    /// ranks.
     ///
     /// # Errors
     ///
@@ -152,7 +153,7 @@ impl Ddp {
         Ok(self.attached()?.reduce_on.clone())
     }
 
-    /// What synchronisation has cost so far.
+    /// Returns the cost of synchronisation so far.
     pub fn stats(&self) -> SyncStats {
         *self.stats.lock()
     }

@@ -59,7 +59,7 @@ pub(super) struct Probe(Arc<Mutex<Option<Leaf>>>);
 /// The number of a backward pass, within one replica of one model.
 pub(super) type PassId = u64;
 
-/// Where the gradients of one replica go.
+/// The receiver of the gradients of one replica.
 pub(super) trait GradientSink: fmt::Debug + Send + Sync {
     /// The forward pass reads this parameter: returns the anchor that gives this use its depth in the graph; none
     /// if gradients are nobody's business any more.
@@ -88,7 +88,7 @@ pub(super) trait GradientSink: fmt::Debug + Send + Sync {
 
 /// Names one parameter of one replica.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct HookTarget {
     pub(super) sink: Arc<dyn GradientSink>,
     pub(super) parameter: usize,
 }
@@ -105,7 +105,7 @@ pub(super) trait GradientHook: Backend {
     fn gradient_hook(
         parameter: FloatTensor<Self>,
         anchor: FloatTensor<Self>,
-        target: Target,
+        target: HookTarget,
     ) -> FloatTensor<Self> {
         let _ = (anchor, target);
         parameter
@@ -132,7 +132,7 @@ where
     fn gradient_hook(
         parameter: FloatTensor<Self>,
         anchor: FloatTensor<Self>,
-        target: Target,
+        target: HookTarget,
     ) -> FloatTensor<Self> {
         // Held by the sink until the end of the step, as the model itself holds the leaf. (Burn asks
         // that the graph's own steps hold no leaves, or abandoned graphs would never go.)
@@ -171,7 +171,7 @@ impl<B: Backend> Backward<B, 2> for HandOver
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
-    type State = Target;
+    type State = HookTarget;
 
     fn backward(
         self,
@@ -184,7 +184,7 @@ where
         let [Some(node), _] = &ops.parents else {
             return;
         };
-        let Target { sink, parameter } = ops.state;
+        let HookTarget { sink, parameter } = ops.state;
         let leaf = node.id;
         gradients.register::<B>(leaf, gradient);
         let pass = pass_of::<B>(&*sink, parameter, gradients);
@@ -221,7 +221,7 @@ fn pass_of<B: Backend>(
 /// The reparameterization that applies the hook to one parameter.
 #[derive(Clone, Debug)]
 pub(super) struct Hook {
-    target: Target,
+    target: HookTarget,
 }
 
 /// Name of a [`Hook`] among a module's reparameterizations.
@@ -271,11 +271,11 @@ impl Module for Hook {
 thread_local! {
     /// The targets that hooks which are mapped on this thread turn to, one after the other. Burn keeps a
     /// parameter's reparameterization when a mapper gives it another, so a hook can only be changed from within.
-    static RETARGET: RefCell<Option<std::vec::IntoIter<Target>>> = const { RefCell::new(None) };
+    static RETARGET: RefCell<Option<std::vec::IntoIter<HookTarget>>> = const { RefCell::new(None) };
 }
 
 /// Turns the hooks of a model to other targets, of which there is one for each hook in the order of traversal.
-pub(super) fn retarget<M: Module>(model: M, to: Vec<Target>) -> M {
+pub(super) fn retarget<M: Module>(model: M, to: Vec<HookTarget>) -> M {
     struct Same;
     impl ModuleMapper for Same {}
     /// Takes the new targets away even if mapping panics.
@@ -298,7 +298,7 @@ impl Reparameterization for Hook {
         if !base.is_require_grad() {
             return base;
         }
-        let Target { sink, parameter } = &self.target;
+        let HookTarget { sink, parameter } = &self.target;
         let Some(anchor) = sink.used(*parameter, &base.device()) else {
             return base;
         };
@@ -325,7 +325,7 @@ impl<F: Fn(&str) -> Option<usize>> Reparameterizer for Hooks<'_, F> {
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<Hook>) {
         let hook = (self.index)(path).map(|parameter| Hook {
-            target: Target {
+            target: HookTarget {
                 sink: Arc::clone(self.sink),
                 parameter,
             },
@@ -334,7 +334,7 @@ impl<F: Fn(&str) -> Option<usize>> Reparameterizer for Hooks<'_, F> {
     }
 }
 
-/// Whether this build can hook gradients on a device: its backend's feature must be one of *this*
+/// Returns true if this build can hook gradients on a device: its backend's feature must be one of *this*
 /// crate's, or the operation would have no arm.
 pub(super) fn supports(device: &Device) -> bool {
     use burn::backend::DispatchDevice;

@@ -1,4 +1,4 @@
-//! Late parts: what came to parameters after their gradients were handed over, averaged after the step.
+//! Late parts: gradients that came to parameters after those were handed over, averaged after the step.
 //!
 //! The average of a sum is the sum of the averages, so a late part is added to what was averaged before. All
 //! ranks take part as soon as one has a late part; parameters go together, in host memory.

@@ -1,17 +1,17 @@
-//! Which bucket each trained parameter lies in, and where: pure, and the same on every rank that
-//! has the same parameters, order and sizes.
+//! The bucket of each trained parameter, and its place there: pure, and the same on every rank that has the
+//! same parameters, order and sizes.
 //!
 //! A bucket holds parameters of one element type, one behind the other in the given order, and behind
-//! them one flag a parameter that says whether a rank used it (1) or not (0): averaged along with
-//! the gradients, it tells every rank what was used anywhere, at no message of its own.
+//! them one flag a parameter: 1 if the rank used it, else 0. Averaged along with the gradients, it tells every
+//! rank which parameters were used anywhere, at no message of its own.
 //!
-//! The last bucket, of which there is always one, also holds what the rank says of its part of the step.
+//! The last bucket, of which there is always one, also holds the status of the rank's part of the step.
 //!
 //! A parameter that is large enough to travel alone has a bucket of its own without a flag, so that its
 //! gradient is averaged in the memory that backward made it in. Its flag is in the next bucket that has
 //! any.
 
-use super::parameters::Entry;
+use super::parameters::TensorInfo;
 use burn::tensor::DType;
 use std::ops::Range;
 
@@ -51,9 +51,9 @@ impl Precision {
 /// The status of a rank's part of a step. It travels with the last bucket, which waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
-    /// What it handed over is of a pass that was dropped since: the step does not count.
+    /// The gradients it handed over are of a pass that was dropped since: the step does not count.
     pub(super) void: bool,
-    /// What it gave counts, and can't be given again.
+    /// The gradients it gave count, and can't be given again.
     pub(super) spent: bool,
     /// It has late parts.
     pub(super) late: bool,
@@ -74,13 +74,13 @@ impl Status {
     }
 }
 
-/// Where pieces of a large parameter begin: at multiples of so many elements. Devices can show a part of a
+/// Pieces of a large parameter begin at multiples of so many elements. Devices can show a part of a
 /// tensor that begins there without a copy.
 const PIECE_ALIGNMENT: usize = 1024;
 
 /// All buckets of a model, in the order they are averaged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct BucketLayout {
     pub(super) buckets: Vec<Bucket>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Layout {
 pub(super) struct Bucket {
     pub(super) precision: Precision,
     /// The parameters whose gradients it holds.
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<GradientSlot>,
     /// The parameters whose flags it holds: those of its slots, and lone ones before.
     pub(super) flags: Vec<usize>,
     /// True for the last bucket, which also holds the rank's status of the step.
@@ -98,15 +98,15 @@ pub(super) struct Bucket {
 
 /// A parameter's place in its bucket, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct GradientSlot {
     pub(super) parameter: usize,
     pub(super) offset: usize,
     pub(super) len: usize,
 }
 
-/// Where a parameter is.
+/// The place of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BucketPlace {
     /// The bucket of its gradient.
     pub(super) bucket: usize,
     /// Its elements there.
@@ -152,7 +152,7 @@ impl Bucket {
         (self.len() * self.precision.size()) as u64
     }
 
-    /// Whether it is one large parameter's, without a flag.
+    /// Returns true if it is one large parameter's, without a flag.
     pub(super) fn is_lone(&self) -> bool {
         self.flags.is_empty() && !self.last
     }
@@ -171,14 +171,14 @@ impl Bucket {
         starts.zip(ends).map(|(start, end)| start..end).collect()
     }
 
-    /// How many parameters write to it, and the status.
+    /// The number of parameters that write to it, and of statuses.
     pub(super) fn writers(&self) -> usize {
         self.slots.len().max(self.flags.len()) + usize::from(self.last)
     }
 
     fn push(&mut self, parameter: usize, len: usize) {
         let offset = self.gradient_len();
-        self.slots.push(Slot {
+        self.slots.push(GradientSlot {
             parameter,
             offset,
             len,
@@ -186,10 +186,15 @@ impl Bucket {
     }
 }
 
-impl Layout {
+impl BucketLayout {
     /// Fills buckets with the trained parameters in `order`, up to `first_cap` bytes in the first and
     /// `cap` in the others. Parameters of `first_cap` and more travel alone.
-    pub(super) fn new(entries: &[Entry], order: &[usize], first_cap: usize, cap: usize) -> Self {
+    pub(super) fn new(
+        entries: &[TensorInfo],
+        order: &[usize],
+        first_cap: usize,
+        cap: usize,
+    ) -> Self {
         let mut buckets: Vec<Bucket> = Vec::new();
         let mut open: Option<Bucket> = None;
         let mut open_cap = first_cap;
@@ -227,7 +232,7 @@ impl Layout {
     }
 
     /// For each of `parameters` parameters, where it is.
-    pub(super) fn places(&self, parameters: usize) -> Vec<Option<Place>> {
+    pub(super) fn places(&self, parameters: usize) -> Vec<Option<BucketPlace>> {
         let mut flags = vec![None; parameters];
         for (b, bucket) in self.buckets.iter().enumerate() {
             for (f, &parameter) in bucket.flags.iter().enumerate() {
@@ -238,7 +243,7 @@ impl Layout {
         for (bucket, slots) in self.buckets.iter().map(|bucket| &bucket.slots).enumerate() {
             for slot in slots {
                 // Every slot's parameter has a flag somewhere.
-                places[slot.parameter] = flags[slot.parameter].map(|flag| Place {
+                places[slot.parameter] = flags[slot.parameter].map(|flag| BucketPlace {
                     bucket,
                     range: slot.offset..slot.offset + slot.len,
                     flag,
@@ -279,8 +284,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    fn entry(len: usize, dtype: DType, trained: bool) -> Entry {
-        Entry {
+    fn entry(len: usize, dtype: DType, trained: bool) -> TensorInfo {
+        TensorInfo {
             description: Description {
                 path: String::new(),
                 also: Vec::new(),
@@ -304,11 +309,11 @@ mod tests {
             cap in 1_usize..2000,
         ) {
             let dtypes = [DType::F32, DType::F64, DType::F16];
-            let entries: Vec<Entry> = lens
+            let entries: Vec<TensorInfo> = lens
                 .iter()
                 .map(|&(len, dtype, trained)| entry(len, dtypes[dtype as usize], trained))
                 .collect();
-            let layout = Layout::new(&entries, &reversed(entries.len()), first, cap);
+            let layout = BucketLayout::new(&entries, &reversed(entries.len()), first, cap);
             let places = layout.places(entries.len());
             let mut written: Vec<Vec<bool>> =
                 layout.buckets.iter().map(|bucket| vec![false; bucket.len()]).collect();

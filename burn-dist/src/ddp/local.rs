@@ -5,7 +5,7 @@ use super::gradient::weighed;
 use super::handle::{Attached, Ddp};
 use super::hook::{GradientSink, PassId};
 use super::synchronize::wide;
-use super::use_tracker::Scope;
+use super::use_tracker::PassScope;
 use crate::error::Result;
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
@@ -39,7 +39,7 @@ impl Ddp {
     ) -> Result<()> {
         let tracker = &self.attached()?.tracker;
         let grads = {
-            let _scope = tracker.enter(Scope::Keep);
+            let _scope = tracker.enter(PassScope::Keep);
             backward()
         };
         let passes = tracker.passes_in(&grads);
@@ -67,7 +67,7 @@ impl Ddp {
     ///
     /// [`Error::Order`](crate::Error::Order) if no model is attached.
     pub fn ignore<R>(&self, pass: impl FnOnce() -> R) -> Result<R> {
-        let _scope = self.attached()?.tracker.enter(Scope::Ignore);
+        let _scope = self.attached()?.tracker.enter(PassScope::Ignore);
         Ok(pass())
     }
 

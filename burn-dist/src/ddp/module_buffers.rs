@@ -3,7 +3,7 @@
 
 use super::handle::{Attached, Ddp};
 use super::parameters::Path;
-use super::values::Values;
+use super::values::TensorCollector;
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -64,7 +64,7 @@ pub(super) fn is_buffer(known: &Attached, path: &str) -> bool {
 
 /// A buffer of the attached model that this one lacks.
 fn missing<'a, M: Module>(known: &'a Attached, model: &M) -> Option<&'a str> {
-    let there = Values::of(model, |path| is_buffer(known, path));
+    let there = TensorCollector::of(model, |path| is_buffer(known, path));
     let there: HashSet<_> = there
         .keys()
         .filter_map(|path| known.parameters.index(path))

@@ -11,17 +11,17 @@ use std::collections::HashMap;
 /// All tensors of a model. Parameters that share an id (one tensor in two places) are one entry.
 #[derive(Debug)]
 pub(super) struct Parameters {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<TensorInfo>,
     by_path: HashMap<String, usize>,
 }
 
 /// One tensor of a model.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct TensorInfo {
     pub(super) description: Description,
     pub(super) dtype: DType,
     pub(super) device: Device,
-    /// Whether it is a buffer that the forward pass updates (running statistics), not a parameter.
+    /// True for a buffer that the forward pass updates (running statistics), not a parameter.
     pub(super) buffer: bool,
     /// True if it has a hook; a parameter with another reparameterization has none.
     pub(super) hooked: bool,
@@ -29,14 +29,14 @@ pub(super) struct Entry {
     pub(super) tied: bool,
 }
 
-impl Entry {
+impl TensorInfo {
     /// The number of elements.
     pub(super) fn len(&self) -> usize {
         self.description.shape.iter().product()
     }
 }
 
-/// What must be equal on all ranks.
+/// The properties of a tensor that must be equal on all ranks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) path: String,
@@ -44,8 +44,7 @@ pub(super) struct Description {
     pub(super) also: Vec<String>,
     pub(super) shape: Vec<usize>,
     pub(super) dtype: String,
-    /// Whether it was to be trained when the model was attached. Frozen parameters and buffers are
-    /// not.
+    /// True if it was to be trained when the model was attached; false for frozen parameters and buffers.
     pub(super) trained: bool,
 }
 
@@ -73,7 +72,7 @@ impl Parameters {
         }
     }
 
-    /// The place in the list of the parameter at a path.
+    /// Returns the index in the list of the parameter at a path.
     pub(super) fn index(&self, path: &str) -> Option<usize> {
         self.by_path.get(path).copied()
     }
@@ -124,7 +123,7 @@ fn first_difference(theirs: &[Description], reference: &[Description]) -> Option
     }
 }
 
-/// Where a visitor is in a model.
+/// A visitor's position in a model.
 #[derive(Debug, Default)]
 pub(super) struct Path(Vec<String>);
 
@@ -146,7 +145,7 @@ impl Path {
 #[derive(Default)]
 struct Lister {
     path: Path,
-    entries: Vec<Entry>,
+    entries: Vec<TensorInfo>,
     by_id: HashMap<ParamId, usize>,
     by_path: HashMap<String, usize>,
 }
@@ -161,7 +160,7 @@ impl Lister {
             self.entries[index].description.also.push(path);
             return;
         }
-        self.entries.push(Entry {
+        self.entries.push(TensorInfo {
             description: Description {
                 path,
                 also: Vec::new(),
@@ -247,7 +246,7 @@ impl ModuleVisitor for BufferFinder {
     }
 }
 
-/// What must hold of any bytes that come as the list of a peer's parameters.
+/// Checks the properties that hold for any bytes received as the list of a peer's parameters.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_parameters(bytes: &[u8]) {
     crate::fuzzing::check_message::<Vec<Description>>(bytes);

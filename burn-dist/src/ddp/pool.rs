@@ -8,8 +8,8 @@
 //!
 //! Invariants: at most one spare memory a bucket; memory never changes while it is lent.
 
-use super::buffer::Buffer;
-use super::layout::{Layout, Precision};
+use super::buffer::BucketBuffer;
+use super::layout::{BucketLayout, Precision};
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData, bf16, f16};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use half::vec::HalfFloatVecExt;
@@ -19,14 +19,14 @@ use std::sync::Arc;
 /// The memory of one layout's buckets.
 #[derive(Debug)]
 pub(super) struct Pool {
-    spare: Vec<Option<Buffer>>,
-    returned: Receiver<(usize, Buffer)>,
-    home: Sender<(usize, Buffer)>,
+    spare: Vec<Option<BucketBuffer>>,
+    returned: Receiver<(usize, BucketBuffer)>,
+    home: Sender<(usize, BucketBuffer)>,
 }
 
 impl Pool {
     /// No memory yet.
-    pub(super) fn new(layout: &Layout) -> Self {
+    pub(super) fn new(layout: &BucketLayout) -> Self {
         let (home, returned) = unbounded();
         Self {
             spare: layout.buckets.iter().map(|_| None).collect(),
@@ -36,18 +36,18 @@ impl Pool {
     }
 
     /// Memory for a bucket of the layout, with anything in it.
-    pub(super) fn take(&mut self, layout: &Layout, bucket: usize) -> Buffer {
+    pub(super) fn take(&mut self, layout: &BucketLayout, bucket: usize) -> BucketBuffer {
         for (bucket, buffer) in self.returned.try_iter() {
             self.spare[bucket] = Some(buffer);
         }
         let spare = self.spare[bucket].take();
         let bucket = &layout.buckets[bucket];
-        spare.unwrap_or_else(|| Buffer::new(bucket.precision, bucket.len()))
+        spare.unwrap_or_else(|| BucketBuffer::new(bucket.precision, bucket.len()))
     }
 
     /// Lends an averaged bucket to the gradients that will be made of it.
-    pub(super) fn lend(&self, bucket: usize, buffer: Buffer) -> Average {
-        Average::Lent(Arc::new(Lent {
+    pub(super) fn lend(&self, bucket: usize, buffer: BucketBuffer) -> HostAverage {
+        HostAverage::Lent(Arc::new(Lent {
             bucket,
             buffer,
             home: self.home.clone(),
@@ -57,15 +57,15 @@ impl Pool {
 
 /// An averaged bucket.
 #[derive(Debug)]
-pub(super) enum Average {
+pub(super) enum HostAverage {
     /// One of the pool's.
     Lent(Arc<Lent>),
     /// A lone gradient.
-    Lone(Buffer),
+    Lone(BucketBuffer),
 }
 
-impl Average {
-    fn buffer(&self) -> &Buffer {
+impl HostAverage {
+    fn buffer(&self) -> &BucketBuffer {
         match self {
             Self::Lent(lent) => &lent.buffer,
             Self::Lone(buffer) => buffer,
@@ -90,13 +90,13 @@ impl Average {
                 TensorData::from_bytes(view, shape, own).convert_dtype(dtype)
             }
             (Self::Lone(buffer), ..) => {
-                let buffer = std::mem::replace(buffer, Buffer::new(Precision::Single, 0));
+                let buffer = std::mem::replace(buffer, BucketBuffer::new(Precision::Single, 0));
                 TensorData::from_bytes(buffer.into_memory(), shape, own)
             }
         }
     }
 
-    /// Where its memory lies.
+    /// The address of its memory.
     #[cfg(test)]
     pub(super) fn address(&self) -> *const u8 {
         self.buffer().bytes(0..0).as_ptr()
@@ -107,13 +107,13 @@ impl Average {
 #[derive(Debug)]
 pub(super) struct Lent {
     bucket: usize,
-    buffer: Buffer,
-    home: Sender<(usize, Buffer)>,
+    buffer: BucketBuffer,
+    home: Sender<(usize, BucketBuffer)>,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let buffer = std::mem::replace(&mut self.buffer, Buffer::new(Precision::Single, 0));
+        let buffer = std::mem::replace(&mut self.buffer, BucketBuffer::new(Precision::Single, 0));
         // Where the pool is gone, or is that of another layout, nobody needs it.
         let _ = self.home.send((self.bucket, buffer));
     }
@@ -133,18 +133,18 @@ impl AsRef<[u8]> for View {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::{Bucket, Slot};
+    use super::super::layout::{Bucket, GradientSlot};
     use super::*;
     use burn::tensor::{Device, Tensor};
 
     /// One bucket of one gradient of three elements.
-    fn layout(precision: Precision) -> Layout {
-        let slot = Slot {
+    fn layout(precision: Precision) -> BucketLayout {
+        let slot = GradientSlot {
             parameter: 0,
             offset: 0,
             len: 3,
         };
-        Layout {
+        BucketLayout {
             buckets: vec![Bucket {
                 precision,
                 slots: vec![slot],
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    fn filled(pool: &mut Pool, layout: &Layout, with: f32) -> Buffer {
+    fn filled(pool: &mut Pool, layout: &BucketLayout, with: f32) -> BucketBuffer {
         let mut buffer = pool.take(layout, 0);
         let data = TensorData::new(vec![with; 3], [3]);
         let data = data.convert_dtype(buffer.dtype());
@@ -213,7 +213,7 @@ mod tests {
     fn a_surplus_and_what_outlives_the_pool_are_dropped() {
         let layout = layout(Precision::Single);
         let mut pool = Pool::new(&layout);
-        let lent: Vec<Average> = (0..3)
+        let lent: Vec<HostAverage> = (0..3)
             .map(|_| {
                 let buffer = pool.take(&layout, 0);
                 pool.lend(0, buffer)

@@ -13,7 +13,7 @@ use shared::program::Program;
 use shared::{check, replica};
 use std::time::Duration;
 
-/// How many ranks each process hosts, for each number of ranks.
+/// The numbers of ranks that processes host, for each number of ranks.
 const LAYOUTS: [&[&[usize]]; 4] = [
     &[&[1]],
     &[&[1, 1]],

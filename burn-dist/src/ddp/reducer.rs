@@ -3,7 +3,7 @@
 //!
 //! Threads: one reducer a replica, started by `attach`, joined by [`Reducer::stop`], or left behind there
 //! if its device hangs (`watch`). It owns the buckets and the group's operations; the replica's thread sends
-//! it [`Command`]s and waits only in [`Reducer::finish`].
+//! it [`ReducerCommand`]s and waits only in [`Reducer::finish`].
 //!
 //! Invariants: each place of a bucket is written once a step, so that memory is used again as it is;
 //! buckets are averaged strictly in the layout's order, which is the same on every rank,
@@ -25,14 +25,14 @@ use crate::group::ProcessGroup;
 use crate::transport::thread::Thread;
 use burn::tensor::StreamId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use messages::{Command, Outcome, Reading};
+use messages::{Outcome, Reading, ReducerCommand};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use watch::Watch;
-use worker::Worker;
+use worker::ReducerWorker;
 
-/// How often whoever waits for the thread looks whether its device hangs.
+/// The interval at which a waiter for the thread checks for a device that hangs.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The replica's end of its reducer.
@@ -43,13 +43,13 @@ pub(super) struct Reducer {
     beside: Vec<ProcessGroup>,
     parameters: Arc<Parameters>,
     watch: Arc<Watch>,
-    commands: Sender<Command>,
+    commands: Sender<ReducerCommand>,
     thread: Option<Thread>,
 }
 
 impl Reducer {
     /// The channel that a reducer will listen on.
-    pub(super) fn channel() -> (Sender<Command>, Receiver<Command>) {
+    pub(super) fn channel() -> (Sender<ReducerCommand>, Receiver<ReducerCommand>) {
         unbounded()
     }
 
@@ -60,13 +60,13 @@ impl Reducer {
         parameters: Arc<Parameters>,
         strategy: Strategy,
         lane: StreamId,
-        (commands, inbox): (Sender<Command>, Receiver<Command>),
+        (commands, inbox): (Sender<ReducerCommand>, Receiver<ReducerCommand>),
     ) -> Result<Self> {
         let rank = group.global_rank();
         let beside = strategy.beside();
         let watch = Arc::<Watch>::default();
         let known = (Arc::clone(&parameters), Arc::clone(&watch));
-        let mut worker = Worker::new(config, group.clone(), known, strategy);
+        let mut worker = ReducerWorker::new(config, group.clone(), known, strategy);
         let body = move || lane.executes(|| worker.run(&inbox));
         let thread = Thread::spawn(format!("burn-dist-reducer-{rank}"), body);
         let thread = thread.map_err(|error| Error::System {
@@ -92,7 +92,7 @@ impl Reducer {
         status: Status,
     ) -> Result<Outcome> {
         let (reply, averages) = bounded(1);
-        let finish = Command::Finish {
+        let finish = ReducerCommand::Finish {
             rest,
             ready_order,
             status,
@@ -139,7 +139,7 @@ impl Reducer {
     pub(super) fn stop(&mut self, mid_step: bool) {
         self.watch.stopping.store(true, Ordering::Relaxed);
         // If the thread has ended already, there is nothing to stop.
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.commands.send(ReducerCommand::Stop);
         let Some(mut thread) = self.thread.take() else {
             return;
         };

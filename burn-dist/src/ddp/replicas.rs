@@ -1,4 +1,4 @@
-//! Whether replicas are equal: a checksum of the parameters, compared over the ranks.
+//! Comparison of replicas: a checksum of the parameters, compared over the ranks.
 
 use super::collect::Base;
 use super::handle::{Attached, Ddp};
@@ -42,7 +42,7 @@ impl Ddp {
 }
 
 /// Compares the parameters of all ranks; buffers (running statistics) are each rank's own. `key` names the
-/// accounts of the attached model.
+/// tracker of the attached model.
 fn verify<M: Module>(
     group: &ProcessGroup,
     parameters: &Parameters,
@@ -67,7 +67,7 @@ fn verify<M: Module>(
     }
 }
 
-/// Where not all are equal: the first of the most common value, and those that differ from it.
+/// Returns the first rank with the most common value, and the ranks that differ from it; none if all are equal.
 fn outliers<T: PartialEq>(values: &[T]) -> Option<(usize, Vec<usize>)> {
     let alike = |value: &T| values.iter().filter(|other| *other == value).count();
     // The last of the maxima of the reversed order is the lowest rank.

@@ -1,10 +1,10 @@
 //! The way that gradients take to their averages: decided once, when a model is attached.
 //!
-//! Whether devices average among themselves is decided by all ranks together, each from what all have said:
-//! pure, and so the same everywhere.
+//! All ranks decide together that devices average among themselves, each from the reports of all: the decision
+//! is pure, and so the same everywhere.
 
 use super::config::{DdpConfig, ReduceOn};
-use super::device_reduce::{Alone, DeviceReduce};
+use super::device_reduce::{DeviceReduce, SingleDevice};
 use super::gradient::is_queued;
 use super::parameters::Parameters;
 use crate::error::Result;
@@ -13,27 +13,27 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How the gradients of one rank come to their averages.
+/// The way of the gradients of one rank to their averages.
 #[derive(Debug)]
 pub(super) enum Strategy {
     /// They lie in host memory, or on several devices: each is read and packed, and the buckets are averaged
     /// in host memory.
     HostPack {
-        /// Whether large gradients are averaged in pieces: other ranks read them so from their devices.
+        /// True if large gradients are averaged in pieces, because other ranks read them so from their devices.
         in_pieces: bool,
     },
     /// They are joined on their device, and the buckets are read, averaged in host memory, and written back.
     DeviceConcat,
     /// They are joined on their device, which adds the buckets up with those of other ranks.
-    DeviceReduce(Arc<Devices>),
+    DeviceReduce(Arc<DeviceSum>),
 }
 
-/// What adds up on devices.
+/// Sums on devices.
 #[derive(Debug)]
-pub(super) struct Devices {
-    /// The devices of this process.
+pub(super) struct DeviceSum {
+    /// The sum over the devices of this process.
     pub(super) device_reduce: Box<dyn DeviceReduce>,
-    /// What adds up the sums of several processes.
+    /// The sum over processes, if there are several.
     pub(super) hierarchy: Option<Hierarchy>,
 }
 
@@ -48,12 +48,12 @@ pub(super) struct Hierarchy {
 }
 
 impl Strategy {
-    /// Whether the gradients of a bucket are joined on their device.
+    /// Returns true if the gradients of a bucket are joined on their device.
     pub(super) fn joins(&self) -> bool {
         !matches!(self, Self::HostPack { .. })
     }
 
-    /// What adds up the sums of several processes.
+    /// Returns the sum over processes, if devices add up and there are several.
     pub(super) fn hierarchy(&self) -> Option<&Hierarchy> {
         match self {
             Self::DeviceReduce(devices) => devices.hierarchy.as_ref(),
@@ -69,7 +69,7 @@ impl Strategy {
         groups.cloned().collect()
     }
 
-    /// Where buckets are averaged.
+    /// Returns the place where buckets are averaged.
     pub(super) fn reduce_on(&self) -> ReduceOn {
         match self {
             Self::HostPack { .. } | Self::DeviceConcat => ReduceOn::Host,
@@ -78,16 +78,16 @@ impl Strategy {
     }
 }
 
-/// What a rank tells the others.
+/// The report of a rank to the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Report {
+struct DeviceReport {
     /// Its process's number in the job.
     process: usize,
-    /// Whether its gradients are joined on their device.
+    /// True if its gradients are joined on their device.
     joins: bool,
     /// The number of its device, if it is one of CUDA's.
     number: Option<usize>,
-    /// Why its device can't add up with others.
+    /// The reason why its device can't add up with others.
     unable: Option<String>,
 }
 
@@ -103,8 +103,8 @@ pub(super) fn choose(
     if group.world_size() == 1 {
         return Ok(match queued {
             Some(_) if config.reduce_on != ReduceOn::Host => {
-                Strategy::DeviceReduce(Arc::new(Devices {
-                    device_reduce: Box::new(Alone),
+                Strategy::DeviceReduce(Arc::new(DeviceSum {
+                    device_reduce: Box::new(SingleDevice),
                     hierarchy: None,
                 }))
             }
@@ -114,17 +114,17 @@ pub(super) fn choose(
     }
     let number = queued.as_ref().and_then(own::number);
     let own = match number {
-        Some(number) if wanted => own::Device::take(number),
+        Some(number) if wanted => own::OwnDevice::take(number),
         Some(_) => Err("it is not configured so".to_owned()),
         None => Err("its model is on no CUDA device, or on several".to_owned()),
     };
-    let report = Report {
+    let report = DeviceReport {
         process: group.process(),
         joins: queued.is_some(),
         number,
         unable: own.as_ref().err().cloned(),
     };
-    let reports: Vec<Report> = group.objects().all_gather(&report)?;
+    let reports: Vec<DeviceReport> = group.objects().all_gather(&report)?;
     match (decide(&reports, report.process), own) {
         (Ok(plan), Ok(own)) => {
             tracing::info!(devices = ?plan.numbers, "gradients are added up by their devices");
@@ -133,7 +133,7 @@ pub(super) fn choose(
                 .hierarchy
                 .then(|| Hierarchy::new(group, report.process));
             let hierarchy = hierarchy.transpose()?;
-            return Ok(Strategy::DeviceReduce(Arc::new(Devices {
+            return Ok(Strategy::DeviceReduce(Arc::new(DeviceSum {
                 device_reduce,
                 hierarchy,
             })));
@@ -163,17 +163,17 @@ impl Hierarchy {
     }
 }
 
-/// How the devices of a process add up.
+/// The sum of the devices of a process.
 #[derive(Debug, PartialEq, Eq)]
-struct Plan {
+struct DevicePlan {
     /// The numbers of the devices of the process's ranks.
     numbers: Vec<usize>,
-    /// Whether there are other processes.
+    /// True if there are other processes.
     hierarchy: bool,
 }
 
-/// How devices add up, for the ranks of one process, or why they can't.
-fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, String> {
+/// Returns the sum for the ranks of one process, or the reason why devices can't add up.
+fn decide(reports: &[DeviceReport], process: usize) -> std::result::Result<DevicePlan, String> {
     let mut taken: Vec<(usize, usize)> = Vec::with_capacity(reports.len());
     for (rank, report) in reports.iter().enumerate() {
         if let Some(number) = report.number {
@@ -186,7 +186,7 @@ fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, Strin
             taken.push(device);
         }
     }
-    let unable = |report: &Report| report.unable.clone();
+    let unable = |report: &DeviceReport| report.unable.clone();
     let mut unable = reports.iter().map(unable).enumerate();
     if let Some((rank, Some(why))) = unable.find(|(_, why)| why.is_some()) {
         return Err(format!("rank {rank} of the group: {why}"));
@@ -198,7 +198,7 @@ fn decide(reports: &[Report], process: usize) -> std::result::Result<Plan, Strin
     {
         return Err("no process has several GPUs".to_owned());
     }
-    Ok(Plan {
+    Ok(DevicePlan {
         numbers: own(process).map(|device| device.1).collect(),
         hierarchy: reports.iter().any(|report| report.process != process),
     })
@@ -218,7 +218,7 @@ fn only_device(parameters: &Parameters) -> Option<Device> {
 mod own {
     //! This rank's device, if it is one that can add up with others.
 
-    use crate::ddp::device_reduce::{Alone, DeviceLease, DeviceReduce, Nccl};
+    use crate::ddp::device_reduce::{DeviceLease, DeviceReduce, Nccl, SingleDevice};
     use burn::backend::{CubeDevice, DispatchDevice};
 
     /// The number of a CUDA device.
@@ -229,9 +229,9 @@ mod own {
         }
     }
 
-    pub(super) struct Device(DeviceLease);
+    pub(super) struct OwnDevice(DeviceLease);
 
-    impl Device {
+    impl OwnDevice {
         /// Takes a CUDA device for one model.
         pub(super) fn take(number: usize) -> Result<Self, String> {
             let device = burn::tensor::Device::cuda(number);
@@ -251,10 +251,10 @@ mod own {
                 .ok_or_else(|| "its GPU adds up another model's gradients".to_owned())
         }
 
-        /// Its end of what adds up over the devices with these numbers, of which it is one.
+        /// Returns its end of the sum over the devices with these numbers, of which it is one.
         pub(super) fn device_reduce(self, numbers: &[usize]) -> Box<dyn DeviceReduce> {
             if let [_] = numbers {
-                return Box::new(Alone);
+                return Box::new(SingleDevice);
             }
             let devices = numbers
                 .iter()
@@ -275,9 +275,9 @@ mod own {
         None
     }
 
-    pub(super) struct Device(Infallible);
+    pub(super) struct OwnDevice(Infallible);
 
-    impl Device {
+    impl OwnDevice {
         pub(super) fn take(_number: usize) -> Result<Self, String> {
             Err("this program was built without the feature `cuda`".to_owned())
         }
@@ -292,8 +292,8 @@ mod own {
 mod tests {
     use super::*;
 
-    fn report(device: usize) -> Report {
-        Report {
+    fn report(device: usize) -> DeviceReport {
+        DeviceReport {
             process: 3,
             joins: true,
             number: Some(device),
@@ -307,20 +307,23 @@ mod tests {
         let hierarchy = false;
         assert_eq!(
             decide(&[report(2), report(0)], 3),
-            Ok(Plan { numbers, hierarchy })
+            Ok(DevicePlan { numbers, hierarchy })
         );
     }
 
     #[test]
     fn devices_of_each_process_add_up_by_themselves() {
-        let other = |device| Report {
+        let other = |device| DeviceReport {
             process: 4,
             ..report(device)
         };
         let reports = [report(1), report(0), other(0)];
         for (process, numbers) in [(3, vec![1, 0]), (4, vec![0])] {
             let hierarchy = true;
-            assert_eq!(decide(&reports, process), Ok(Plan { numbers, hierarchy }));
+            assert_eq!(
+                decide(&reports, process),
+                Ok(DevicePlan { numbers, hierarchy })
+            );
         }
         let why = decide(&[report(1), other(1)], 3).unwrap_err();
         assert!(why.contains("no process has several"), "{why}");
@@ -328,11 +331,11 @@ mod tests {
 
     #[test]
     fn what_keeps_devices_from_adding_up_is_named() {
-        let unable = Report {
+        let unable = DeviceReport {
             unable: Some("no NCCL".to_owned()),
             ..report(1)
         };
-        let second = Report {
+        let second = DeviceReport {
             unable: Some("its GPU adds up another model's gradients".to_owned()),
             ..report(0)
         };

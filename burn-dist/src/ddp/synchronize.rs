@@ -1,4 +1,4 @@
-//! The calls that settle backward passes: which gradients are averaged, kept or dropped.
+//! The calls that settle backward passes: their gradients are averaged, kept or dropped.
 //!
 //! # What can't be served
 //!
@@ -33,7 +33,7 @@ use super::layout::Status;
 use super::reducer::messages::{Averages, Outcome, Reading};
 use super::unpack;
 use super::use_tracker::others;
-use super::use_tracker::settle::Part;
+use super::use_tracker::settle::StepPart;
 use crate::error::Result;
 use crate::norm;
 use burn::backend::autodiff::NodeId;
@@ -128,7 +128,7 @@ impl Ddp {
         self.drop_for_others(&grads)
     }
 
-    /// Drops what a container has for other models: it is taken by value.
+    /// Drops the gradients of other models in a container that is taken by value.
     pub(super) fn drop_for_others(&self, grads: &Gradients) -> Result<()> {
         for tracker in others(&self.attached()?.tracker) {
             if tracker.drop_passes(&tracker.passes_in(grads)) {
@@ -251,7 +251,7 @@ impl Ddp {
     fn divide(
         &self,
         attached: &Attached,
-        part: Part,
+        part: StepPart,
         gradients: Vec<Vec<Tensor<1>>>,
     ) -> Result<Given> {
         let Attached {
@@ -361,7 +361,7 @@ fn exchange(attached: &Attached, given: &mut Given) -> Result<(Averages, bool)> 
     }
 }
 
-/// Gives a part of a step to the reducer, and waits for how the step ended.
+/// Gives a part of a step to the reducer, and waits for the end of the step.
 fn finish(
     attached: &Attached,
     rest: Vec<Reading>,
@@ -393,15 +393,15 @@ pub(super) fn wide(gradient: Tensor<1>) -> Tensor<1> {
     }
 }
 
-/// What a rank gives to a step.
+/// The part of a rank in a step.
 struct Given {
-    /// How many parameters were handed over.
+    /// The number of parameters that were handed over.
     handed: usize,
     /// The other trained parameters.
     rest: Vec<Reading>,
-    /// What came to parameters after they were handed over.
+    /// The gradients that came to parameters after they were handed over.
     late: BTreeMap<usize, Tensor<1>>,
     ready_order: Vec<usize>,
-    /// Whether it may have to be given again.
+    /// True if it may have to be given again.
     again: bool,
 }

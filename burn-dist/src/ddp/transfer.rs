@@ -12,7 +12,7 @@ use burn::tensor::{Device, Shape, TensorData};
 use futures_lite::future::block_on;
 use std::ops::Range;
 
-/// What has come of a parameter's gradient in this step.
+/// The sum of the parts of a parameter's gradient that have come in this step.
 #[derive(Debug, Default)]
 pub(super) struct Sum(Option<FloatTensor<Dispatch>>);
 
@@ -86,7 +86,7 @@ pub(super) fn read(tensor: FloatTensor<Dispatch>) -> Result<TensorData, String> 
     Ok(data)
 }
 
-/// Whether the device has accepted all that makes a tensor; the error says what it has refused.
+/// Checks that the device has accepted all operations that make a tensor; the error names the refused one.
 pub(super) fn check(tensor: &FloatTensor<Dispatch>) -> Result<(), String> {
     asked_for(tensor.clone()).map(drop)
 }
@@ -116,7 +116,7 @@ pub(super) mod hung {
     use parking_lot::{Condvar, Mutex};
     use std::time::Duration;
 
-    /// A kind of read, how long it takes (for ever, if nothing), and how many are under way.
+    /// A kind of read, its duration (none: for ever), and the number under way.
     struct Slow {
         thread: String,
         length: usize,
@@ -152,7 +152,7 @@ pub(super) mod hung {
         RELEASED.notify_all();
     }
 
-    /// How many hang.
+    /// Returns the number of reads that hang.
     pub(in crate::ddp) fn waiting(length: usize) -> usize {
         let slow = SLOW.lock();
         slow.iter()

@@ -1,8 +1,8 @@
 //! Making the optimizer's gradients of averaged buckets.
 
 use super::late::LateAverages;
-use super::layout::Place;
-use super::parameters::{Entry, Parameters};
+use super::layout::BucketPlace;
+use super::parameters::{Parameters, TensorInfo};
 use super::reducer::messages::{Averaged, Averages};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -39,12 +39,12 @@ struct Unpacker<'a> {
     parameters: &'a Parameters,
     averages: Averages,
     late: LateAverages,
-    places: Vec<Option<Place>>,
+    places: Vec<Option<BucketPlace>>,
     /// The buckets that are on their device as a whole.
     joined: HashMap<usize, Tensor<1>>,
-    /// For each parameter, whether it is in several places, and trained in one.
+    /// True for each parameter that is in several places, and trained in one.
     trained_beside: Vec<bool>,
-    /// Under which id each parameter has its gradient already.
+    /// The id under which each parameter has its gradient already.
     made: Vec<Option<ParamId>>,
     gradients: GradientsParams,
 }
@@ -107,8 +107,8 @@ impl Unpacker<'_> {
     /// A gradient from its bucket, which is on the device as a whole.
     fn of_joined<const D: usize>(
         &mut self,
-        place: &Place,
-        entry: &Entry,
+        place: &BucketPlace,
+        entry: &TensorInfo,
         device: &Device,
     ) -> Option<Tensor<D>> {
         let shape = Shape::from(entry.description.shape.clone());

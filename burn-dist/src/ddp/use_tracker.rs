@@ -1,4 +1,4 @@
-//! The accounts of one replica: which backward passes ran, and where their gradients went.
+//! The records of one replica: the backward passes that ran, and the destinations of their gradients.
 //!
 //! # Passes
 //!
@@ -47,31 +47,31 @@ mod sink;
 
 use super::gradient::Gradient;
 use super::hook::{Leaf, PassId};
-use super::reducer::messages::Command;
+use super::reducer::messages::ReducerCommand;
 use anchors::Anchors;
 use burn::tensor::{StreamId, Tensor};
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
-use pass::{Pass, Token};
+use pass::{BackwardPass, Token};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// The accounts of one replica of one model.
+/// The records of one replica of one model.
 #[derive(Debug)]
 pub(super) struct UseTracker {
     key: u64,
     /// The replica's rank in the job.
     rank: usize,
-    ready: Sender<Command>,
+    ready: Sender<ReducerCommand>,
     /// The stream that the reducer reads gradients on.
     lane: StreamId,
     anchors: Anchors,
-    step: Mutex<Step>,
+    step: Mutex<TrackerState>,
 }
 
-/// What hooks do.
+/// The behaviour of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum HookMode {
     /// They watch the order in which gradients come: the first step.
     Watching,
     /// They hand gradients over.
@@ -82,7 +82,7 @@ enum Mode {
 
 /// A call that backward runs inside of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum PassScope {
     /// `no_sync`: passes count, and nothing is handed over.
     Keep,
     /// `ignore`: passes do not count.
@@ -90,11 +90,11 @@ pub(super) enum Scope {
 }
 
 #[derive(Debug)]
-struct Step {
-    mode: Mode,
+struct TrackerState {
+    mode: HookMode,
     /// The calls that are running, the innermost last.
-    scopes: Vec<Scope>,
-    /// What gradients are multiplied by, until the step ends or another is set.
+    scopes: Vec<PassScope>,
+    /// The factor of gradients, until the step ends or another is set.
     weight: f64,
     parameters: Vec<Parameter>,
     /// The number of parameters that this step has used.
@@ -102,35 +102,35 @@ struct Step {
     /// Tokens for passes to come.
     spare: Vec<Token>,
     /// The passes that are not settled, in the order of their first hooks.
-    passes: Vec<Pass>,
+    passes: Vec<BackwardPass>,
     next_pass: PassId,
     /// The pass that has handed something over.
     handed: Option<PassId>,
-    /// For how many steps nothing is handed over, because passes of this model were dropped of late.
+    /// The number of steps in which nothing is handed over, because passes of this model were dropped of late.
     cautious: u32,
-    /// For how many steps the next void part makes hooks cautious.
+    /// The number of steps for which the next void part makes hooks cautious.
     caution: u32,
 }
 
-/// What is known of one parameter.
+/// The record of one parameter.
 #[derive(Default)]
 struct Parameter {
-    /// Whether it was to be trained when the model was attached.
+    /// True if it was to be trained when the model was attached.
     trained: bool,
-    /// How often the forward passes of this step used it, less the uses of passes that are settled.
+    /// The number of uses by the forward passes of this step, less the uses of settled passes.
     uses: u32,
     /// Its place among the parameters that the step used, if it did.
     place: Option<usize>,
     /// The leaves that forward passes of this step have read as the parameter, the first two.
     leaves: Vec<Leaf>,
-    /// How often it was used by the end of its last pass, and how many of these uses the pass ran back. Where
+    /// The number of uses by the end of its last pass, and the number of these that the pass ran back. Where
     /// not all uses are run back, the next step is guessed to be alike.
     pattern: Option<(u32, u32)>,
-    /// For how many steps it is not handed over, because gradients came to it afterwards.
+    /// The number of steps in which it is not handed over, because gradients came to it afterwards.
     late: u32,
-    /// For how many steps that was the last time.
+    /// The number of steps of the last such time.
     lateness: u32,
-    /// Whether the log has said that.
+    /// True once the log has said that.
     told: bool,
     /// The sum of gradients that `no_sync` kept, flattened, in f32 or f64.
     kept: Option<Tensor<1>>,
@@ -155,27 +155,27 @@ impl std::fmt::Debug for Parameter {
     }
 }
 
-/// For how many steps a parameter that got a late part is not handed over; doubled each time, up to
+/// The number of steps in which a parameter that got a late part is not handed over; doubled each time, up to
 /// [`MAX_WAIT`].
 const FIRST_WAIT: u32 = 16;
 const MAX_WAIT: u32 = 4096;
 
-/// How many passes of one model are kept open at most.
+/// The largest number of open passes of one model.
 const MAX_OPEN_PASSES: usize = 1024;
 
-/// How many tokens are made ahead: so many forward passes may run before the first of them is run back. Passes
+/// The number of tokens made ahead: so many forward passes may run before the first of them is run back. Passes
 /// beyond that are averaged after backward.
 const MAX_SPARE_TOKENS: usize = 64;
 
-/// All accounts of this process. A container that one model's `Ddp` takes by value is dropped for all others.
+/// All trackers of this process. A container that one model's `Ddp` takes by value is dropped for all others.
 static ALL: Mutex<Vec<Weak<UseTracker>>> = Mutex::new(Vec::new());
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
 
 impl UseTracker {
-    /// Opens the accounts of a replica, whose parameters are to be trained or not. Complete gradients go to
+    /// Opens the records of a replica, whose parameters are to be trained or not. Complete gradients go to
     /// `ready`, on a lane of their own.
-    pub(super) fn new(rank: usize, trained: &[bool], ready: Sender<Command>) -> Arc<Self> {
+    pub(super) fn new(rank: usize, trained: &[bool], ready: Sender<ReducerCommand>) -> Arc<Self> {
         let parameter = |&trained| Parameter {
             trained,
             ..Parameter::default()
@@ -186,8 +186,8 @@ impl UseTracker {
             ready,
             lane: StreamId::allocate(),
             anchors: Anchors::default(),
-            step: Mutex::new(Step {
-                mode: Mode::Watching,
+            step: Mutex::new(TrackerState {
+                mode: HookMode::Watching,
                 scopes: Vec::new(),
                 weight: 1.0,
                 parameters: trained.iter().map(parameter).collect(),
@@ -212,18 +212,18 @@ impl UseTracker {
         self.step.lock().weight = weight;
     }
 
-    /// How many anchors are kept.
+    /// The number of anchors that are kept.
     #[cfg(test)]
     pub(super) fn anchors(&self) -> usize {
         self.anchors.len()
     }
 
-    /// What gradients are multiplied by before they are averaged.
+    /// The factor of gradients before they are averaged.
     pub(super) fn weight(&self) -> f64 {
         self.step.lock().weight
     }
 
-    /// Drops what `no_sync` kept.
+    /// Drops the gradients that `no_sync` kept.
     #[cfg(feature = "train")]
     pub(super) fn forget_kept(&self) {
         for parameter in &mut self.step.lock().parameters {
@@ -234,7 +234,7 @@ impl UseTracker {
     /// Lets the hooks do nothing from now on.
     pub(super) fn close(&self) {
         let mut step = self.step.lock();
-        step.mode = Mode::Closed;
+        step.mode = HookMode::Closed;
         step.passes.clear();
         step.spare.clear();
         for parameter in &mut step.parameters {
@@ -245,20 +245,20 @@ impl UseTracker {
         self.anchors.clear();
     }
 
-    /// Whether the `Ddp` is gone.
+    /// Returns true once the `Ddp` is gone.
     pub(super) fn is_closed(&self) -> bool {
-        self.step.lock().mode == Mode::Closed
+        self.step.lock().mode == HookMode::Closed
     }
 
-    /// Whether gradients were handed over for a step that is not finished.
+    /// Returns true if gradients were handed over for a step that is not finished.
     pub(super) fn in_step(&self) -> bool {
         self.step.lock().handed.is_some()
     }
 
     /// Enters a call that backward runs inside of, until the guard is dropped.
-    pub(super) fn enter(&self, scope: Scope) -> Entered<'_> {
+    pub(super) fn enter(&self, scope: PassScope) -> ScopeGuard<'_> {
         self.step.lock().scopes.push(scope);
-        Entered(self)
+        ScopeGuard(self)
     }
 
     /// Adds a flattened gradient to those that stay on this rank for now.
@@ -277,7 +277,7 @@ impl UseTracker {
     }
 }
 
-/// The other accounts of a rank, in this process.
+/// Returns the other trackers of a rank, in this process.
 pub(super) fn others(of: &UseTracker) -> Vec<Arc<UseTracker>> {
     let all = ALL.lock();
     let all = all.iter().filter_map(Weak::upgrade);
@@ -285,7 +285,7 @@ pub(super) fn others(of: &UseTracker) -> Vec<Arc<UseTracker>> {
         .collect()
 }
 
-/// Whether the accounts with this key are there, and their `Ddp` is.
+/// Returns true if the tracker with this key is there, and its `Ddp` too.
 pub(super) fn is_open(key: u64) -> bool {
     let all = ALL.lock();
     let found = all
@@ -298,9 +298,9 @@ pub(super) fn is_open(key: u64) -> bool {
 
 /// A call that backward runs inside of; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Entered<'a>(&'a UseTracker);
+pub(super) struct ScopeGuard<'a>(&'a UseTracker);
 
-impl Drop for Entered<'_> {
+impl Drop for ScopeGuard<'_> {
     fn drop(&mut self) {
         self.0.step.lock().scopes.pop();
     }

@@ -7,11 +7,11 @@ use std::any::Any;
 use std::collections::HashMap;
 
 /// Tensors of any rank and kind.
-pub(super) type Taken = HashMap<String, Box<dyn Any>>;
+pub(super) type NamedTensors = HashMap<String, Box<dyn Any>>;
 
 /// A model with the tensors of another of its kind.
 pub(crate) fn copy_into<M: Module>(from: &M, into: M) -> M {
-    into.map(&mut Replacer::new(&Values::of(from, |_| true)))
+    into.map(&mut Replacer::new(&TensorCollector::of(from, |_| true)))
 }
 
 /// A copy of a model with running states of its own: those of a module are shared by all its clones, and so by
@@ -23,15 +23,15 @@ pub(crate) fn with_own_states<M: Module>(model: &M) -> M {
 }
 
 /// Tensors of a module, by their paths.
-pub(super) struct Values<F> {
+pub(super) struct TensorCollector<F> {
     path: Path,
     wanted: F,
-    tensors: Taken,
+    tensors: NamedTensors,
 }
 
-impl<F: Fn(&str) -> bool> Values<F> {
+impl<F: Fn(&str) -> bool> TensorCollector<F> {
     /// Those whose paths are wanted.
-    pub(super) fn of<M: Module>(module: &M, wanted: F) -> Taken {
+    pub(super) fn of<M: Module>(module: &M, wanted: F) -> NamedTensors {
         let mut values = Self {
             path: Path::default(),
             wanted,
@@ -49,7 +49,7 @@ impl<F: Fn(&str) -> bool> Values<F> {
     }
 }
 
-impl<F: Fn(&str) -> bool> ModuleVisitor for Values<F> {
+impl<F: Fn(&str) -> bool> ModuleVisitor for TensorCollector<F> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.enter(name);
     }
@@ -74,11 +74,11 @@ impl<F: Fn(&str) -> bool> ModuleVisitor for Values<F> {
 /// Puts tensors in the places of a module that have their paths.
 pub(super) struct Replacer<'a> {
     path: Path,
-    values: &'a Taken,
+    values: &'a NamedTensors,
 }
 
 impl<'a> Replacer<'a> {
-    pub(super) fn new(values: &'a Taken) -> Self {
+    pub(super) fn new(values: &'a NamedTensors) -> Self {
         let path = Path::default();
         Self { path, values }
     }

@@ -1,9 +1,9 @@
 //! The hook with a recorder in the reducer's place.
 
 use super::*;
-use crate::ddp::reducer::messages::Command;
-use crate::ddp::use_tracker::settle::{Part, Refusal};
-use crate::ddp::use_tracker::{Scope, UseTracker};
+use crate::ddp::reducer::messages::ReducerCommand;
+use crate::ddp::use_tracker::settle::{Refusal, StepPart};
+use crate::ddp::use_tracker::{PassScope, UseTracker};
 use burn::module::{ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Gradients as Container;
@@ -23,7 +23,7 @@ enum Event {
 #[derive(Debug)]
 struct Recorder {
     tracker: Arc<UseTracker>,
-    handed: Receiver<Command>,
+    handed: Receiver<ReducerCommand>,
     events: Mutex<Vec<Event>>,
 }
 
@@ -38,7 +38,7 @@ impl Recorder {
     }
 
     /// Ends a step with the passes of a container.
-    fn step(&self, gradients: &Container) -> Part {
+    fn step(&self, gradients: &Container) -> StepPart {
         let part = self.tracker.take_part(&self.tracker.passes_in(gradients));
         self.tracker.averaged(&[]);
         part.unwrap()
@@ -108,7 +108,7 @@ impl GradientSink for Between {
 }
 
 fn probed(activation: Tensor<2>, recorder: &Arc<Recorder>, layer: usize) -> Tensor<2> {
-    let target = Target {
+    let target = HookTarget {
         sink: Arc::new(Between(Arc::clone(recorder))),
         parameter: layer,
     };
@@ -170,7 +170,7 @@ fn gradients_are_handed_over_while_backward_runs() {
 }
 
 /// For each parameter, true if it was handed over.
-fn which(part: &Part) -> Vec<bool> {
+fn which(part: &StepPart) -> Vec<bool> {
     part.handed.iter().map(Option::is_some).collect()
 }
 
@@ -194,7 +194,7 @@ fn watched(layers: usize) -> (Arc<Recorder>, Vec<Linear>) {
 fn handed(recorder: &Recorder) -> Vec<(usize, Vec<f32>)> {
     let commands = recorder.handed.try_iter();
     let readings = commands.filter_map(|command| match command {
-        Command::Ready(reading) => Some(reading.into_parts()),
+        ReducerCommand::Ready(reading) => Some(reading.into_parts()),
         _ => None,
     });
     let read = readings.map(|(parameter, parts)| {
@@ -296,9 +296,9 @@ fn scopes_nest_and_forget_no_counts() {
     for _step in 0..2 {
         let loss = twice();
         {
-            let _outer = recorder.tracker.enter(Scope::Ignore);
+            let _outer = recorder.tracker.enter(PassScope::Ignore);
             {
-                let _inner = recorder.tracker.enter(Scope::Keep);
+                let _inner = recorder.tracker.enter(PassScope::Keep);
             }
             // Still inside of the outer one.
             twice().backward();
@@ -395,7 +395,7 @@ impl ModuleMapper for Replace {
 }
 
 #[test]
-fn hooks_of_closed_accounts_do_nothing() {
+fn hooks_of_a_closed_tracker_do_nothing() {
     let recorder = Recorder::new(1);
     let model = hooked(1, &recorder);
     recorder.tracker.close();
@@ -405,12 +405,12 @@ fn hooks_of_closed_accounts_do_nothing() {
 }
 
 #[test]
-fn hooks_turn_to_other_accounts() {
+fn hooks_turn_to_another_tracker() {
     let (recorder, model) = watched(2);
     recorder.tracker.close();
     let other = Recorder::new(2);
     let sink: Arc<dyn GradientSink> = other.clone();
-    let target = |parameter| Target {
+    let target = |parameter| HookTarget {
         sink: Arc::clone(&sink),
         parameter,
     };

@@ -8,10 +8,10 @@
 
 use super::messages::Averaged;
 use super::step::{Averaging, Reduction};
-use super::worker::Worker;
-use crate::ddp::buffer::Buffer;
-use crate::ddp::device_reduce::Pending;
-use crate::ddp::strategy::{Devices, Hierarchy};
+use super::worker::ReducerWorker;
+use crate::ddp::buffer::BucketBuffer;
+use crate::ddp::device_reduce::DeferredTensor;
+use crate::ddp::strategy::{DeviceSum, Hierarchy};
 use crate::ddp::transfer;
 use crate::element::ReduceOp;
 use crate::error::Result;
@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::Span;
 
-/// What the devices of several ranks are asked for.
+/// The name of the wait for a sum over devices, in errors.
 const ON_DEVICES: &str = "adding gradients up on their devices";
 
-impl Worker {
+impl ReducerWorker {
     /// Reads the gradients of a bucket and starts to average them.
     pub(super) fn average_joined(&mut self, number: usize, span: &Span) -> Result<Averaging> {
         let layout = Arc::clone(&self.layout);
@@ -48,7 +48,7 @@ impl Worker {
     pub(super) fn average_on_device(
         &mut self,
         number: usize,
-        devices: &Devices,
+        devices: &DeviceSum,
         span: &Span,
     ) -> Result<Averaging> {
         let layout = Arc::clone(&self.layout);
@@ -115,7 +115,7 @@ impl Worker {
             };
             let buffer = read.and_then(|data| {
                 if bucket.is_lone() {
-                    return Buffer::of(data, bucket.precision, gradients.len());
+                    return BucketBuffer::of(data, bucket.precision, gradients.len());
                 }
                 let mut buffer = self.pool.take(&layout, number);
                 buffer.pack(gradients, &data, false)?;
@@ -156,12 +156,12 @@ impl Worker {
             .hierarchy()
             .map_or(1, |_| self.group.world_size());
         let mean = transfer::mean(transfer::concatenated(pieces), summed);
-        Ok(Averaged::OnDevice(Pending::new(move || mean)))
+        Ok(Averaged::OnDevice(DeferredTensor::new(move || mean)))
     }
 
     /// Waits until the devices have added a bucket up: whoever uses the sum before would wait for them without
     /// a deadline.
-    fn summed(&self, number: usize, sum: Pending) -> Result<Averaged> {
+    fn summed(&self, number: usize, sum: DeferredTensor) -> Result<Averaged> {
         let ranks = self.group.world_size();
         if ranks == 1 {
             return Ok(Averaged::OnDevice(sum));
@@ -174,12 +174,12 @@ impl Worker {
         };
         // What is added up has a parameter.
         let sum = done.map_err(|message| self.unreadable(first.unwrap_or(0), &message))?;
-        let mean = Pending::new(move || transfer::mean(sum, ranks));
+        let mean = DeferredTensor::new(move || transfer::mean(sum, ranks));
         Ok(Averaged::OnDevice(mean))
     }
 
     /// Waits for a reduction; a leader gives the result to the ranks of its process.
-    fn reduced(&mut self, number: usize, reduction: Reduction) -> Result<Buffer> {
+    fn reduced(&mut self, number: usize, reduction: Reduction) -> Result<BucketBuffer> {
         let (mut buffer, time) = reduction.wait()?;
         self.step.times.push(time);
         match self.strategy.hierarchy() {
@@ -190,10 +190,10 @@ impl Worker {
     }
 
     /// Waits for what the leader of the process gives: a bucket, or a piece of so many elements.
-    fn from_leader(&mut self, number: usize, len: usize) -> Result<Buffer> {
+    fn from_leader(&mut self, number: usize, len: usize) -> Result<BucketBuffer> {
         let bucket = &self.layout.buckets[number];
         let mut buffer = if bucket.is_lone() {
-            Buffer::new(bucket.precision, len)
+            BucketBuffer::new(bucket.precision, len)
         } else {
             self.pool.take(&self.layout, number)
         };
@@ -204,7 +204,12 @@ impl Worker {
     }
 
     /// The gradients of a buffer on the device of a parameter.
-    fn write_back(&self, number: usize, parameter: usize, buffer: Buffer) -> FloatTensor<Dispatch> {
+    fn write_back(
+        &self,
+        number: usize,
+        parameter: usize,
+        buffer: BucketBuffer,
+    ) -> FloatTensor<Dispatch> {
         let bucket = &self.layout.buckets[number];
         let len = buffer.len().min(bucket.gradient_len());
         let data = self

@@ -1,17 +1,17 @@
 //! Messages between a replica's thread and its reducer: gradients, and the averages of a step.
 
-use crate::ddp::device_reduce::Pending;
+use crate::ddp::device_reduce::DeferredTensor;
 use crate::ddp::gradient::Gradient;
-use crate::ddp::layout::{Bucket, Layout, Status};
-use crate::ddp::pool::Average;
+use crate::ddp::layout::{Bucket, BucketLayout, Status};
+use crate::ddp::pool::HostAverage;
 use crate::error::Result;
 use crossbeam::channel::Sender;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the replica's thread tells the reducer.
-pub(in crate::ddp) enum Command {
+/// A message of the replica's thread to the reducer.
+pub(in crate::ddp) enum ReducerCommand {
     /// A gradient is complete.
     Ready(Reading),
     /// Backward is over.
@@ -22,7 +22,7 @@ pub(in crate::ddp) enum Command {
         ready_order: Vec<usize>,
         /// The status of this rank's part.
         status: Status,
-        /// Where the averages go.
+        /// The channel for the averages.
         reply: Sender<Result<Outcome>>,
     },
     /// The replica's end is gone. (Hooks on the model keep the channel open for as long as it lives.)
@@ -32,7 +32,7 @@ pub(in crate::ddp) enum Command {
 /// The end of a step, the same on all ranks.
 #[derive(Debug)]
 pub(in crate::ddp) struct Outcome {
-    /// None where the part of a rank was void: all ranks give theirs again.
+    /// None if the part of a rank was void: all ranks give theirs again.
     pub(in crate::ddp) averages: Option<Averages>,
     /// True if any rank has late parts.
     pub(in crate::ddp) late: bool,
@@ -66,9 +66,9 @@ impl Reading {
 #[derive(Debug)]
 pub(in crate::ddp) enum Averaged {
     /// It is in host memory, for gradients that are views of it.
-    InMemory(Average),
+    InMemory(HostAverage),
     /// Its device has it, or was asked for it.
-    OnDevice(Pending),
+    OnDevice(DeferredTensor),
     /// It holds no gradients, or they were taken out.
     Nothing,
 }
@@ -76,16 +76,16 @@ pub(in crate::ddp) enum Averaged {
 /// The averaged buckets of one step.
 #[derive(Debug)]
 pub(in crate::ddp) struct Averages {
-    pub(in crate::ddp) layout: Arc<Layout>,
+    pub(in crate::ddp) layout: Arc<BucketLayout>,
     pub(in crate::ddp) buckets: Vec<Averaged>,
-    /// For each parameter, whether any rank used it.
+    /// True for each parameter that any rank used.
     pub(in crate::ddp) used: Vec<bool>,
-    /// When each bucket was averaged.
+    /// The time of the average of each bucket.
     pub(in crate::ddp) times: Vec<Range<Instant>>,
 }
 
 impl Averages {
-    /// For how long buckets were averaged after this moment.
+    /// Returns the time for which buckets were averaged after this moment.
     pub(in crate::ddp) fn averaging_since(&self, moment: Instant) -> Duration {
         let times = self.times.iter();
         times

@@ -1,51 +1,50 @@
 //! The state of one step of the reducer.
 
 use super::messages::Averaged;
-use crate::ddp::buffer::Buffer;
-use crate::ddp::device_reduce::Pending;
-use crate::ddp::layout::{Bucket, Layout, Status};
+use crate::ddp::buffer::BucketBuffer;
+use crate::ddp::device_reduce::DeferredTensor;
+use crate::ddp::layout::{Bucket, BucketLayout, Status};
 use crate::ddp::transfer::Sum;
 use crate::group::Work;
 use std::ops::Range;
 use std::time::Instant;
 
 /// The buckets of the current step.
-pub(super) struct Step {
-    /// Those that gradients were packed to.
-    pub(super) filling: Vec<Option<Buffer>>,
+pub(super) struct StepBuckets {
+    /// The buckets that gradients were packed to.
+    pub(super) filling: Vec<Option<BucketBuffer>>,
     /// The gradients that wait on their device until their bucket is complete, for each parameter.
     pub(super) sums: Vec<Sum>,
-    /// Which parameters this rank used; those of averaged buckets, which any rank used.
+    /// True for each parameter that this rank used; once its bucket is averaged, that any rank used.
     pub(super) used: Vec<bool>,
     /// The status of this rank's part.
     pub(super) status: Status,
     /// The statuses of all ranks, combined, once the last bucket is averaged.
     pub(super) any: Status,
-    /// How many parameters each bucket still waits for, for their gradients or flags; the last waits for the
-    /// status too.
+    /// The number of parameters whose gradients or flags each bucket still lacks, in the last also the status.
     pub(super) missing: Vec<usize>,
-    /// Those that are full: a beginning of all buckets.
+    /// The full buckets, from the first on.
     pub(super) averaging: Vec<Averaging>,
-    /// When they were.
+    /// The times of the averages.
     pub(super) times: Vec<Range<Instant>>,
 }
 
-/// A piece of a bucket that is averaged or added up, and how long that took.
-pub(super) type Reduction = Work<(Buffer, Range<Instant>)>;
+/// A piece of a bucket that is averaged or added up, and the time of that.
+pub(super) type Reduction = Work<(BucketBuffer, Range<Instant>)>;
 
 /// A bucket that is full.
 pub(super) enum Averaging {
     Done(Averaged),
     /// The devices add it up.
-    Summed(Pending),
+    Summed(DeferredTensor),
     /// Its pieces are averaged, or added up, by the group's own thread.
     Started(Vec<Reduction>),
-    /// The leader of the process adds it up with other leaders.
+    /// The leader of the process adds it up with other leaders, and gives the sum.
     AwaitLeader,
 }
 
-impl Step {
-    pub(super) fn new(layout: &Layout, parameters: usize) -> Self {
+impl StepBuckets {
+    pub(super) fn new(layout: &BucketLayout, parameters: usize) -> Self {
         let buckets = layout.buckets.iter();
         Self {
             filling: buckets.clone().map(|_| None).collect(),

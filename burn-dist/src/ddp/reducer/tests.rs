@@ -2,10 +2,10 @@
 
 use super::messages::{Averaged, Averages};
 use super::*;
-use crate::ddp::device_reduce::{DeviceReduce, Pending};
+use crate::ddp::device_reduce::{DeferredTensor, DeviceReduce};
 use crate::ddp::gradient::Gradient;
-use crate::ddp::layout::Layout;
-use crate::ddp::pool::Average;
+use crate::ddp::layout::BucketLayout;
+use crate::ddp::pool::HostAverage;
 use crate::ddp::strategy::{self, Hierarchy};
 use crate::ddp::transfer;
 use burn::backend::Dispatch;
@@ -34,7 +34,7 @@ const WAYS: [fn(&ProcessGroup) -> Strategy; 4] = [
     |group| {
         let device_reduce = Box::new(Endless::new(group));
         let hierarchy = None;
-        Strategy::DeviceReduce(Arc::new(strategy::Devices {
+        Strategy::DeviceReduce(Arc::new(strategy::DeviceSum {
             device_reduce,
             hierarchy,
         }))
@@ -43,7 +43,7 @@ const WAYS: [fn(&ProcessGroup) -> Strategy; 4] = [
         let hierarchy = Hierarchy::new(group, usize::from(group.rank() == 3)).unwrap();
         let device_reduce = Box::new(Endless::new(&hierarchy.process));
         let hierarchy = Some(hierarchy);
-        Strategy::DeviceReduce(Arc::new(strategy::Devices {
+        Strategy::DeviceReduce(Arc::new(strategy::DeviceSum {
             device_reduce,
             hierarchy,
         }))
@@ -120,7 +120,7 @@ fn finish(reducer: &Reducer, rest: Vec<Reading>, order: Vec<usize>) -> Result<Av
     Ok(outcome.averages.unwrap())
 }
 
-/// What the gradients of some parameters are, where any rank had one.
+/// The gradients of some parameters that any rank had.
 fn averages_of<const N: usize>(
     averages: Averages,
     parameters: [usize; N],
@@ -150,7 +150,7 @@ fn averages_of<const N: usize>(
     })
 }
 
-fn memory(averaged: &mut Averaged) -> &mut Average {
+fn memory(averaged: &mut Averaged) -> &mut HostAverage {
     match averaged {
         Averaged::InMemory(average) => average,
         other => panic!("not in memory: {other:?}"),
@@ -293,7 +293,7 @@ fn averaging_counts_from_the_moment_on_that_is_asked_for() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let averages = Averages {
-        layout: Arc::new(Layout {
+        layout: Arc::new(BucketLayout {
             buckets: Vec::new(),
         }),
         buckets: Vec::new(),

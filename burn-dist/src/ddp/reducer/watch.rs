@@ -1,4 +1,4 @@
-//! The watch over a reducer's thread: whether it is to stop, and how long it has waited for its device.
+//! The watch over a reducer's thread: its request to stop, and its waits for the device.
 //!
 //! A device that hangs is the one thing that the thread waits for without a deadline. So it notes each call
 //! that may wait for the device before it makes it, and whoever waits for the thread looks how long ago that
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What the reducer's thread tells those who wait for it.
+/// State that the reducer's thread shares with those who wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Set when the replica's end is gone: no further command is carried out.
+    /// True once the replica's end is gone: no further command is carried out.
     pub(super) stopping: AtomicBool,
     waiting: Mutex<Option<DeviceWait>>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug)]
 struct DeviceWait {
     since: Instant,
-    /// What the device was asked for, as "reading a gradient".
+    /// The request to the device, as "reading a gradient".
     what: &'static str,
     bucket: usize,
     /// The first parameter that it concerns.
@@ -37,9 +37,9 @@ pub(super) struct Stall {
 }
 
 /// A wait for the device, until this is dropped.
-pub(super) struct Waiting<'w>(&'w Watch);
+pub(super) struct WaitGuard<'w>(&'w Watch);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         *self.0.waiting.lock() = None;
     }
@@ -52,14 +52,14 @@ impl Watch {
         what: &'static str,
         bucket: usize,
         parameter: Option<usize>,
-    ) -> Waiting<'_> {
+    ) -> WaitGuard<'_> {
         *self.waiting.lock() = Some(DeviceWait {
             since: Instant::now(),
             what,
             bucket,
             parameter,
         });
-        Waiting(self)
+        WaitGuard(self)
     }
 
     /// The wait that the thread is in, if it is longer than `limit`.

@@ -1,14 +1,14 @@
-//! The reducer's thread: what it knows and does.
+//! The reducer's thread.
 
-use super::messages::{Averaged, Averages, Command, Outcome, Reading};
-use super::step::{Averaging, Step};
+use super::messages::{Averaged, Averages, Outcome, Reading, ReducerCommand};
+use super::step::{Averaging, StepBuckets};
 use super::watch::Watch;
 use crate::codec;
-use crate::ddp::buffer::{Buffer, checked_len};
+use crate::ddp::buffer::{BucketBuffer, checked_len};
 use crate::ddp::config::DdpConfig;
-use crate::ddp::layout::{self, Layout, Place, Status};
+use crate::ddp::layout::{self, BucketLayout, BucketPlace, Status};
 use crate::ddp::parameters::Parameters;
-use crate::ddp::pool::{Average, Pool};
+use crate::ddp::pool::{HostAverage, Pool};
 use crate::ddp::strategy::Strategy;
 use crate::element::ReduceOp;
 use crate::error::{Error, Result};
@@ -20,24 +20,24 @@ use std::time::Instant;
 use tracing::Span;
 
 /// The thread's own state.
-pub(super) struct Worker {
+pub(super) struct ReducerWorker {
     pub(super) config: DdpConfig,
     pub(super) group: ProcessGroup,
     pub(super) parameters: Arc<Parameters>,
     pub(super) watch: Arc<Watch>,
     pub(super) strategy: Strategy,
-    pub(super) layout: Arc<Layout>,
-    /// Where each parameter is in it.
-    places: Vec<Option<Place>>,
+    pub(super) layout: Arc<BucketLayout>,
+    /// The place of each parameter in the layout.
+    places: Vec<Option<BucketPlace>>,
     pub(super) pool: Pool,
-    pub(super) step: Step,
-    /// Whether the layout follows the order in which gradients really come.
+    pub(super) step: StepBuckets,
+    /// True once the layout follows the order in which gradients really come.
     ordered: bool,
     /// The first error: the end of all averaging.
     failed: Option<Error>,
 }
 
-impl Worker {
+impl ReducerWorker {
     pub(super) fn new(
         config: DdpConfig,
         group: ProcessGroup,
@@ -49,7 +49,7 @@ impl Worker {
         Self {
             places: layout.places(count),
             pool: Pool::new(&layout),
-            step: Step::new(&layout, count),
+            step: StepBuckets::new(&layout, count),
             layout: Arc::new(layout),
             config,
             group,
@@ -62,14 +62,14 @@ impl Worker {
     }
 
     /// Runs until the replica's end is dropped.
-    pub(super) fn run(&mut self, inbox: &Receiver<Command>) {
+    pub(super) fn run(&mut self, inbox: &Receiver<ReducerCommand>) {
         while let Ok(command) = inbox.recv() {
             if self.watch.is_stopping() {
                 break;
             }
             match command {
-                Command::Ready(reading) => self.take(reading),
-                Command::Finish {
+                ReducerCommand::Ready(reading) => self.take(reading),
+                ReducerCommand::Finish {
                     rest,
                     ready_order,
                     status,
@@ -82,7 +82,7 @@ impl Worker {
                     // A replica that is gone wants no answer.
                     let _ = reply.send(self.finish(&ready_order));
                 }
-                Command::Stop => break,
+                ReducerCommand::Stop => break,
             }
         }
     }
@@ -167,10 +167,15 @@ impl Worker {
     }
 
     /// Puts a gradient, or a further part of it, to its place.
-    fn pack_part(&mut self, place: &Place, data: TensorData, add: bool) -> Result<(), String> {
+    fn pack_part(
+        &mut self,
+        place: &BucketPlace,
+        data: TensorData,
+        add: bool,
+    ) -> Result<(), String> {
         let bucket = &self.layout.buckets[place.bucket];
         if bucket.is_lone() && !add {
-            let buffer = Buffer::of(data, bucket.precision, bucket.len())?;
+            let buffer = BucketBuffer::of(data, bucket.precision, bucket.len())?;
             self.step.filling[place.bucket] = Some(buffer);
             return Ok(());
         }
@@ -179,7 +184,7 @@ impl Worker {
     }
 
     /// The memory of a bucket in this step.
-    fn filling(&mut self, bucket: usize) -> &mut Buffer {
+    fn filling(&mut self, bucket: usize) -> &mut BucketBuffer {
         let memory = || self.pool.take(&self.layout, bucket);
         self.step.filling[bucket].get_or_insert_with(memory)
     }
@@ -233,7 +238,7 @@ impl Worker {
         Ok(Averaging::Done(Averaged::InMemory(average)))
     }
 
-    pub(super) fn set_flags(&self, number: usize, buffer: &mut Buffer) {
+    pub(super) fn set_flags(&self, number: usize, buffer: &mut BucketBuffer) {
         let bucket = &self.layout.buckets[number];
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             buffer.set_flag(at, self.step.used[parameter]);
@@ -244,7 +249,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn read_flags(&mut self, number: usize, buffer: &Buffer) {
+    pub(super) fn read_flags(&mut self, number: usize, buffer: &BucketBuffer) {
         let bucket = &self.layout.buckets[number];
         for (at, &parameter) in (bucket.gradient_len()..).zip(&bucket.flags) {
             self.step.used[parameter] = buffer.flag(at);
@@ -255,9 +260,9 @@ impl Worker {
         }
     }
 
-    pub(super) fn averaged(&self, number: usize, buffer: Buffer) -> Average {
+    pub(super) fn averaged(&self, number: usize, buffer: BucketBuffer) -> HostAverage {
         if self.layout.buckets[number].is_lone() {
-            Average::Lone(buffer)
+            HostAverage::Lone(buffer)
         } else {
             self.pool.lend(number, buffer)
         }
@@ -284,7 +289,7 @@ impl Worker {
         let parameters = self.parameters.entries.len();
         if any.void {
             self.check_void()?;
-            self.step = Step::new(&self.layout, parameters);
+            self.step = StepBuckets::new(&self.layout, parameters);
             return Ok(Outcome {
                 averages: None,
                 late: false,
@@ -294,7 +299,7 @@ impl Worker {
         if !self.ordered {
             self.follow(ready_order)?;
         }
-        let next = Step::new(&self.layout, parameters);
+        let next = StepBuckets::new(&self.layout, parameters);
         let done = std::mem::replace(&mut self.step, next);
         Ok(Outcome {
             averages: Some(Averages {
@@ -393,7 +398,7 @@ impl Worker {
     }
 }
 
-fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> Layout {
+fn plan(config: &DdpConfig, parameters: &Parameters, order: &[usize]) -> BucketLayout {
     let (first, cap) = config.caps();
-    Layout::new(&parameters.entries, order, first, cap)
+    BucketLayout::new(&parameters.entries, order, first, cap)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use parking_lot::Mutex;
 
-/// How much deeper each parameter lies than the one before: more than the depth that a network adds
+/// The depth between a parameter and the next: more than the depth that a network adds
 /// between two of them, on the average of those it has used so far (transformers add 4 to 7). A
 /// network that adds more is averaged as correctly, with its hooks running later. No more than that,
 /// because Burn allocates something in every backward pass for each level of depth, used or not.

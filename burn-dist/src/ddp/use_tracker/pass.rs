@@ -1,10 +1,10 @@
-//! One backward pass: its token, and what has come of it.
+//! One backward pass: its token, and the gradients that it has brought.
 
 use crate::ddp::hook::{Leaf, PassId};
 use burn::backend::autodiff::NodeId;
 use burn::tensor::{Gradients, Tensor};
 
-/// A leaf without a gradient of its own. What lies in a container under its name says which pass that is of.
+/// A leaf without a gradient of its own. An entry of its name in a container identifies the container's pass.
 #[derive(Debug)]
 pub(super) struct Token {
     tensor: Tensor<1>,
@@ -28,7 +28,7 @@ impl Token {
     }
 }
 
-/// What is to become of a pass.
+/// The state of a pass that is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Its container was not given to any call yet.
@@ -39,7 +39,7 @@ pub(super) enum Fate {
 
 /// A backward pass that is not settled.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct BackwardPass {
     pub(super) id: PassId,
     pub(super) token: Token,
     pub(super) fate: Fate,
@@ -52,22 +52,22 @@ pub(super) struct Pass {
     pub(super) ready_order: Vec<usize>,
 }
 
-/// What a pass has brought for one parameter.
+/// The gradients that a pass has brought for one parameter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arrival {
-    /// How many uses were run back.
+    /// The number of uses that were run back.
     pub(super) count: u32,
     /// The leaves that got gradients.
     pub(super) leaves: Vec<NodeId>,
-    /// Whether its gradient was taken for complete.
+    /// True once its gradient was taken for complete.
     complete: bool,
     /// The leaf whose gradient was handed over.
     pub(super) handed: Option<NodeId>,
-    /// What `no_sync` had kept and went with it, in case the pass is dropped.
+    /// The gradient that `no_sync` had kept and that went with it, in case the pass is dropped.
     pub(super) kept: Option<Tensor<1>>,
 }
 
-impl Pass {
+impl BackwardPass {
     pub(super) fn new(id: PassId, token: Token, first: usize, parameters: usize) -> Self {
         Self {
             id,
@@ -80,7 +80,7 @@ impl Pass {
         }
     }
 
-    /// Counts one use that was run back; returns whether the parameter's gradient is complete now, as far as
+    /// Counts one use that was run back. Returns true if the parameter's gradient is complete now, as far as
     /// can be known.
     pub(super) fn arrive(
         &mut self,
@@ -119,7 +119,7 @@ impl Pass {
         arrival.kept = kept;
     }
 
-    /// Returns whether it is to be settled and was begun before another.
+    /// Returns true if it is to be settled and was begun before another.
     pub(super) fn waits_before(&self, other: PassId) -> bool {
         self.fate == Fate::Open && self.id < other
     }

@@ -1,7 +1,7 @@
-//! Backward passes: what of them has come, and where it goes.
+//! The end of backward passes: a rank's part of a step, or the reason why it can't be given.
 
-use super::pass::{Fate, Pass};
-use super::{FIRST_WAIT, MAX_SPARE_TOKENS, MAX_WAIT, Mode, UseTracker};
+use super::pass::{BackwardPass, Fate};
+use super::{FIRST_WAIT, HookMode, MAX_SPARE_TOKENS, MAX_WAIT, UseTracker};
 use crate::ddp::hook::PassId;
 use crate::ddp::parameters::Parameters;
 use burn::backend::autodiff::NodeId;
@@ -9,22 +9,22 @@ use burn::tensor::{Gradients, Tensor};
 
 /// This rank's part of a step, as far as hooks know it.
 #[derive(Debug, Default)]
-pub(in crate::ddp) struct Part {
+pub(in crate::ddp) struct StepPart {
     /// For each parameter, the leaf whose gradient was handed over.
     pub(in crate::ddp) handed: Vec<Option<NodeId>>,
     /// For each parameter, the leaves that got gradients.
     pub(in crate::ddp) leaves: Vec<Vec<NodeId>>,
     /// For each parameter, what `no_sync` kept.
     pub(in crate::ddp) kept: Vec<Option<Tensor<1>>>,
-    /// In which order gradients became complete.
+    /// The parameters in the order in which their gradients became complete.
     pub(in crate::ddp) ready_order: Vec<usize>,
-    /// What gradients are multiplied by.
+    /// The factor of gradients.
     pub(in crate::ddp) weight: f64,
-    /// Whether the part may have to be given again.
+    /// True if the part may have to be given again.
     pub(in crate::ddp) again: bool,
 }
 
-/// Why a part can't be given.
+/// The reason why a part can't be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ddp) enum Refusal {
     /// An earlier pass, with a gradient of this parameter, went nowhere: the model changed since.
@@ -63,7 +63,7 @@ impl Refusal {
 }
 
 impl UseTracker {
-    /// The open passes whose gradients a container holds.
+    /// Returns the open passes whose gradients a container holds.
     pub(in crate::ddp) fn passes_in(&self, gradients: &Gradients) -> Vec<PassId> {
         let step = self.step.lock();
         let passes = step.passes.iter();
@@ -73,7 +73,7 @@ impl UseTracker {
             .collect()
     }
 
-    /// All open passes.
+    /// Returns all open passes.
     #[cfg(feature = "train")]
     pub(in crate::ddp) fn open_passes(&self) -> Vec<PassId> {
         let step = self.step.lock();
@@ -87,7 +87,7 @@ impl UseTracker {
         self.step.lock().cautious = u32::MAX;
     }
 
-    /// Whether gradients are kept that no step has taken.
+    /// Returns true if gradients are kept that no step has taken.
     pub(in crate::ddp) fn keeps(&self) -> bool {
         self.step
             .lock()
@@ -96,7 +96,7 @@ impl UseTracker {
             .any(|state| state.kept.is_some())
     }
 
-    /// A parameter of the first pass that is still open.
+    /// Returns a parameter of the first pass that is still open.
     pub(in crate::ddp) fn unsettled(&self) -> Option<usize> {
         let step = self.step.lock();
         let mut passes = step.passes.iter();
@@ -125,8 +125,8 @@ impl UseTracker {
         first
     }
 
-    /// If the pass that was handed over has been dropped, takes this rank's part of it: for each parameter,
-    /// whether it was handed over.
+    /// Takes this rank's part of a pass that was handed over and then dropped, if there is one: for each
+    /// parameter, true if it was handed over.
     pub(in crate::ddp) fn take_void(&self) -> Option<Vec<bool>> {
         let mut step = self.step.lock();
         let step = &mut *step;
@@ -147,7 +147,7 @@ impl UseTracker {
         Some(handed.collect())
     }
 
-    /// After a void part of any rank, hooks are cautious for a while.
+    /// Makes hooks cautious for a while, after a void part of any rank.
     pub(in crate::ddp) fn was_void(&self) {
         let mut step = self.step.lock();
         step.cautious = step.cautious.max(step.caution);
@@ -187,10 +187,10 @@ impl UseTracker {
     }
 
     /// Ends the step with the passes of one container: takes this rank's part of it.
-    pub(in crate::ddp) fn take_part(&self, passes: &[PassId]) -> Result<Part, Refusal> {
+    pub(in crate::ddp) fn take_part(&self, passes: &[PassId]) -> Result<StepPart, Refusal> {
         let mut step = self.step.lock();
         let step = &mut *step;
-        let open = |pass: &&Pass| pass.fate == Fate::Open && !passes.contains(&pass.id);
+        let open = |pass: &&BackwardPass| pass.fate == Fate::Open && !passes.contains(&pass.id);
         let lost = step
             .passes
             .iter()
@@ -204,7 +204,7 @@ impl UseTracker {
             return Err(Refusal::Earlier(earlier.first));
         }
         let count = step.parameters.len();
-        let mut part = Part {
+        let mut part = StepPart {
             handed: vec![None; count],
             leaves: vec![Vec::new(); count],
             kept: Vec::new(),
@@ -239,7 +239,7 @@ impl UseTracker {
         Ok(part)
     }
 
-    /// Whether the log has still to say that a parameter's gradients come late.
+    /// Returns true once for each parameter: the log has still to say that its gradients come late.
     pub(in crate::ddp) fn tell_late(&self, parameter: usize) -> bool {
         let told = &mut self.step.lock().parameters[parameter].told;
         !std::mem::replace(told, true)
@@ -248,8 +248,8 @@ impl UseTracker {
     /// Ends a step that was averaged. Parameters that got a late part are not handed over for a while.
     pub(in crate::ddp) fn averaged(&self, late: &[usize]) {
         let mut step = self.step.lock();
-        if step.mode == Mode::Watching {
-            step.mode = Mode::HandingOver;
+        if step.mode == HookMode::Watching {
+            step.mode = HookMode::HandingOver;
         }
         if step.cautious < u32::MAX {
             step.cautious = step.cautious.saturating_sub(1);
@@ -265,9 +265,9 @@ impl UseTracker {
     }
 }
 
-impl super::Step {
+impl super::TrackerState {
     /// Takes the uses that a pass has run back off those that are waited for.
-    fn settle_uses(&mut self, pass: &Pass) {
+    fn settle_uses(&mut self, pass: &BackwardPass) {
         for (state, arrival) in self.parameters.iter_mut().zip(&pass.arrivals) {
             state.uses = state.uses.saturating_sub(arrival.count);
         }

@@ -1,10 +1,10 @@
 //! What hooks tell the tracker while forward and backward run.
 
-use super::pass::{Fate, Pass, Token};
-use super::{MAX_OPEN_PASSES, MAX_SPARE_TOKENS, Mode, Scope, UseTracker};
+use super::pass::{BackwardPass, Fate, Token};
+use super::{HookMode, MAX_OPEN_PASSES, MAX_SPARE_TOKENS, PassScope, UseTracker};
 use crate::ddp::gradient::Gradient;
 use crate::ddp::hook::{GradientSink, Leaf, PassId};
-use crate::ddp::reducer::messages::{Command, Reading};
+use crate::ddp::reducer::messages::{Reading, ReducerCommand};
 use burn::backend::Dispatch;
 use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
@@ -14,7 +14,7 @@ impl GradientSink for UseTracker {
     fn used(&self, parameter: usize, device: &Device) -> Option<Tensor<1>> {
         let (place, lacks_token) = {
             let mut step = self.step.lock();
-            if step.mode == Mode::Closed {
+            if step.mode == HookMode::Closed {
                 return None;
             }
             let next = step.used;
@@ -36,7 +36,7 @@ impl GradientSink for UseTracker {
 
     fn bind(&self, parameter: usize, leaf: Leaf) {
         let mut step = self.step.lock();
-        let ignored = step.scopes.last() == Some(&Scope::Ignore);
+        let ignored = step.scopes.last() == Some(&PassScope::Ignore);
         let leaves = &mut step.parameters[parameter].leaves;
         // A second leaf says that there are several.
         if !ignored && leaves.len() < 2 && leaves.iter().all(|known| known.id != leaf.id) {
@@ -54,9 +54,9 @@ impl GradientSink for UseTracker {
 
     fn begin_pass(&self, parameter: usize) -> Option<(PassId, Leaf)> {
         let mut step = self.step.lock();
-        let ignored = step.scopes.last() == Some(&Scope::Ignore);
+        let ignored = step.scopes.last() == Some(&PassScope::Ignore);
         // A loop that never settles its passes fails at the drop in any case.
-        if step.mode == Mode::Closed || ignored || step.passes.len() >= MAX_OPEN_PASSES {
+        if step.mode == HookMode::Closed || ignored || step.passes.len() >= MAX_OPEN_PASSES {
             return None;
         }
         let token = step.spare.pop()?;
@@ -64,7 +64,8 @@ impl GradientSink for UseTracker {
         let id = step.next_pass;
         step.next_pass += 1;
         let count = step.parameters.len();
-        step.passes.push(Pass::new(id, token, parameter, count));
+        step.passes
+            .push(BackwardPass::new(id, token, parameter, count));
         Some((id, leaf))
     }
 
@@ -76,7 +77,7 @@ impl GradientSink for UseTracker {
             *uses = uses.saturating_sub(1);
             return None;
         };
-        let may_hand_over = step.mode == Mode::HandingOver
+        let may_hand_over = step.mode == HookMode::HandingOver
             && step.scopes.is_empty()
             && step.cautious == 0
             && step.handed.is_none_or(|handed| handed == id)
@@ -119,7 +120,7 @@ impl GradientSink for UseTracker {
         let parts = [Some(gradient), kept];
         let reading = Reading::new(parameter, parts.into_iter().flatten().collect());
         // If the reducer has ended, `synchronize` says why.
-        let _ = self.ready.send(Command::Ready(reading));
+        let _ = self.ready.send(ReducerCommand::Ready(reading));
     }
 
     fn key(&self) -> u64 {

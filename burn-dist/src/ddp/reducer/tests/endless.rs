@@ -9,26 +9,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(super) struct Endless {
     rank: usize,
-    meeting: Arc<Devices>,
-    /// How many sums it was asked for.
+    meeting: Arc<DeviceSum>,
+    /// The number of sums it was asked for.
     sums: AtomicUsize,
-    /// Whether it takes part.
+    /// True if it takes part.
     works: bool,
 }
 
-/// What some devices share.
+/// State shared by some devices.
 #[derive(Debug)]
-struct Devices {
+struct DeviceSum {
     ranks: usize,
     /// For each sum, what each device has given.
     given: Mutex<Vec<Vec<Option<Vec<f32>>>>>,
     moved: Condvar,
-    /// How many threads wait for devices.
+    /// The number of threads that wait for devices.
     waiting: AtomicUsize,
 }
 
 /// By the number that a group's first rank has told the others.
-static ALL: Mutex<Vec<Weak<Devices>>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Weak<DeviceSum>>> = Mutex::new(Vec::new());
 
 impl Endless {
     pub(super) fn new(group: &ProcessGroup) -> Self {
@@ -38,7 +38,7 @@ impl Endless {
     /// Devices of which this rank's may not take part in sums.
     fn broken(group: &ProcessGroup, broken: bool) -> Self {
         let fresh = (group.rank() == 0).then(|| {
-            Arc::new(Devices {
+            Arc::new(DeviceSum {
                 ranks: group.world_size(),
                 given: Mutex::default(),
                 moved: Condvar::new(),
@@ -66,7 +66,7 @@ impl Endless {
 }
 
 impl DeviceReduce for Endless {
-    fn sum(&self, tensor: FloatTensor<Dispatch>) -> Pending {
+    fn sum(&self, tensor: FloatTensor<Dispatch>) -> DeferredTensor {
         let data = Tensor::<1>::from_dispatch(tensor).into_data();
         let number = self.sums.fetch_add(1, Ordering::Relaxed);
         let devices = Arc::clone(&self.meeting);
@@ -78,7 +78,7 @@ impl DeviceReduce for Endless {
             given[number][self.rank] = self.works.then(|| data.iter::<f32>().collect());
             devices.moved.notify_all();
         }
-        Pending::new(move || {
+        DeferredTensor::new(move || {
             devices.waiting.fetch_add(1, Ordering::Relaxed);
             let mut given = devices.given.lock();
             let missing = |given: &mut Vec<Vec<Option<Vec<f32>>>>| given[number].contains(&None);
@@ -103,7 +103,7 @@ fn a_sum_of_devices_that_never_ends_is_an_error_on_all_ranks_and_left_behind() {
     on_four(|group| {
         let device_reduce = Endless::broken(&group, group.rank() == 2);
         let devices = Arc::clone(&device_reduce.meeting);
-        let strategy = Strategy::DeviceReduce(Arc::new(strategy::Devices {
+        let strategy = Strategy::DeviceReduce(Arc::new(strategy::DeviceSum {
             device_reduce: Box::new(device_reduce),
             hierarchy: None,
         }));
