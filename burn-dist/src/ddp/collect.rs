@@ -80,63 +80,70 @@ pub(super) fn collect<M: Module>(
 ) -> Result<Collected, String> {
     let visited = visit(model, left);
     let base = Base::of(parameters, &visited, key);
-    let count = parameters.entries.len();
-    let mut collected = Collected {
-        places: Vec::with_capacity(visited.len()),
-        gradients: (0..count).map(|_| Vec::new()).collect(),
-        leaves: vec![Vec::new(); count],
-        trained_beside: vec![false; count],
-    };
-    for visited in &visited {
+    let parameter = |visited: &Visited| {
         let of_path = || {
             let parameter = base.index(parameters, &visited.path)?;
             let known = visited.hook.is_none() && !parameters.entries[parameter].hooked;
             known.then_some(parameter)
         };
-        let parameter = visited.parameter(key).or_else(of_path);
-        collected.places.push(parameter);
-    }
-    check_complete(parameters, &base, &collected.places, &visited)?;
-    let mut places = vec![0; count];
-    let mut givers: Vec<Option<String>> = vec![None; count];
-    for (visited, &place) in visited.into_iter().zip(&collected.places) {
-        match place {
-            Some(parameter) => {
-                check_place(parameters, parameter, &visited)?;
-                places[parameter] += 1;
-                if visited.gradient.is_some() && !parameters.entries[parameter].tied {
-                    check_giver(
-                        givers[parameter].replace(visited.path.clone()),
-                        &visited.path,
-                    )?;
-                }
-                collected.leaves[parameter].extend(visited.leaf);
-                collected.gradients[parameter].extend(visited.gradient);
+        visited.parameter(key).or_else(of_path)
+    };
+    let places: Vec<Option<usize>> = visited.iter().map(parameter).collect();
+    check_complete(parameters, &base, &places, &visited)?;
+    Collected::new(parameters, visited, places)
+}
+
+impl Collected {
+    /// Sorts what was visited by parameter, of which `places` has one for each tensor.
+    fn new(
+        parameters: &Parameters,
+        visited: Vec<Visited>,
+        places: Vec<Option<usize>>,
+    ) -> Result<Self, String> {
+        let count = parameters.entries.len();
+        let mut gradients: Vec<Vec<Tensor<1>>> = (0..count).map(|_| Vec::new()).collect();
+        let mut leaves = vec![Vec::new(); count];
+        let mut times = vec![0; count];
+        let mut givers: Vec<Option<String>> = vec![None; count];
+        for (visited, &place) in visited.into_iter().zip(&places) {
+            let Some(parameter) = place else {
+                check_foreign(&visited)?;
+                continue;
+            };
+            check_place(parameters, parameter, &visited)?;
+            times[parameter] += 1;
+            if visited.gradient.is_some() && !parameters.entries[parameter].tied {
+                let earlier = givers[parameter].replace(visited.path.clone());
+                check_giver(earlier, &visited.path)?;
             }
-            // A hook whose Ddp is gone is as good as none.
-            None if visited.gradient.is_some()
-                && visited
-                    .hook
-                    .is_none_or(|(key, _)| !use_tracker::is_open(key)) =>
-            {
-                return Err(format!(
-                    "`{}` is trained and was not there when the model was attached, or its own Ddp is gone; add \
-                     parameters first, then attach",
-                    visited.path
-                ));
-            }
-            // Of another model's Ddp, or nothing came.
-            None => {}
+            leaves[parameter].extend(visited.leaf);
+            gradients[parameter].extend(visited.gradient);
         }
+        let beside = times.iter().zip(&leaves);
+        let trained_beside = beside.map(|(times, leaves)| *times > 1 && !leaves.is_empty());
+        Ok(Self {
+            trained_beside: trained_beside.collect(),
+            places,
+            gradients,
+            leaves,
+        })
     }
-    for (beside, (places, leaves)) in collected
-        .trained_beside
-        .iter_mut()
-        .zip(places.into_iter().zip(&collected.leaves))
-    {
-        *beside = places > 1 && !leaves.is_empty();
+}
+
+/// Refuses a gradient of a tensor that was not attached. That of another model's `Ddp` is its business; a hook
+/// whose `Ddp` is gone is as good as none.
+fn check_foreign(visited: &Visited) -> Result<(), String> {
+    let hooked = visited
+        .hook
+        .is_some_and(|(key, _)| use_tracker::is_open(key));
+    if visited.gradient.is_none() || hooked {
+        return Ok(());
     }
-    Ok(collected)
+    Err(format!(
+        "`{}` is trained and was not there when the model was attached, or its own Ddp is gone; add parameters \
+         first, then attach",
+        visited.path
+    ))
 }
 
 /// Refuses gradients of two copies of a parameter.

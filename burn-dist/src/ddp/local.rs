@@ -1,10 +1,10 @@
 //! Passes that stay on this rank: kept for a later step, or nobody's business.
 
 use super::collect::{self, GradientSource};
+use super::contribution::wide;
 use super::gradient::weighed;
 use super::handle::{Attached, Ddp};
 use super::hook::{GradientSink, PassId};
-use super::synchronize::wide;
 use super::use_tracker::PassScope;
 use crate::error::Result;
 use burn::module::Module;

@@ -6,7 +6,7 @@
 //!
 //! - the calls of [`Ddp`]: `attach`, `synchronize`, `local`, `copies`, `weight`, `module_buffers`, `replicas`,
 //!   `clip`, on `handle`, the state that they share;
-//! - `collect`, the parameters and gradients found in a model; `unpack`, the optimizer's gradients made of averages;
+//! - `contribution`, the part of a rank in a step; `collect`, the parameters and gradients found in a model; `unpack`, the optimizer's gradients made of averages;
 //! - `use_tracker`, the records of backward passes: it decides which gradients are handed over at once;
 //! - `reducer`, a thread that fills buckets and averages each as soon as it is full, in the same order on every
 //!   rank;
@@ -31,6 +31,7 @@ mod buffer;
 mod clip;
 mod collect;
 mod config;
+mod contribution;
 #[cfg(feature = "train")]
 mod copies;
 mod device_reduce;

@@ -24,24 +24,21 @@
 //! which no hook fires, since it meets parameters around their modules only, is not known until its container is
 //! given to a call.
 
-use super::collect::{self, Collected, GradientSource, Nothing};
-use super::gradient::weighed;
+use super::collect::{GradientSource, Nothing};
+use super::contribution::Contribution;
 use super::handle::{Attached, Ddp};
-use super::hook::{GradientSink, PassId};
+use super::hook::PassId;
 use super::late;
 use super::layout::Status;
 use super::reducer::messages::{Averages, Outcome, Reading};
 use super::unpack;
 use super::use_tracker::others;
-use super::use_tracker::settle::StepPart;
 use crate::error::Result;
 use crate::norm;
-use burn::backend::autodiff::NodeId;
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Gradients, Tensor};
-use std::collections::BTreeMap;
-use std::time::Instant;
+use burn::tensor::Gradients;
+use std::time::{Duration, Instant};
 
 impl Ddp {
     /// Averages the gradients of one backward pass over all ranks, and adds what
@@ -190,28 +187,8 @@ impl Ddp {
             tracker,
             ..
         } = attached;
-        while let Some(handed) = tracker.take_void() {
-            let status = Status {
-                void: true,
-                ..Status::default()
-            };
-            let rest = without(attached, &handed);
-            finish(attached, rest, Vec::new(), status)?;
-        }
-        let part = tracker
-            .take_part(passes)
-            .map_err(|refusal| self.order(refusal.message(parameters)))?;
-        let collected = collect::collect(parameters, tracker.key(), model, grads);
-        let mut collected = collected.map_err(|message| self.order(message))?;
-        self.check_leaves(attached, &part.leaves, &collected)?;
-        let handed: Vec<Vec<NodeId>> = part
-            .handed
-            .iter()
-            .map(|leaf| leaf.iter().copied().collect())
-            .collect();
-        self.check_leaves(attached, &handed, &collected)?;
-        let gradients = std::mem::take(&mut collected.gradients);
-        let mut given = self.divide(attached, part, gradients)?;
+        answer_voids(attached)?;
+        let (mut given, collected) = self.contribution(attached, grads, passes, model)?;
         let at_end = given.rest.len();
 
         let waiting = Instant::now();
@@ -225,15 +202,7 @@ impl Ddp {
         let to_wait: Vec<usize> = given.late.keys().copied().collect();
         self.tell_late(attached, &to_wait);
         tracker.averaged(&to_wait);
-        {
-            let mut stats = self.stats.lock();
-            stats.steps += 1;
-            stats.wait += wait;
-            stats.averaging += averages.averaging_since(waiting).min(wait);
-            stats.bytes += averages.bytes();
-            stats.during_backward += given.handed as u64;
-            stats.at_end += at_end as u64;
-        }
+        self.count_step(&averages, (waiting, wait), (given.handed, at_end));
         // A loss that counted for nothing was that of this step.
         norm::set_loss_counts(true);
         let _span = tracing::debug_span!("unpack").entered();
@@ -247,79 +216,21 @@ impl Ddp {
         ))
     }
 
-    /// Divides what came into what goes to the buckets and what is late for them.
-    fn divide(
+    /// Adds a step to the statistics: the beginning and length of the wait, and the numbers of parameters that
+    /// were handed over before and at the end.
+    fn count_step(
         &self,
-        attached: &Attached,
-        part: StepPart,
-        gradients: Vec<Vec<Tensor<1>>>,
-    ) -> Result<Given> {
-        let Attached {
-            parameters,
-            tracker,
-            ..
-        } = attached;
-        let mut given = Given {
-            handed: part.handed.iter().flatten().count(),
-            rest: Vec::new(),
-            late: BTreeMap::new(),
-            ready_order: part.ready_order,
-            again: part.again,
-        };
-        let all = gradients.into_iter().zip(part.kept).enumerate();
-        for (parameter, (gradients, kept)) in all {
-            let description = &parameters.entries[parameter].description;
-            if !description.trained {
-                if part.handed[parameter].is_some() || kept.is_some() {
-                    return Err(self.order(collect::unfrozen(&description.path)));
-                }
-                continue;
-            }
-            if part.handed[parameter].is_none() {
-                let parts = gradients
-                    .into_iter()
-                    .map(|gradient| tracker.on_lane(gradient, part.weight))
-                    .chain(kept.map(|kept| tracker.on_lane(kept, 1.0)));
-                given.rest.push(Reading::new(parameter, parts.collect()));
-                continue;
-            }
-            let weighed = gradients.into_iter().map(|gradient| {
-                let gradient = weighed(gradient.into_dispatch(), part.weight);
-                wide(Tensor::from_dispatch(gradient))
-            });
-            if let Some(late) = weighed.chain(kept).reduce(|sum, part| sum + part) {
-                given.late.insert(parameter, late);
-            }
-        }
-        Ok(given)
-    }
-
-    /// Refuses gradients that came to other leaves than the model's.
-    pub(super) fn check_leaves(
-        &self,
-        attached: &Attached,
-        came: &[Vec<NodeId>],
-        collected: &Collected,
-    ) -> Result<()> {
-        let foreign = came
-            .iter()
-            .zip(&collected.leaves)
-            .position(|(came, models)| {
-                !came.is_empty() && !came.iter().any(|leaf| models.contains(leaf))
-            });
-        let Some(parameter) = foreign else {
-            return Ok(());
-        };
-        let description = &attached.parameters.entries[parameter].description;
-        if !description.trained {
-            return Err(self.order(collect::unfrozen(&description.path)));
-        }
-        Err(self.order(format!(
-            "the gradient of `{}` is not of the model that was passed: the model was stepped, loaded or moved \
-             between backward and this call, or only a copy of it was differentiated; call this right after \
-             backward, with the model that ran forward, and run passes of copies in `Ddp::ignore`",
-            description.path
-        )))
+        averages: &Averages,
+        (since, wait): (Instant, Duration),
+        (handed, at_end): (usize, usize),
+    ) {
+        let mut stats = self.stats.lock();
+        stats.steps += 1;
+        stats.wait += wait;
+        stats.averaging += averages.averaging_since(since).min(wait);
+        stats.bytes += averages.bytes();
+        stats.during_backward += handed as u64;
+        stats.at_end += at_end as u64;
     }
 
     /// Says once for each parameter that its gradients come late.
@@ -337,8 +248,21 @@ impl Ddp {
     }
 }
 
+/// Ends steps in which this rank's part is of a pass that was dropped after it was handed over.
+fn answer_voids(attached: &Attached) -> Result<()> {
+    while let Some(handed) = attached.tracker.take_void() {
+        let status = Status {
+            void: true,
+            ..Status::default()
+        };
+        let rest = without(attached, &handed);
+        finish(attached, rest, Vec::new(), status)?;
+    }
+    Ok(())
+}
+
 /// Averages this rank's part of the step, again if a part of another rank was void.
-fn exchange(attached: &Attached, given: &mut Given) -> Result<(Averages, bool)> {
+fn exchange(attached: &Attached, given: &mut Contribution) -> Result<(Averages, bool)> {
     // What nothing was given for can be given again.
     let empty = given.handed == 0 && given.rest.iter().all(Reading::is_empty);
     let again = empty || (given.again && given.handed == 0);
@@ -383,25 +307,4 @@ fn without(attached: &Attached, handed: &[bool]) -> Vec<Reading> {
         .filter(|(_, (entry, handed))| entry.description.trained && !**handed)
         .map(|(parameter, _)| Reading::new(parameter, Vec::new()))
         .collect()
-}
-
-/// A gradient in the precision that gradients are added up in.
-pub(super) fn wide(gradient: Tensor<1>) -> Tensor<1> {
-    match gradient.dtype() {
-        DType::F64 | DType::F32 => gradient,
-        _ => gradient.cast(DType::F32),
-    }
-}
-
-/// The part of a rank in a step.
-struct Given {
-    /// The number of parameters that were handed over.
-    handed: usize,
-    /// The other trained parameters.
-    rest: Vec<Reading>,
-    /// The gradients that came to parameters after they were handed over.
-    late: BTreeMap<usize, Tensor<1>>,
-    ready_order: Vec<usize>,
-    /// True if it may have to be given again.
-    again: bool,
 }
