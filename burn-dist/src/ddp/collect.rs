@@ -31,10 +31,10 @@ impl GradientSource for GradientsParams {
     }
 }
 
-/// Nothing was left.
-pub(super) struct Nothing;
+/// The source of a rank that has no gradients.
+pub(super) struct NoGradients;
 
-impl GradientSource for Nothing {
+impl GradientSource for NoGradients {
     fn take<const D: usize>(&mut self, _param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
         None
     }
@@ -94,7 +94,7 @@ pub(super) fn collect<M: Module>(
 }
 
 impl Collected {
-    /// Sorts what was visited by parameter, of which `places` has one for each tensor.
+    /// Sorts the visited tensors by parameter; `places` has the parameter of each tensor.
     fn new(
         parameters: &Parameters,
         visited: Vec<Visited>,
@@ -112,7 +112,7 @@ impl Collected {
             };
             check_place(parameters, parameter, &visited)?;
             times[parameter] += 1;
-            if visited.gradient.is_some() && !parameters.entries[parameter].tied {
+            if visited.gradient.is_some() {
                 let earlier = givers[parameter].replace(visited.path.clone());
                 check_giver(earlier, &visited.path)?;
             }
@@ -171,13 +171,13 @@ pub(super) struct HookFound {
     pub(super) path: String,
     /// The key of its tracker.
     pub(super) key: u64,
-    /// The parameter in these.
+    /// The parameter there.
     pub(super) parameter: usize,
 }
 
 /// All hooks in a model, in the order of traversal.
 pub(super) fn hooks<M: Module>(model: &M) -> Vec<HookFound> {
-    let found = visit(model, &mut Nothing)
+    let found = visit(model, &mut NoGradients)
         .into_iter()
         .filter_map(|visited| {
             let (key, parameter) = visited.hook?;
@@ -201,7 +201,7 @@ pub(super) enum Base {
 impl Base {
     /// Compares the paths of a model with those of the attached one.
     pub(super) fn of_model<M: Module>(parameters: &Parameters, key: u64, model: &M) -> Self {
-        Self::of(parameters, &visit(model, &mut Nothing), key)
+        Self::of(parameters, &visit(model, &mut NoGradients), key)
     }
 
     fn of(parameters: &Parameters, visited: &[Visited], key: u64) -> Self {

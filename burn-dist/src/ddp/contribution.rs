@@ -56,7 +56,7 @@ impl Ddp {
         Ok((given, collected))
     }
 
-    /// Divides what came into what goes to the buckets and what is late for them.
+    /// Divides gradients into those for the buckets and those that are late for them.
     fn divide(
         &self,
         attached: &Attached,

@@ -297,7 +297,6 @@ mod tests {
             device: Device::flex(),
             buffer: false,
             hooked: true,
-            tied: false,
         }
     }
 

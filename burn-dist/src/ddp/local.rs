@@ -1,4 +1,4 @@
-//! Passes that stay on this rank: kept for a later step, or nobody's business.
+//! Passes that stay on this rank: kept for a later step, or ignored.
 
 use super::collect::{self, GradientSource};
 use super::contribution::wide;

@@ -25,8 +25,6 @@ pub(super) struct TensorInfo {
     pub(super) buffer: bool,
     /// True if it has a hook; a parameter with another reparameterization has none.
     pub(super) hooked: bool,
-    /// True if it is in several places of the model.
-    pub(super) tied: bool,
 }
 
 impl TensorInfo {
@@ -172,7 +170,6 @@ impl Lister {
             device,
             buffer: false,
             hooked: false,
-            tied: false,
         });
     }
 }

@@ -24,7 +24,7 @@
 //! which no hook fires, since it meets parameters around their modules only, is not known until its container is
 //! given to a call.
 
-use super::collect::{GradientSource, Nothing};
+use super::collect::{GradientSource, NoGradients};
 use super::contribution::Contribution;
 use super::handle::{Attached, Ddp};
 use super::hook::PassId;
@@ -104,7 +104,7 @@ impl Ddp {
     ///
     /// As [`synchronize`](Self::synchronize).
     pub fn synchronize_none<M: Module>(&self, model: &M) -> Result<GradientsParams> {
-        self.settle(&mut Nothing, &[], model, model)
+        self.settle(&mut NoGradients, &[], model, model)
     }
 
     /// Drops the gradients of a backward pass, to give a step up: a loss that is no number, for example. What

@@ -282,7 +282,8 @@ fn a_gradient_of_another_length_is_an_error() {
                 gradient(0, 1.0)
             };
             let error = finish(&reducer, vec![reading], Vec::new()).unwrap_err();
-            assert!(error.to_string().contains("elements came"), "{error}");
+            let expected = "expected a gradient of 2304 elements, got 2305";
+            assert!(error.to_string().contains(expected), "{error}");
             reducer.stop(false);
         });
     }

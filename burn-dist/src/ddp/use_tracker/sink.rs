@@ -1,4 +1,4 @@
-//! What hooks tell the tracker while forward and backward run.
+//! The calls of hooks while forward and backward run.
 
 use super::pass::{BackwardPass, Fate, Token};
 use super::{HookMode, MAX_OPEN_PASSES, MAX_SPARE_TOKENS, PassScope, UseTracker};
