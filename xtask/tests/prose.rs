@@ -2,6 +2,8 @@
 //!
 //! A room is a path prefix; the longest prefix that fits a file is its room. Lower a limit when its figure has fallen.
 
+#![expect(clippy::expect_used, reason = "the helpers of a test")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -78,8 +78,9 @@ impl ScratchPool {
             self.0.lock().large.take_if(|memory| fits(memory))
         } else {
             let mut kept = self.0.lock();
-            let found = kept.small.iter().position(fits);
-            found.map(|at| kept.small.swap_remove(at))
+            // The last that was used lies in the cache.
+            let found = kept.small.iter().rposition(fits);
+            found.map(|at| kept.small.remove(at))
         };
         Scratch {
             memory: kept.unwrap_or_else(|| bytemuck::zeroed_vec(units)),
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(view, "result");
         drop(second);
         drop(view);
-        // Of the two, the last that was dropped is kept; it serves for a little less, too.
+        // Of the two, the last that was dropped is taken first; it serves for a little less, too.
         assert_eq!(pool.take(12).as_ref().as_ptr(), address);
         assert_eq!(pool.take(10).as_ref(), b"first resu");
         assert_eq!(pool.take(24).as_ref(), &[0; 24][..]);

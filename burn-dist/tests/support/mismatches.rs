@@ -137,8 +137,8 @@ pub(crate) fn another_object(root: usize) -> Mismatch {
         |group| group.objects().gather(&7_u8, 0).map(drop),
         move |group| group.objects().gather(&7_u8, root).map(drop),
         [
-            "gather_object #1 root 0",
-            &format!("gather_object #1 root {root}"),
+            "gather_object #1 u8 root 0",
+            &format!("gather_object #1 u8 root {root}"),
         ],
     )
 }

@@ -92,8 +92,10 @@ fn a_process_that_is_done_and_dies_disturbs_nobody() {
                     last.die();
                     return;
                 }
-                group.send(&[0_u8], 2, 0).unwrap();
                 let pair = pair.unwrap();
+                // A group that was not used yet fails with the one that it was split from.
+                pair.barrier().unwrap();
+                group.send(&[0_u8], 2, 0).unwrap();
                 for _ in 0..20 {
                     pair.barrier().unwrap();
                 }
