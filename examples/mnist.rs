@@ -228,8 +228,7 @@ impl Run<'_> {
                 replica = replica.step(&ddp, batch, rate)?;
                 monitor.step(real, ddp.stats())?;
                 let step = replica.step;
-                bar.iter().for_each(|bar| bar.set_position(step));
-
+                bar.as_ref().inspect(|bar| bar.set_position(step));
                 // After the last step there is nothing left to interrupt.
                 let why = interrupt.requested()?.filter(|_| step < total);
                 stopped = why.map(|why| format!("interrupted at step {step} of {total}: {why}"));
@@ -238,7 +237,7 @@ impl Run<'_> {
                     let figures = replica.history.end_epoch(ddp.stats())?;
                     monitor.scalars("train", &figures.means);
                     let line = || say(format!("epoch {:>2}/{}  {figures}", epoch + 1, args.epochs));
-                    bar.iter().for_each(|bar| bar.suspend(line));
+                    bar.as_ref().inspect(|bar| bar.suspend(line));
                 }
                 let save = replica.checkpoints.is_due(step) || step == total || stopped.is_some();
                 if save {

@@ -2,6 +2,7 @@
 //! digits: any number of ranks gives the figures of one device.
 #![cfg(feature = "train")]
 #![expect(
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test fails by panicking, in its helpers too"
 )]

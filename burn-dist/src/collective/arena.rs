@@ -105,7 +105,7 @@ fn place(slots: &[Option<Range<usize>>], span: &Span) -> Option<(usize, Range<us
     }
 }
 
-impl<'a> Arena<'a> {
+impl Arena<'_> {
     /// Cuts the memory for the messages of a batch.
     pub(super) fn cut(&mut self, batch: &[Step]) -> CutArena<'_> {
         let mut cuts = [

@@ -140,7 +140,9 @@ fn total(parts: &[Vec<u8>]) -> usize {
 fn pack(parts: &[Vec<u8>]) -> Vec<u8> {
     let lengths = parts.iter().map(|part| (part.len() as u64).to_le_bytes());
     let mut packed = lengths.collect::<Vec<_>>().concat();
-    parts.iter().for_each(|part| packed.extend_from_slice(part));
+    for part in parts {
+        packed.extend_from_slice(part);
+    }
     packed
 }
 

@@ -45,12 +45,12 @@ impl GroupState {
             let notice = Notice::left(rank, &reason, parts.order.reached(rank), sent);
             parts.outbox.push_back(notice.with_early(early));
         }
-        self.note_exit(&mut parts, rank, Exit::new(reason, early));
+        self.note_exit(&mut parts, rank, &Exit::new(reason, early));
     }
 
     /// Notes that a rank, here or elsewhere, has ended.
-    pub(super) fn note_exit(&self, parts: &mut Parts, rank: usize, exit: Exit) {
-        let needing = parts.order.needing(rank, &exit);
+    pub(super) fn note_exit(&self, parts: &mut Parts, rank: usize, exit: &Exit) {
+        let needing = parts.order.needing(rank, exit);
         parts.exits.set(rank, exit.clone());
         if let Some(until) = exit.settles {
             for (_, op) in needing {
@@ -62,7 +62,7 @@ impl GroupState {
         let first = needing.into_iter().map(|(call, _)| call);
         let first = first.min_by_key(|call| call.sequence);
         if first.is_some() {
-            let error = self.peer_left(rank, &exit, first);
+            let error = self.peer_left(rank, exit, first);
             self.latch(parts, error);
         } else {
             // Receivers of this rank's messages check for themselves.

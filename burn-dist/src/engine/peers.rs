@@ -280,7 +280,7 @@ impl Told for GroupState {
                         sent,
                         ..Exit::new(reason.into(), early)
                     };
-                    self.note_exit(&mut parts, rank, exit);
+                    self.note_exit(&mut parts, rank, &exit);
                 }
             }
         }

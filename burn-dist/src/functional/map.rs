@@ -37,11 +37,7 @@ impl Map {
             Self::AllReduce(op) => group.all_reduce(tensor, op),
             Self::AllGather(factor) => {
                 let whole = Tensor::cat(group.all_gather(tensor)?, 0);
-                Ok(if factor == 1.0 {
-                    whole
-                } else {
-                    whole.mul_scalar(factor)
-                })
+                Ok(whole.mul_scalar(factor))
             }
             Self::ReduceScatter(op) => group.reduce_scatter(tensor, op),
             Self::AllToAll => {

@@ -49,7 +49,7 @@ const CALLS: [(&str, Call); 9] = [
     }),
     ("an output used twice", |group, x| {
         let sum = all_reduce(group, x, ReduceOp::Sum)?;
-        all_gather(group, sum.clone() * 0.5 - sum.slice([0..ROWS]))
+        all_gather(group, sum.clone() * 0.5 - sum.narrow(0, 0, ROWS))
     }),
 ];
 

@@ -78,7 +78,7 @@ impl<M> ProcessGroup<M> {
         mut detail: Detail,
     ) -> Ticket {
         self.member.lineage().tell_fault();
-        detail.within = self.within.clone();
+        detail.within.clone_from(&self.within);
         let core = Arc::clone(self.core());
         let sequence = core.next_collective();
         let call = Arc::new(Call {

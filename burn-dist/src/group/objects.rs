@@ -50,7 +50,7 @@ impl Objects<'_> {
         let (group, call) = (self.group, "all_gather_object");
         let bytes = group.encode(call, value)?;
         let all = group.gather_strings((call, type_name::<T>()), &bytes, None)?;
-        group.decode_all(all.unwrap_or_default())
+        group.decode_all(&all.unwrap_or_default())
     }
 
     /// Returns the value of rank `root` on every rank. The others give `None`.
@@ -80,7 +80,7 @@ impl Objects<'_> {
         let (group, call) = (self.group, "gather_object");
         let bytes = group.encode(call, value)?;
         let all = group.gather_strings((call, type_name::<T>()), &bytes, Some(root))?;
-        all.map(|all| group.decode_all(all)).transpose()
+        all.map(|all| group.decode_all(&all)).transpose()
     }
 
     /// Returns value `r` of rank `root` on rank `r`. The root gives one for each rank, the others `None`.
@@ -123,7 +123,7 @@ impl<M> ProcessGroup<M> {
         })
     }
 
-    fn decode_all<T: DeserializeOwned>(&self, all: Vec<Vec<u8>>) -> Result<Vec<T>> {
+    fn decode_all<T: DeserializeOwned>(&self, all: &[Vec<u8>]) -> Result<Vec<T>> {
         let all = all.iter().enumerate();
         all.map(|(from, bytes)| self.decode(from, bytes)).collect()
     }
@@ -140,9 +140,10 @@ impl<M> ProcessGroup<M> {
             detail.root = Some(self.check_peer(call, root)?);
         }
         let ticket = self.ticket(call, kind, &[], detail);
-        let all = ticket.run(|handle| match root {
-            Some(root) => collective::gather_bytes(handle, bytes, root, LIMIT),
-            None => {
+        let all = ticket.run(|handle| {
+            if let Some(root) = root {
+                collective::gather_bytes(handle, bytes, root, LIMIT)
+            } else {
                 let all = collective::all_gather_bytes(handle, bytes, LIMIT)?;
                 Ok(all.map(Some).map_err(Unfit::TooMany))
             }

@@ -324,7 +324,7 @@ impl<M> ProcessGroup<M> {
             match one {
                 P2p::Send(message, to, tag) => sends.push((message, to, tag)),
                 P2p::Recv(slot, from, tag) => {
-                    receives.push((self.post(&slot, Some(from), tag)?, slot))
+                    receives.push((self.post(&slot, Some(from), tag)?, slot));
                 }
             }
         }

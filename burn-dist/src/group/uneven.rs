@@ -175,9 +175,10 @@ fn gather<P: Part, M>(
     let string = part.write(&like, group)?;
     let ticket = group.ticket(call, dtype, &shape, detail);
     Ok(Box::new(move || {
-        let all = ticket.run(|handle| match root {
-            Some(root) => collective::gather_bytes(handle, &string, root, LIMIT),
-            None => {
+        let all = ticket.run(|handle| {
+            if let Some(root) = root {
+                collective::gather_bytes(handle, &string, root, LIMIT)
+            } else {
                 let all = collective::all_gather_bytes(handle, &string, LIMIT)?;
                 Ok(all.map(Some).map_err(Unfit::TooMany))
             }

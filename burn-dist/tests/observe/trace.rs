@@ -91,7 +91,7 @@ fn train(worker: &Worker) -> Result<(), burn_dist::Error> {
         .with_num_workers(1)
         .init_shard(
             (rank, worker.world_size()),
-            &device,
+            device,
             Rows,
             InMemDataset::new(vec![1.0_f32; 2 * RANKS * STEPS]),
         )?;

@@ -40,7 +40,9 @@ pub(crate) fn check_program<T: Reference>(group: &ProcessGroup, seed: u64, steps
             pending.swap_remove(chosen)();
         }
     }
-    pending.into_iter().for_each(|wait| wait());
+    for wait in pending {
+        wait();
+    }
 }
 
 /// One call of a program.

@@ -15,7 +15,9 @@
 //! Source: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH"
 //! (2005).
 
-use super::*;
+use super::{
+    Duration, Exchange, Layout, Lend, Memory, Operation, Partials, Plan, Sources, Span, Step,
+};
 
 /// The time by which each step waits longer than the one before: enough for the news of a timeout.
 const NEWS: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@
 //!
 //! Source: the direct exchange of Rabenseifner (2004), with shared memory in the place of messages.
 
-use super::*;
+use super::{Kind, Layout, Lend, Memory, Operation, Plan, Range, Sources, Span, Step, part, round};
 use crate::shared_memory::segment;
 
 /// The plan of a rank. Its steps are all of the first stage.

@@ -4,7 +4,7 @@
 //! partial result: for all elements that the receiver owns, one after the other. The owner of the elements
 //! combines the partial results of all processes in the tree, so the result has the same bits as in one process.
 
-use super::*;
+use super::{Layout, Memory, Operation, Range, Sources, Span, Step};
 use crate::collective::tree::nodes;
 
 /// The tree nodes whose partial results travel, in rank order.

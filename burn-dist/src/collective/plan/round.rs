@@ -1,6 +1,9 @@
 //! One round: every process sends one parcel, if only an empty one, to every other, and receives one of each.
 
-use super::*;
+use super::{
+    Exchange, Kind, Layout, Lend, Memory, Operation, Partials, Plan, Range, Span, Step, others,
+    part,
+};
 
 /// The nodes that get a parcel in a round.
 #[derive(Clone, Copy)]

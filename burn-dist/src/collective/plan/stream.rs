@@ -16,7 +16,7 @@
 //! Source: the reduce-scatter and all-gather of Rabenseifner (2004) by direct exchange; chunks in a
 //! pipeline as in the ring of Patarasuk and Yuan (2009).
 
-use super::*;
+use super::{Exchange, Layout, Lend, Memory, Operation, Partials, Plan, Range, Span, Step, others};
 
 /// The bytes of its own segment that a process receives from each other in one step: a frame that goes in
 /// one write. Less costs more system calls, more falls out of the core's cache (measured with 2, 4 and 8

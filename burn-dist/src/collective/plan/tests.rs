@@ -72,7 +72,7 @@ impl Simulation {
                 memory[span.bytes.start..end].copy_from_slice(bytes);
             }
             Memory::Shared => {
-                self.processes[home].shared[span.bytes.clone()].copy_from_slice(bytes)
+                self.processes[home].shared[span.bytes.clone()].copy_from_slice(bytes);
             }
             _ => {
                 let memory = bytemuck::cast_slice_mut(&mut self.ranks[rank].output);
@@ -207,9 +207,8 @@ fn expected(kind: Kind, op: ReduceOp, root: usize, ranks: &[Rank], count: usize)
         let own = || ranks[rank].output.clone();
         match kind {
             Kind::Broadcast => all(root).collect(),
-            Kind::Reduce if rank != root => own(),
+            Kind::Reduce | Kind::Gather if rank != root => own(),
             Kind::Reduce | Kind::AllReduce => (0..count).map(reduced).collect(),
-            Kind::Gather if rank != root => own(),
             Kind::Gather | Kind::AllGather => (0..ranks.len()).flat_map(all).collect(),
             Kind::Scatter => (0..count)
                 .map(|index| value(root, rank * count + index))

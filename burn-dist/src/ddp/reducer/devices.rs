@@ -142,7 +142,7 @@ impl ReducerWorker {
         for piece in bucket.pieces(self.config.caps().1) {
             let buffer = match started.as_mut().and_then(Iterator::next) {
                 Some(reduction) => self.reduced(number, reduction)?,
-                None => self.from_leader(number, piece.len())?,
+                None => self.take_from_leader(number, piece.len())?,
             };
             if let Some(first) = bucket.first() {
                 pieces.push(self.write_back(number, first, buffer));
@@ -190,7 +190,7 @@ impl ReducerWorker {
     }
 
     /// Waits for what the leader of the process gives: a bucket, or a piece of so many elements.
-    fn from_leader(&mut self, number: usize, len: usize) -> Result<BucketBuffer> {
+    fn take_from_leader(&mut self, number: usize, len: usize) -> Result<BucketBuffer> {
         let bucket = &self.layout.buckets[number];
         let mut buffer = if bucket.is_lone() {
             BucketBuffer::new(bucket.precision, len)
