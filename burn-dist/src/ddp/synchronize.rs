@@ -59,7 +59,7 @@ impl Ddp {
     ///
     /// # Errors
     ///
-    /// [`Error::Order`] names the parameter and the call that is right, for passes that were given to no call,
+    /// [`Error::Order`](crate::Error::Order) names the parameter and the call that is right, for passes that were given to no call,
     /// were synchronised out of order, or were dropped by some ranks only; for a model that is not the attached
     /// one; for parameters that were added or unfrozen since `attach`. Otherwise the group's errors. After an
     /// error the ranks' steps no longer match: all ranks fail, and every later call returns the error again.
@@ -117,7 +117,7 @@ impl Ddp {
     ///
     /// # Errors
     ///
-    /// [`Error::Order`] if no model is attached.
+    /// [`Error::Order`](crate::Error::Order) if no model is attached.
     #[expect(clippy::needless_pass_by_value, reason = "nobody else is to use them")]
     pub fn discard(&self, grads: Gradients) -> Result<()> {
         let tracker = &self.attached()?.tracker;
