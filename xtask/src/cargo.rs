@@ -103,7 +103,7 @@ impl fmt::Display for Call {
 ///
 /// # Errors
 ///
-/// When it cannot be started.
+/// [`Error::Start`] for a program that cannot be started.
 #[cfg(unix)]
 pub(crate) fn hand_over(mut command: Command) -> Result<ExitCode, Error> {
     use std::os::unix::process::CommandExt;
@@ -117,7 +117,7 @@ pub(crate) fn hand_over(mut command: Command) -> Result<ExitCode, Error> {
 ///
 /// # Errors
 ///
-/// When it cannot be started.
+/// [`Error::Start`] for a program that cannot be started.
 #[cfg(not(unix))]
 pub(crate) fn hand_over(mut command: Command) -> Result<ExitCode, Error> {
     if let Err(cause) = ctrlc::set_handler(|| {}) {

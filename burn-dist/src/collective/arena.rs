@@ -71,7 +71,7 @@ impl<'a> Arena<'a> {
         self.slots[node].clone().unwrap_or(0..0)
     }
 
-    /// What has come, for all ranks of the process.
+    /// Returns the received bytes and the shared result, for all ranks of the process.
     pub(super) fn into_arrived(self) -> Arrived {
         let all = Bytes::from_owner(self.received);
         let received = self.slots.into_iter().zip(self.chosen);

@@ -132,8 +132,8 @@ pub(crate) struct Copied<'a> {
 
 /// Copies a process's stream until it ends.
 ///
-/// When the sink can't be written to any more, `lost` is called, and the rest is read without being written
-/// there, so that the process isn't stopped in a write. A failure of the log file goes to `log_lost`, once.
+/// Calls `lost` once the sink can't be written to any more. The rest is then read without being written there, so
+/// that the process isn't stopped in a write. A failure of the log file goes to `log_lost`, once.
 pub(crate) fn copy(
     mut from: impl Read,
     to: &Copied<'_>,
