@@ -147,8 +147,15 @@ fn borrowed<T: Element>(
         output.as_ref().map(|output| output.len()),
     );
     let shared = match call {
-        Collective::Scatter { .. } => lengths.1,
-        _ => lengths.0.or(lengths.1),
+        Collective::Barrier => None,
+        Collective::Broadcast { .. }
+        | Collective::Reduce { .. }
+        | Collective::AllReduce { .. }
+        | Collective::Scatter { .. } => lengths.1,
+        Collective::Gather { .. }
+        | Collective::AllGather
+        | Collective::ReduceScatter { .. }
+        | Collective::AllToAll => lengths.0,
     };
     let shape = [shared.unwrap_or_default()];
     let ticket = group.collective_ticket(call, (T::NAME, &shape), lengths)?;

@@ -143,7 +143,11 @@ impl<M> ProcessGroup<M> {
                     return Err(self.refuse(name, message));
                 }
             }
-            _ => {}
+            // Any length is right for one rank; ranks compare theirs.
+            Collective::Barrier
+            | Collective::Broadcast { .. }
+            | Collective::Reduce { .. }
+            | Collective::AllReduce { .. } => {}
         }
         Ok(self.ticket(name, dtype, shape, detail))
     }
@@ -161,7 +165,11 @@ impl<M> ProcessGroup<M> {
             Collective::Scatter { .. } | Collective::ReduceScatter { .. } => {
                 Some(self.check_parts(collective.name(), input)?)
             }
-            _ => Some(input),
+            Collective::Barrier
+            | Collective::Broadcast { .. }
+            | Collective::Reduce { .. }
+            | Collective::AllReduce { .. }
+            | Collective::AllToAll => Some(input),
         })
     }
 
@@ -213,7 +221,7 @@ impl<M> ProcessGroup<M> {
             (true, false) => {
                 Err(self.refuse(call, format!("only the root has an {what}; pass None")))
             }
-            _ => Ok(()),
+            (true, true) | (false, false) => Ok(()),
         }
     }
 
