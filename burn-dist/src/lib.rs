@@ -146,6 +146,7 @@
 #[cfg(test)]
 extern crate self as burn_dist;
 
+mod autodiff;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;

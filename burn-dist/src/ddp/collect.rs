@@ -5,9 +5,10 @@
 //! another. A parameter without a hook, because it has another reparameterization, is known by its path,
 //! relative to those with hooks.
 
-use super::hook::{HOOK, Leaf};
+use super::hook::HOOK;
 use super::parameters::{Parameters, Path};
 use super::use_tracker;
+use crate::autodiff::Leaf;
 use burn::backend::autodiff::NodeId;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;

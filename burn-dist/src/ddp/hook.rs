@@ -1,60 +1,27 @@
 //! The hook: an identity on a parameter whose backward step sees the parameter's gradient while the
 //! backward pass still runs.
 //!
-//! It is attached by Burn's two official extension points. [`GradientHook`] is a backend extension
-//! with one operation, implemented for `Autodiff` with a backward step of its own and for the plain
-//! backends as nothing at all. [`Hook`] is a reparameterization that applies the operation wherever
+//! It is attached by Burn's two official extension points. The identity is a backend extension
+//! ([`GradientOps`]). [`Hook`] is a reparameterization that applies it wherever
 //! the forward pass reads the parameter; the stored parameter, which optimizers and records see,
 //! stays what it was, and so does the model's type.
 //!
 //! Invariants: a backward step never blocks and never starts an autodiff operation (Burn holds the
 //! graph's lock meanwhile); it only hands the gradient to its [`GradientSink`].
 
+use crate::autodiff::{BackwardStep, GradientOps, Leaf};
 use crate::norm::counted_on;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, backend_extension,
-};
+use burn::backend::{Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor};
 use burn::module::{
     Module, ModuleMapper, ModuleVisitor, Param, Reparameterization, Reparameterizer,
 };
 use burn::tensor::{Device, Tensor};
-use parking_lot::Mutex;
-use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
-
-/// A leaf of autodiff's graph: the tensor that a gradient gathers in. The backend's own type is behind the `Any`.
-#[derive(Clone, Debug)]
-pub(super) struct Leaf {
-    pub(super) id: NodeId,
-    tensor: Arc<dyn Any + Send + Sync>,
-}
-
-impl Leaf {
-    /// The leaf as a tensor of a backend, if it is of that one. Its type does not depend on the checkpointing
-    /// strategy.
-    fn of<B: Backend>(&self) -> Option<&FloatTensor<Autodiff<B>>> {
-        self.tensor.downcast_ref()
-    }
-
-    /// The leaf behind a tensor; none for a tensor without autodiff.
-    pub(super) fn behind<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
-        let found = Probe::default();
-        drop(Dispatch::leaf_probe(tensor.into_dispatch(), found.clone()));
-        found.0.lock().take()
-    }
-}
-
-/// Holds the leaf that [`GradientHook::leaf_probe`] finds.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Probe(Arc<Mutex<Option<Leaf>>>);
 
 /// The number of a backward pass, within one replica of one model.
 pub(super) type PassId = u64;
@@ -93,103 +60,36 @@ pub(super) struct HookTarget {
     pub(super) parameter: usize,
 }
 
-/// The backend extension. Each backend's arm is compiled where its feature is on.
-#[backend_extension(
-    Cube: cfg(feature = "cube"),
-    Flex: cfg(feature = "flex"),
-    Autodiff
-)]
-pub(super) trait GradientHook: Backend {
-    /// Returns `parameter`. Under autodiff, `target` is told when its gradient arrives in backward,
-    /// and `anchor`, which is not tracked, lends the operation its depth.
-    fn gradient_hook(
-        parameter: FloatTensor<Self>,
-        anchor: FloatTensor<Self>,
-        target: HookTarget,
-    ) -> FloatTensor<Self> {
-        let _ = (anchor, target);
-        parameter
-    }
-
-    /// Returns `parameter`. Under autodiff, `found` gets its leaf.
-    fn leaf_probe(parameter: FloatTensor<Self>, found: Probe) -> FloatTensor<Self> {
-        let _ = found;
-        parameter
-    }
-}
-
-#[cfg(feature = "flex")]
-impl GradientHook for burn::backend::Flex {}
-
-// With or without kernel fusion: Burn's alias follows its own feature.
-#[cfg(feature = "cube")]
-impl GradientHook for burn::backend::Cube {}
-
-impl<B: Backend, C: CheckpointStrategy> GradientHook for Autodiff<B, C>
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    fn gradient_hook(
-        parameter: FloatTensor<Self>,
-        anchor: FloatTensor<Self>,
-        target: HookTarget,
-    ) -> FloatTensor<Self> {
+impl HookTarget {
+    /// Returns the parameter, behind a hook that tells of its gradient. The anchor, which is not tracked, lends the
+    /// hook its depth.
+    fn hook<const D: usize>(&self, parameter: Tensor<D>, anchor: Tensor<1>) -> Tensor<D> {
+        let (parameter, anchor) = (parameter.into_dispatch(), anchor.into_dispatch());
         // Held by the sink until the end of the step, as the model itself holds the leaf. (Burn asks
         // that the graph's own steps hold no leaves, or abandoned graphs would never go.)
-        target.sink.bind(target.parameter, leaf_of(&parameter));
-        let (parameter, node) = parameter.into_parts();
-        let (_, anchor) = anchor.into_parts();
-        match HandOver
-            .prepare::<C>([node, anchor])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prepared) => prepared.finish(target, parameter),
-            OpsKind::UnTracked(prepared) => prepared.finish(parameter),
-        }
-    }
-
-    fn leaf_probe(parameter: FloatTensor<Self>, found: Probe) -> FloatTensor<Self> {
-        let leaf = leaf_of(&parameter);
-        *found.0.lock() = Some(leaf);
-        parameter
-    }
-}
-
-fn leaf_of<B: Backend>(tensor: &FloatTensor<Autodiff<B>>) -> Leaf {
-    Leaf {
-        id: tensor.id(),
-        tensor: Arc::new(tensor.clone()),
+        let bind = |leaf| self.sink.bind(self.parameter, leaf);
+        Tensor::from_dispatch(Dispatch::hooked(parameter, anchor, bind, self.clone()))
     }
 }
 
 /// The backward step: passes the gradient on to the parameter, and tells the sink.
-#[derive(Debug)]
-struct HandOver;
+impl BackwardStep for HookTarget {
+    // Of each use on its own, so that another use's gradient is not lost with one that is no number.
+    fn map<B: Backend>(&self, gradient: FloatTensor<B>) -> FloatTensor<B>
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
+        counted_on::<B>(gradient)
+    }
 
-impl<B: Backend> Backward<B, 2> for HandOver
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    type State = HookTarget;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        // Of each use on its own, so that another use's gradient is not lost with one that is no number.
-        let gradient = counted_on::<B>(gradients.consume::<B>(&ops.node));
-        let [Some(node), _] = &ops.parents else {
-            return;
-        };
-        let HookTarget { sink, parameter } = ops.state;
-        let leaf = node.id;
-        gradients.register::<B>(leaf, gradient);
+    fn arrived<B: Backend>(self, leaf: NodeId, gradients: &mut Gradients)
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
+        let Self { sink, parameter } = self;
         let pass = pass_of::<B>(&*sink, parameter, gradients);
         if let Some(wanted) = sink.arrived(pass, parameter, leaf)
-            && let Some(wanted) = wanted.of::<B>()
+            && let Some(wanted) = wanted.on::<B>()
             && let Some(complete) = gradients.remove::<B>(wanted)
         {
             let complete = BackendTensor::Float(complete);
@@ -205,13 +105,13 @@ fn pass_of<B: Backend>(
     gradients: &mut Gradients,
 ) -> Option<PassId> {
     let known = sink.known_pass(&|token| {
-        let token = token.of::<B>();
+        let token = token.on::<B>();
         token.is_some_and(|token| gradients.get::<B>(token).is_some())
     });
     known.or_else(|| {
         let (pass, token) = sink.begin_pass(parameter)?;
         // A token of another backend can't be left; the pass is then known to no later hook.
-        if let Some(token) = token.of::<B>() {
+        if let Some(token) = token.on::<B>() {
             gradients.register::<B>(token.id(), token.primitive().clone());
         }
         Some(pass)
@@ -299,14 +199,10 @@ impl Reparameterization for Hook {
             return base;
         }
         let HookTarget { sink, parameter } = &self.target;
-        let Some(anchor) = sink.used(*parameter, &base.device()) else {
-            return base;
-        };
-        Tensor::from_dispatch(Dispatch::gradient_hook(
-            base.into_dispatch(),
-            anchor.into_dispatch(),
-            self.target.clone(),
-        ))
+        match sink.used(*parameter, &base.device()) {
+            Some(anchor) => self.target.hook(base, anchor),
+            None => base,
+        }
     }
 }
 
@@ -331,23 +227,6 @@ impl<F: Fn(&str) -> Option<usize>> Reparameterizer for Hooks<'_, F> {
             },
         });
         (param, hook)
-    }
-}
-
-/// Returns true if this build can hook gradients on a device: its backend's feature must be one of *this*
-/// crate's, or the operation would have no arm.
-pub(super) fn supports(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "cube")]
-        DispatchDevice::Cube(_) => true,
-        #[allow(
-            unreachable_patterns,
-            reason = "which patterns exist depends on Burn's features"
-        )]
-        _ => false,
     }
 }
 

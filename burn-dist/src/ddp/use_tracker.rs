@@ -46,8 +46,9 @@ pub(super) mod settle;
 mod sink;
 
 use super::gradient::Gradient;
-use super::hook::{Leaf, PassId};
+use super::hook::PassId;
 use super::reducer::messages::ReducerCommand;
+use crate::autodiff::Leaf;
 use anchors::Anchors;
 use burn::tensor::{StreamId, Tensor};
 use crossbeam::channel::Sender;

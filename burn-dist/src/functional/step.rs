@@ -1,25 +1,20 @@
 //! The backward step: the adjoint map, run on the gradients of all ranks while backward runs.
 //!
-//! It is a backend extension, as the hooks of `ddp` are: a plain identity on the output of the forward call, whose
-//! backward step under autodiff waits for the other ranks. Burn holds the lock of the graph meanwhile; each rank has a
+//! The output of the forward call is behind an identity (`autodiff`) whose backward step waits for the other ranks. Burn holds the lock of the graph meanwhile; each rank has a
 //! graph of its own, so no rank waits for a lock that another holds.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use burn::backend::autodiff::Autodiff;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor,
-    TensorMetadata, backend_extension, ops::FloatTensorOps,
+    Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, TensorMetadata,
+    ops::FloatTensorOps,
 };
 use burn::tensor::{Shape, Tensor};
 
 use super::map::Map;
+use crate::autodiff::{BackwardStep, GradientOps};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
 
@@ -65,8 +60,12 @@ pub(super) fn run<const D: usize>(
     }
     let own = tensor.clone().detach();
     let output = waiting(|| forward.apply(&group, own))?;
-    let output = Dispatch::mapped(tensor.into_dispatch(), output.into_dispatch(), step);
-    Ok(Tensor::from_dispatch(output))
+    // The ranks that a root's tensor goes to wait for one another in backward, so each of them needs the step.
+    let must = matches!(backward, Map::Reduce(_));
+    let (input, output) = (tensor.into_dispatch(), output.into_dispatch());
+    Ok(Tensor::from_dispatch(Dispatch::mapped(
+        input, output, step, must,
+    )))
 }
 
 /// State of a backward step.
@@ -101,85 +100,18 @@ impl Adjoint {
     }
 }
 
-#[backend_extension(
-    Cube: cfg(feature = "cube"),
-    Flex: cfg(feature = "flex"),
-    Autodiff
-)]
-trait Mapped: Backend {
-    /// Returns `output`. Under autodiff, the gradient of `own` is what the step makes of that of the output.
-    fn mapped(
-        own: FloatTensor<Self>,
-        output: FloatTensor<Self>,
-        step: Adjoint,
-    ) -> FloatTensor<Self> {
-        let _ = (own, step);
-        output
-    }
-}
-
-#[cfg(feature = "flex")]
-impl Mapped for burn::backend::Flex {}
-
-#[cfg(feature = "cube")]
-impl Mapped for burn::backend::Cube {}
-
-impl<B: Backend, C: CheckpointStrategy> Mapped for Autodiff<B, C>
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    fn mapped(
-        own: FloatTensor<Self>,
-        output: FloatTensor<Self>,
-        step: Adjoint,
-    ) -> FloatTensor<Self> {
-        let (own, input) = own.into_parts();
-        let (output, untracked) = output.into_parts();
-        let prepare = |nodes| Step.prepare::<C>(nodes).compute_bound().stateful();
-        match (prepare([input, untracked]), step.map) {
-            (OpsKind::Tracked(prepared), _) => prepared.finish(step, output),
-            (OpsKind::UnTracked(_), Map::Reduce(_)) => {
-                // The other ranks wait for this one in backward, so it needs a backward step too.
-                let leaf = Self::float_set_require_grad(Self::from_inner(own), true);
-                let anchor = Self::from_inner(output.clone());
-                match prepare([leaf.into_parts().1, anchor.into_parts().1]) {
-                    OpsKind::Tracked(prepared) => prepared.finish(step, output),
-                    OpsKind::UnTracked(prepared) => prepared.finish(output),
-                }
-            }
-            (OpsKind::UnTracked(prepared), _) => prepared.finish(output),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Step;
-
-impl<B: Backend> Backward<B, 2> for Step
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    type State = Adjoint;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let gradient = gradients.consume::<B>(&ops.node);
-        let [Some(own), _] = &ops.parents else {
-            return;
-        };
+impl BackwardStep for Adjoint {
+    fn map<B: Backend>(&self, gradient: FloatTensor<B>) -> FloatTensor<B>
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
         let (device, dtype) = (gradient.device(), gradient.dtype());
-        let step = &ops.state;
         let gradient = DispatchTensor::from_backend(BackendTensor::Float(gradient));
-        let mapped = step.apply(gradient).inspect_err(|error| step.fail(error));
-        let gradient = match mapped.map(DispatchTensor::try_into_backend) {
+        let mapped = self.apply(gradient).inspect_err(|error| self.fail(error));
+        match mapped.map(DispatchTensor::try_into_backend) {
             Ok(Ok(BackendTensor::Float(gradient))) => gradient,
             // The call failed. (What it returns is of this backend, as a tensor of floats.)
-            _ => B::float_zeros(step.shape.clone(), &device, dtype.into()),
-        };
-        gradients.register::<B>(own.id, gradient);
+            _ => B::float_zeros(self.shape.clone(), &device, dtype.into()),
+        }
     }
 }

@@ -9,6 +9,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Gradients as Container;
 use burn::tensor::activation::relu;
 use crossbeam::channel::unbounded;
+use parking_lot::Mutex;
 use recorder::{Event, Recorder, probed};
 
 mod recorder;

@@ -1,6 +1,7 @@
 //! One backward pass: its token, and the gradients that it has brought.
 
-use crate::ddp::hook::{Leaf, PassId};
+use crate::autodiff::Leaf;
+use crate::ddp::hook::PassId;
 use burn::backend::autodiff::NodeId;
 use burn::tensor::{Gradients, Tensor};
 

@@ -2,8 +2,9 @@
 
 use super::pass::{BackwardPass, Fate, Token};
 use super::{HookMode, MAX_OPEN_PASSES, MAX_SPARE_TOKENS, PassScope, UseTracker};
+use crate::autodiff::Leaf;
 use crate::ddp::gradient::Gradient;
-use crate::ddp::hook::{GradientSink, Leaf, PassId};
+use crate::ddp::hook::{GradientSink, PassId};
 use crate::ddp::reducer::messages::{Reading, ReducerCommand};
 use burn::backend::Dispatch;
 use burn::backend::autodiff::NodeId;

@@ -106,9 +106,5 @@ pub(super) fn probed(activation: Tensor<2>, recorder: &Arc<Recorder>, layer: usi
         parameter: layer,
     };
     let anchor = target.sink.used(layer, &activation.device()).unwrap();
-    Tensor::from_dispatch(Dispatch::gradient_hook(
-        activation.into_dispatch(),
-        anchor.into_dispatch(),
-        target,
-    ))
+    target.hook(activation, anchor)
 }
