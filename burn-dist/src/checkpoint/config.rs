@@ -1,6 +1,6 @@
 //! Opening the folder of a run's checkpoints, and finding the one to go on from.
 
-use super::folder::{Contents, Folder};
+use super::folder::{Folder, StoredCheckpoint};
 use super::manifest::Manifest;
 use super::restored::{Rejected, Restored};
 use super::save::Checkpoints;
@@ -155,14 +155,14 @@ impl CheckpointConfig {
     }
 
     /// Rank 0's part, on a thread that is left behind if the disk does not answer.
-    fn open_in_time(&self, world_size: usize) -> Result<(Folder, Option<Contents>)> {
+    fn open_in_time(&self, world_size: usize) -> Result<(Folder, Option<StoredCheckpoint>)> {
         let (config, span) = (self.clone(), tracing::Span::current());
         let open = move || span.in_scope(|| config.open(world_size));
         in_time(self.disk_timeout, open)
             .unwrap_or_else(|message| Err(failed(&self.folder, message)))
     }
 
-    fn open(&self, world_size: usize) -> Result<(Folder, Option<Contents>)> {
+    fn open(&self, world_size: usize) -> Result<(Folder, Option<StoredCheckpoint>)> {
         let mut folder = Folder::open(&self.folder, self.keep)?;
         if !self.resume {
             return match folder.steps()?.first() {
@@ -177,7 +177,7 @@ impl CheckpointConfig {
             };
         }
         let contents = folder.newest()?;
-        if let Some(Contents { path, manifest, .. }) = &contents
+        if let Some(StoredCheckpoint { path, manifest, .. }) = &contents
             && manifest.world_size != world_size
         {
             let saved = manifest.world_size;
@@ -218,7 +218,7 @@ fn in_time<R: Send + 'static>(
 }
 
 impl Found {
-    fn of(contents: &Contents) -> Self {
+    fn of(contents: &StoredCheckpoint) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let rejected = contents.rejected.iter();
         Self {

@@ -8,7 +8,7 @@
 
 use super::disk::{FileSystem, Lock, remove};
 use super::failed;
-use super::manifest::{Entry, Flaw, LARGEST_MANIFEST, MANIFEST, MANIFEST_SUM, Manifest};
+use super::manifest::{FileEntry, Flaw, LARGEST_MANIFEST, MANIFEST, MANIFEST_SUM, Manifest};
 use super::restored::Rejected;
 use crate::error::Result;
 use burn::tensor::Bytes;
@@ -38,7 +38,7 @@ pub(super) struct Folder {
 
 /// A checkpoint as it was read, whole.
 #[derive(Debug)]
-pub(super) struct Contents {
+pub(super) struct StoredCheckpoint {
     pub(super) path: PathBuf,
     pub(super) manifest: Manifest,
     /// As the manifest names them.
@@ -92,13 +92,13 @@ impl Folder {
     ///
     /// # Errors
     /// If all are damaged, or the newest that is whole is not for this program.
-    pub(super) fn newest(&mut self) -> Result<Option<Contents>> {
+    pub(super) fn newest(&mut self) -> Result<Option<StoredCheckpoint>> {
         let mut rejected: Vec<Rejected> = Vec::new();
         for step in self.steps()? {
             let path = self.path.join(name(step));
             match read(&path, step) {
                 Ok((manifest, files)) => {
-                    return Ok(Some(Contents {
+                    return Ok(Some(StoredCheckpoint {
                         path,
                         manifest,
                         files,
@@ -145,7 +145,7 @@ impl Folder {
     ) -> Result<PathBuf> {
         self.make_again_if_gone()?;
         let step = manifest.step;
-        let entries = files.iter().map(|(name, bytes)| Entry::of(name, bytes));
+        let entries = files.iter().map(|(name, bytes)| FileEntry::of(name, bytes));
         manifest.files = entries.collect();
         let path = self.path.join(name(step));
         if path.exists() && !self.damaged.contains(&step) {

@@ -32,11 +32,11 @@ pub(super) struct Manifest {
     /// That of the sampler, where one was saved.
     pub(super) epoch: Option<u64>,
     pub(super) world_size: usize,
-    pub(super) files: Vec<Entry>,
+    pub(super) files: Vec<FileEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct FileEntry {
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) sha256: String,
@@ -51,7 +51,7 @@ pub(super) enum Flaw {
     Foreign(String),
 }
 
-impl Entry {
+impl FileEntry {
     pub(super) fn of(name: &str, bytes: &[u8]) -> Self {
         Self {
             name: name.to_owned(),
@@ -98,12 +98,12 @@ impl Manifest {
 
     pub(super) fn parse(json: &[u8]) -> Result<Self, Flaw> {
         #[derive(Deserialize)]
-        struct Version {
+        struct ManifestVersion {
             format: u32,
             burn_dist: String,
         }
         let wrong = |error: serde_json::Error| Flaw::Damaged(format!("{MANIFEST}: {error}"));
-        let Version { format, burn_dist } = serde_json::from_slice(json).map_err(wrong)?;
+        let ManifestVersion { format, burn_dist } = serde_json::from_slice(json).map_err(wrong)?;
         if format != FORMAT {
             return Err(Flaw::Foreign(format!(
                 "it has format {format}, of burn-dist {burn_dist}, and this program reads format \
@@ -120,7 +120,7 @@ impl Manifest {
             return Err(format!("{} files are too many", self.files.len()));
         }
         let mut seen = HashSet::new();
-        for Entry { name, .. } in &self.files {
+        for FileEntry { name, .. } in &self.files {
             if !is_file_name(name) {
                 return Err(format!("`{name}` is no name of a file"));
             }
@@ -169,7 +169,10 @@ mod tests {
             step: 7,
             epoch: Some(1),
             world_size: 2,
-            files: vec![Entry::of("model.bpk", b"abc"), Entry::of(STATE, b"")],
+            files: vec![
+                FileEntry::of("model.bpk", b"abc"),
+                FileEntry::of(STATE, b""),
+            ],
         }
     }
 

@@ -47,7 +47,7 @@ pub struct Checkpoints {
 
 /// Part of a checkpoint that one rank gives.
 #[derive(Serialize, Deserialize)]
-struct Part {
+struct StatePart {
     step: u64,
     own: Result<Vec<u8>, String>,
 }
@@ -132,9 +132,9 @@ impl Checkpoints {
     }
 
     /// The parts of all ranks, on all of them.
-    fn gather(&self, step: u64, own: Result<Vec<u8>, String>) -> Result<Vec<Part>> {
+    fn gather(&self, step: u64, own: Result<Vec<u8>, String>) -> Result<Vec<StatePart>> {
         let rank = self.group.global_rank();
-        let parts: Vec<Part> = self.group.objects().all_gather(&Part { step, own })?;
+        let parts: Vec<StatePart> = self.group.objects().all_gather(&StatePart { step, own })?;
         let ranks = self.group.ranks();
         // Every rank makes the same comparison, and so gives the same error.
         match parts
@@ -158,7 +158,7 @@ impl Checkpoints {
 /// Returns the contents to write. The error names the part that is missing.
 fn contents(
     snapshot: Snapshot,
-    parts: Vec<Part>,
+    parts: Vec<StatePart>,
     world_size: usize,
 ) -> Result<(Manifest, Vec<(String, Bytes)>), String> {
     let own = parts.into_iter().enumerate().map(|(rank, part)| {

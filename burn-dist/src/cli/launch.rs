@@ -173,13 +173,13 @@ mod tests {
     use clap::Parser;
 
     #[derive(Parser, Debug)]
-    struct Program {
+    struct LaunchProgram {
         #[command(flatten)]
         launch: LaunchArgs,
     }
 
     fn parse(flags: &[&str]) -> std::result::Result<LaunchArgs, String> {
-        let parsed = Program::try_parse_from(["program"].iter().chain(flags));
+        let parsed = LaunchProgram::try_parse_from(["program"].iter().chain(flags));
         parsed
             .map(|program| program.launch)
             .map_err(|error| error.to_string())

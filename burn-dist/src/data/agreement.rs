@@ -10,13 +10,13 @@ use std::fmt::Write;
 
 /// Settings that choose the samples of a pass. (The number of workers does not.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Beginning {
+pub(super) struct PassSettings {
     pub(super) state: SamplerState,
     pub(super) batch_size: u64,
     pub(super) remainder: Remainder,
 }
 
-impl Beginning {
+impl PassSettings {
     /// Compares this rank's with those of the others. Every rank of the group calls it.
     ///
     /// # Errors
@@ -53,8 +53,8 @@ impl Beginning {
 }
 
 /// The values that are not equal on all ranks, with the ranks that have them.
-fn differences(all: &[Beginning], ranks: &[usize]) -> Option<String> {
-    let all: Vec<_> = all.iter().map(Beginning::values).collect();
+fn differences(all: &[PassSettings], ranks: &[usize]) -> Option<String> {
+    let all: Vec<_> = all.iter().map(PassSettings::values).collect();
     let mut text = String::new();
     for field in 0..all.first()?.len() {
         let mut values: Vec<(&str, Vec<usize>)> = Vec::new();

@@ -5,7 +5,7 @@
 //! is `Ended`: nothing more comes and its workers are gone.
 
 use super::position::{Place, Position};
-use super::prefetch::{Job, Loaded, Picks, Prefetch, Window, Workers};
+use super::prefetch::{Feed, Loaded, PassJob, Picks, Prefetch, Window, Workers};
 use crate::error::{Error, Result};
 use burn::data::dataloader::{DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
@@ -108,8 +108,8 @@ impl<O: Send + 'static> DataLoaderIterator<O> for BurnBatches<O> {
 /// The state of a pass over an epoch.
 pub(super) struct Stream<O> {
     /// `None` if the pass failed before its batches were known.
-    job: Option<Arc<Job<O, Window>>>,
-    feed: Feed<O>,
+    job: Option<Arc<PassJob<O, Window>>>,
+    feed: Feed<O, Window, Error>,
     /// Batches handed out.
     taken: usize,
     /// Items not yet handed out.
@@ -118,18 +118,10 @@ pub(super) struct Stream<O> {
     pass: u64,
 }
 
-/// Source of the next batch.
-enum Feed<O> {
-    Here(Arc<Job<O, Window>>),
-    Workers(Workers<O, Window>),
-    Failed(Error),
-    Ended,
-}
-
 impl<O: Send + 'static> Stream<O> {
     /// Starts the pass numbered `pass`. A job that could not be made is an error at the first batch.
     pub(super) fn start(
-        job: Result<Job<O, Window>>,
+        job: Result<PassJob<O, Window>>,
         prefetch: Prefetch,
         position: Arc<Position>,
         pass: u64,

@@ -5,11 +5,11 @@
 //! to a device, and the user's loader still tells the position of the training. Slices have a position of their
 //! own. Ranks don't compare slices, because the slices of burn-train differ.
 
-use super::agreement::Beginning;
+use super::agreement::PassSettings;
 use super::batches::{BurnBatches, ShardedBatches, Stream};
 use super::plan::{Remainder, SamplerState};
 use super::position::{Place, Position};
-use super::prefetch::{Job, Prefetch, Source, Window};
+use super::prefetch::{BatchSource, PassJob, Prefetch, Window};
 use super::sampler::{DistributedSampler, DistributedSamplerConfig};
 use crate::error::Result;
 use crate::group::ProcessGroup;
@@ -171,7 +171,7 @@ pub(crate) struct Items<I, O> {
     pub(crate) batcher: Arc<dyn Batcher<I, O>>,
 }
 
-impl<I, O> Source<O> for Items<I, O> {
+impl<I, O> BatchSource<O> for Items<I, O> {
     fn load(&self, indices: Vec<usize>, device: &Device) -> Result<O, String> {
         let asked = indices.len();
         let items = self
@@ -199,7 +199,7 @@ impl<I, O> Source<O> for Items<I, O> {
 /// progress count this rank's items, padding included; `to_device` shares this loader's position; `slice` picks
 /// from this rank's items in each epoch's order.
 pub struct ShardedLoader<O> {
-    source: Arc<dyn Source<O>>,
+    source: Arc<dyn BatchSource<O>>,
     sampler: DistributedSampler,
     /// The ranks to compare with.
     group: Option<ProcessGroup>,
@@ -262,7 +262,7 @@ impl<O: Send + 'static> ShardedLoader<O> {
     /// Compares this loader with those of the other ranks, where it can.
     fn compare(&self, state: SamplerState) -> Result<()> {
         match &self.group {
-            Some(group) if self.window.is_none() => Beginning {
+            Some(group) if self.window.is_none() => PassSettings {
                 state,
                 batch_size: self.sampler.batch_size() as u64,
                 remainder: self.sampler.remainder(),
@@ -285,7 +285,7 @@ impl<O: Send + 'static> ShardedLoader<O> {
                 Some(window) => window.start.min(most)..window.end.min(most),
                 None => 0..most,
             };
-            Job {
+            PassJob {
                 source: Arc::clone(&self.source),
                 device: self.device.clone(),
                 rank: self.sampler.rank(),

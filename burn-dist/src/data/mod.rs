@@ -50,5 +50,5 @@ pub(crate) use loader::Items;
 pub use loader::{ShardedLoader, ShardedLoaderConfig};
 pub use plan::{EpochPlan, IndexBatch, Remainder, SamplerState};
 #[cfg(feature = "train")]
-pub(crate) use prefetch::{Job, Loaded, Picks, Prefetch, Workers};
+pub(crate) use prefetch::{Feed, Loaded, PassJob, Picks, Prefetch, Workers};
 pub use sampler::{DistributedSampler, DistributedSamplerConfig};

@@ -57,7 +57,7 @@ pub struct SamplerState {
 
 /// One rank's share of a dataset: the checked numbers that a sampler and its plans are made of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
+pub(super) struct DatasetShare {
     pub(super) dataset_len: usize,
     /// Below `world_size`.
     pub(super) rank: usize,
@@ -70,7 +70,7 @@ pub(super) struct Share {
     pub(super) remainder: Remainder,
 }
 
-impl Share {
+impl DatasetShare {
     /// The plan of what is left of `epoch` after `start` positions, at most the dataset's length.
     pub(super) fn plan(self, epoch: u64, start: usize) -> Result<EpochPlan> {
         Ok(EpochPlan {
@@ -93,7 +93,7 @@ impl Share {
     }
 
     /// Divides the positions from `start` on into batches.
-    pub(super) fn shape(self, start: usize) -> Shape {
+    pub(super) fn shape(self, start: usize) -> StepCounts {
         let left = self.dataset_len - start;
         let rest = match self.remainder {
             Remainder::Uneven | Remainder::Pad => left % self.global_batch,
@@ -103,7 +103,7 @@ impl Share {
             Remainder::Uneven => self.part(rest).max(usize::from(rest > 0)),
             Remainder::Pad | Remainder::DropLast => rest.div_ceil(self.world_size),
         };
-        Shape {
+        StepCounts {
             full: left / self.global_batch,
             rest,
             last,
@@ -120,7 +120,7 @@ impl Share {
 
 /// The sizes of a plan. All but `last` are equal on all ranks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+pub(super) struct StepCounts {
     /// Steps in which every rank has a full batch.
     full: usize,
     /// Samples left for one more step over all ranks; 0 if there is none.
@@ -129,7 +129,7 @@ pub(super) struct Shape {
     last: usize,
 }
 
-impl Shape {
+impl StepCounts {
     pub(super) fn num_batches(self) -> usize {
         self.full + usize::from(self.rest > 0)
     }
@@ -144,9 +144,9 @@ impl Shape {
 /// permutation.
 #[derive(Clone, Debug)]
 pub struct EpochPlan {
-    share: Share,
+    share: DatasetShare,
     order: Order,
-    shape: Shape,
+    shape: StepCounts,
     epoch: u64,
     /// Positions consumed before this plan's first step.
     start: usize,
@@ -241,7 +241,7 @@ impl EpochPlan {
 
     /// The position in the epoch's order of this rank's `item`; `None` for padding.
     fn position(&self, item: usize) -> Option<usize> {
-        let Share {
+        let DatasetShare {
             rank,
             world_size,
             batch_size,
@@ -278,7 +278,7 @@ mod tests {
         (rank, world_size): (usize, usize),
         batch_size: usize,
     ) -> EpochPlan {
-        let share = Share {
+        let share = DatasetShare {
             dataset_len,
             rank,
             world_size,

@@ -29,7 +29,7 @@ use std::time::Duration;
 const MOST: usize = 1024;
 
 /// A dataset together with its batcher. Hides the type of the items.
-pub(crate) trait Source<O>: Send + Sync {
+pub(crate) trait BatchSource<O>: Send + Sync {
     /// Reads the items at `indices` and makes a batch of them on `device`; an error is a message.
     fn load(&self, indices: Vec<usize>, device: &Device) -> Result<O, String>;
 }
@@ -69,11 +69,21 @@ impl Picks for Window {
 }
 
 /// The batches to load.
-pub(crate) struct Job<O, P> {
-    pub(crate) source: Arc<dyn Source<O>>,
+pub(crate) struct PassJob<O, P> {
+    pub(crate) source: Arc<dyn BatchSource<O>>,
     pub(crate) device: Device,
     pub(crate) rank: usize,
     pub(crate) picks: P,
+}
+
+/// Source of the next batch of a pass.
+pub(crate) enum Feed<O, P, E> {
+    /// The consumer's own thread.
+    Here(Arc<PassJob<O, P>>),
+    Workers(Workers<O, P>),
+    /// The pass could not begin.
+    Failed(E),
+    Ended,
 }
 
 /// A batch and its sizes.
@@ -85,7 +95,7 @@ pub(crate) struct Loaded<O> {
     pub(crate) real: usize,
 }
 
-impl<O, P: Picks> Job<O, P> {
+impl<O, P: Picks> PassJob<O, P> {
     /// Loads the batch at `step`. A panic of the dataset or the batcher is an error as well.
     pub(crate) fn load(&self, step: usize) -> Result<Loaded<O>> {
         let rank = self.rank;
@@ -172,7 +182,7 @@ impl Prefetch {
 
 /// The threads that load the batches of one job.
 pub(crate) struct Workers<O, P> {
-    job: Arc<Job<O, P>>,
+    job: Arc<PassJob<O, P>>,
     queues: Vec<Receiver<Result<Loaded<O>>>>,
     threads: Vec<JoinHandle<()>>,
     /// Nothing is ever sent: it closes when the last worker has ended.
@@ -185,7 +195,7 @@ impl<O: Send + 'static, P: Picks + 'static> Workers<O, P> {
     ///
     /// # Errors
     /// [`Error::System`] if a thread can't be started; those that were have ended by then.
-    pub(crate) fn start(job: Arc<Job<O, P>>, prefetch: Prefetch) -> Result<Self> {
+    pub(crate) fn start(job: Arc<PassJob<O, P>>, prefetch: Prefetch) -> Result<Self> {
         let count = prefetch.workers.min(job.picks.num_batches());
         let (alive, running) = bounded(0);
         let (queues, threads) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -241,7 +251,7 @@ impl<O: Send + 'static, P: Picks + 'static> Workers<O, P> {
 
 /// Makes every `stride`-th batch from `first` on, until one fails or nobody listens.
 fn work<O, P: Picks>(
-    job: &Job<O, P>,
+    job: &PassJob<O, P>,
     first: usize,
     stride: usize,
     queue: &Sender<Result<Loaded<O>>>,
@@ -270,7 +280,7 @@ impl<O, P> Drop for Workers<O, P> {
                     "a data worker is left behind: the dataset or the batcher did not return"
                 );
             } else if thread.join().is_err() {
-                // Loading can't panic past `Job::load`; dropping a batch that nobody takes can.
+                // Loading can't panic past `PassJob::load`; dropping a batch that nobody takes can.
                 tracing::warn!("a data worker panicked while it dropped a batch");
             }
         }

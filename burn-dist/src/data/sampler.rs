@@ -3,7 +3,7 @@
 //! A sampler is a plain value. `plan` keeps its promises about batches, and explains them.
 
 use super::batch_size::BatchSize;
-use super::plan::{EpochPlan, Remainder, SamplerState, Share};
+use super::plan::{DatasetShare, EpochPlan, Remainder, SamplerState};
 use crate::error::{Error, Result};
 use burn::config::Config;
 
@@ -58,7 +58,7 @@ impl DistributedSamplerConfig {
         let size = BatchSize::of(batch_size, global_batch_size)?;
         let batch_size = size.of_rank(world_size)?;
         let global_batch = size.of_step(world_size)?;
-        let share = Share {
+        let share = DatasetShare {
             dataset_len,
             rank,
             world_size,
@@ -101,7 +101,7 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
 /// ```
 #[derive(Clone, Debug)]
 pub struct DistributedSampler {
-    share: Share,
+    share: DatasetShare,
 }
 
 impl DistributedSampler {

@@ -12,7 +12,7 @@ use super::Error;
 #[non_exhaustive]
 pub enum JoinFailure {
     /// A variable of the environment is missing, or its value can't be right.
-    #[error("{name} {}; expected: {expected}", Value(value.as_deref()))]
+    #[error("{name} {}; expected: {expected}", VariableValue(value.as_deref()))]
     Variable {
         /// The variable.
         name: &'static str,
@@ -136,7 +136,7 @@ pub enum JoinFailure {
     #[error(
         "waited {:.0} s: {} of {processes} did not come; were they started, and can they reach this \
          address?{}",
-        after.as_secs_f64(), Processes(missing), TurnedAway(*turned_away)
+        after.as_secs_f64(), ProcessList(missing), TurnedAway(*turned_away)
     )]
     Missing {
         /// Processes that did not come.
@@ -210,9 +210,9 @@ impl JoinFailure {
 }
 
 /// Writes what a variable holds.
-struct Value<'a>(Option<&'a str>);
+struct VariableValue<'a>(Option<&'a str>);
 
-impl std::fmt::Display for Value<'_> {
+impl std::fmt::Display for VariableValue<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             None => f.write_str("is not set"),
@@ -236,7 +236,7 @@ impl std::fmt::Display for Differences<'_> {
                     Some(value) => write!(f, "{value:?}")?,
                     None => f.write_str("not declared")?,
                 }
-                write!(f, " in {}", Processes(&value.processes))?;
+                write!(f, " in {}", ProcessList(&value.processes))?;
                 match value.count.saturating_sub(value.processes.len()) {
                     0 => {}
                     more => write!(f, " and {more} more")?,
@@ -257,9 +257,9 @@ impl std::fmt::Display for Reason<'_> {
 }
 
 /// Writes `process 3` or `processes 3 and 5`.
-struct Processes<'a>(&'a [usize]);
+struct ProcessList<'a>(&'a [usize]);
 
-impl std::fmt::Display for Processes<'_> {
+impl std::fmt::Display for ProcessList<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             [] => f.write_str("no process"),

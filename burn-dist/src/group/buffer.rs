@@ -1,7 +1,7 @@
 //! The forms in which calls take elements: borrowed slices, vectors and (in `tensor`) tensors.
 
 use super::ProcessGroup;
-use super::mode::{Blocking, Job, Mode};
+use super::mode::{Blocking, Mode, OwnedCall};
 use crate::collective::{self, Collective};
 use crate::element::Element;
 use crate::error::Result;
@@ -219,7 +219,7 @@ pub(super) fn in_place<T: Element, R: 'static, M>(
     signature: (&'static str, &[usize]),
     mut buffer: Vec<T>,
     finish: impl FnOnce(Vec<T>) -> Result<R> + Send + 'static,
-) -> Result<Job<R>> {
+) -> Result<OwnedCall<R>> {
     let ticket = group.collective_ticket(call, signature, (None, Some(buffer.len())))?;
     Ok(Box::new(move || {
         ticket.run(|handle| {
@@ -236,7 +236,7 @@ pub(super) fn transfer<T: Element, R: 'static, M>(
     signature: (&'static str, &[usize]),
     (input, output): (Option<Vec<T>>, Option<usize>),
     finish: impl FnOnce(Option<Vec<T>>) -> Result<R> + Send + 'static,
-) -> Result<Job<R>> {
+) -> Result<OwnedCall<R>> {
     let lengths = (input.as_ref().map(Vec::len), output);
     let ticket = group.collective_ticket(call, signature, lengths)?;
     Ok(Box::new(move || {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::work::{Communicator, Job};
+use super::work::{Communicator, QueuedJob};
 use crate::engine::{GRACE, GroupState};
 use crate::error::{Departure, Error, Result};
 use crate::transport::processes::World;
@@ -100,7 +100,7 @@ impl Member {
     }
 
     /// Hands a job to the communication thread, which is started for the first.
-    pub(super) fn submit(&self, job: Job) -> Result<()> {
+    pub(super) fn submit(&self, job: QueuedJob) -> Result<()> {
         self.communicator
             .lock()
             .submit(self.core.global_rank(), job)

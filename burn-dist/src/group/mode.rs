@@ -15,7 +15,7 @@ use crate::element::{Element, ReduceOp};
 use crate::error::Result;
 
 /// An operation that owns all it needs.
-pub(super) type Job<R> = Box<dyn FnOnce() -> Result<R> + Send>;
+pub(super) type OwnedCall<R> = Box<dyn FnOnce() -> Result<R> + Send>;
 
 /// The way in which the calls of a [`ProcessGroup`] give their results. The trait is sealed.
 pub trait Mode: Sized {
@@ -24,8 +24,10 @@ pub trait Mode: Sized {
 
     /// Runs an operation whose place in the group's order is taken.
     #[doc(hidden)]
-    fn run<R: Send + 'static>(group: &ProcessGroup<Self>, job: Result<Job<R>>)
-    -> Self::Returned<R>;
+    fn run<R: Send + 'static>(
+        group: &ProcessGroup<Self>,
+        job: Result<OwnedCall<R>>,
+    ) -> Self::Returned<R>;
 
     /// Runs a wait for messages, or leaves it to the one who wants them.
     #[doc(hidden)]
@@ -50,7 +52,7 @@ pub type Start = ProcessGroup<Started>;
 impl Mode for Blocking {
     type Returned<R> = Result<R>;
 
-    fn run<R: Send + 'static>(_: &ProcessGroup, job: Result<Job<R>>) -> Result<R> {
+    fn run<R: Send + 'static>(_: &ProcessGroup, job: Result<OwnedCall<R>>) -> Result<R> {
         job?()
     }
 
@@ -66,7 +68,7 @@ impl Mode for Blocking {
 impl Mode for Started {
     type Returned<R> = Work<R>;
 
-    fn run<R: Send + 'static>(group: &Start, job: Result<Job<R>>) -> Work<R> {
+    fn run<R: Send + 'static>(group: &Start, job: Result<OwnedCall<R>>) -> Work<R> {
         // A GPU orders what it is asked for on a stream, and the caller uses the result.
         let stream = StreamId::current();
         match job {

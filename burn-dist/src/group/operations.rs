@@ -6,7 +6,7 @@ use super::ProcessGroup;
 #[cfg(doc)]
 use super::Work;
 use super::buffer::{Buffer, form};
-use super::mode::{Job, Mode, Start};
+use super::mode::{Mode, OwnedCall, Start};
 #[cfg(doc)]
 use super::p2p::AnyRank;
 use super::p2p::{Message, P2p, Slot, Source};
@@ -63,7 +63,7 @@ impl<M: Mode> ProcessGroup<M> {
     /// See [above](#errors-of-all-calls).
     pub fn barrier(&self) -> M::Returned<()> {
         let ticket = self.ticket("barrier", "", &[], Detail::default());
-        let job: Job<()> = Box::new(move || {
+        let job: OwnedCall<()> = Box::new(move || {
             collective::run::<u8>(ticket.handle(), Collective::Barrier, None, None)
         });
         M::run(self, Ok(job))

@@ -10,7 +10,7 @@ use super::ProcessGroup;
 use super::buffer::Slice;
 use super::host::{Origin, for_elements};
 use super::member::Core;
-use super::mode::{Blocking, Job, Mode};
+use super::mode::{Blocking, Mode, OwnedCall};
 use crate::element::Element;
 use crate::engine::{PendingRecv, Route};
 use crate::error::{Call, Detail, Result};
@@ -18,7 +18,7 @@ use crate::error::{Call, Detail, Result};
 /// A wait for messages, and the receives that it is for.
 pub struct Waiting<R> {
     pub(super) posted: Vec<Arc<PendingRecv>>,
-    pub(super) job: Job<R>,
+    pub(super) job: OwnedCall<R>,
 }
 
 /// Elements that are sent: a slice, a vector or a tensor. The trait is sealed.
@@ -212,7 +212,7 @@ fn later<B: Slot<M, Output: Send> + Send + 'static, M: Mode, S: Source>(
         group,
         receive.map(|receive| {
             let posted = vec![receive.posted.clone()];
-            let job: Job<_> = Box::new(move || {
+            let job: OwnedCall<_> = Box::new(move || {
                 let (from, message) = receive.finish(slot)?;
                 Ok(source.received(from, message))
             });
@@ -335,7 +335,7 @@ impl<M> ProcessGroup<M> {
             .iter()
             .map(|(receive, _)| receive.posted.clone())
             .collect();
-        let job: Job<_> = Box::new(move || {
+        let job: OwnedCall<_> = Box::new(move || {
             let received = receives
                 .into_iter()
                 .map(|(receive, slot)| receive.finish(slot));

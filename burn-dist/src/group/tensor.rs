@@ -9,7 +9,7 @@ use burn::tensor::kind::Basic;
 use super::ProcessGroup;
 use super::buffer::{Buffer, form, in_place, transfer};
 use super::host::for_elements;
-use super::mode::{Job, Mode};
+use super::mode::{Mode, OwnedCall};
 use crate::collective::{self, Collective};
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ fn combine<const D: usize, K: Basic + Send + 'static, M>(
     group: &ProcessGroup<M>,
     call: Collective,
     tensor: Tensor<D, K>,
-) -> Result<Job<Tensor<D, K>>> {
+) -> Result<OwnedCall<Tensor<D, K>>> {
     let contents = group.contents(call.name(), tensor)?;
     let origin = contents.origin.clone();
     for_elements!(origin.dtype, T => {
@@ -62,7 +62,8 @@ impl<const D: usize, K: Basic + Send + 'static, M: Mode> Buffer<form::AllGather,
     fn run(self, group: &ProcessGroup<M>, call: Collective) -> M::Returned<Self::Output> {
         let job = gather(group, call, self);
         // Every rank has an output.
-        let job = job.map(|job| -> Job<_> { Box::new(move || Ok(job()?.unwrap_or_default())) });
+        let job =
+            job.map(|job| -> OwnedCall<_> { Box::new(move || Ok(job()?.unwrap_or_default())) });
         M::run(group, job)
     }
 }
@@ -71,7 +72,7 @@ fn gather<const D: usize, K: Basic + Send + 'static, M>(
     group: &ProcessGroup<M>,
     call: Collective,
     tensor: Tensor<D, K>,
-) -> Result<Job<Option<Vec<Tensor<D, K>>>>> {
+) -> Result<OwnedCall<Option<Vec<Tensor<D, K>>>>> {
     let contents = group.contents(call.name(), tensor)?;
     let origin = contents.origin.clone();
     let (from, ranks) = (origin.clone(), group.world_size());
@@ -99,7 +100,7 @@ fn scatter<const D: usize, K: Basic + Send + 'static, M>(
     call: Collective,
     tensors: Option<Vec<Tensor<D, K>>>,
     like: &Tensor<D, K>,
-) -> Result<Job<Tensor<D, K>>> {
+) -> Result<OwnedCall<Tensor<D, K>>> {
     let origin = group.origin(call.name(), like);
     let (from, length) = (origin.clone(), origin.length());
     for_elements!(origin.dtype, T => {
@@ -125,7 +126,7 @@ fn reduce_scatter<const D: usize, K: Basic + Send + 'static, M>(
     group: &ProcessGroup<M>,
     call: Collective,
     tensor: Tensor<D, K>,
-) -> Result<Job<Tensor<D, K>>> {
+) -> Result<OwnedCall<Tensor<D, K>>> {
     let contents = group.contents(call.name(), tensor)?;
     let origin = contents.origin.clone();
     let (from, mut shape) = (origin.clone(), origin.shape);
@@ -154,7 +155,7 @@ fn all_to_all<const D: usize, K: Basic + Send + 'static, M>(
     group: &ProcessGroup<M>,
     call: Collective,
     tensors: Vec<Tensor<D, K>>,
-) -> Result<Job<Vec<Tensor<D, K>>>> {
+) -> Result<OwnedCall<Vec<Tensor<D, K>>>> {
     let Some(first) = tensors.first() else {
         let message = "no tensor was given; give one for each rank".to_owned();
         return Err(group.refuse(call.name(), message));

@@ -7,7 +7,7 @@ use super::ProcessGroup;
 use super::buffer::{Buffer, form};
 use super::call::Ticket;
 use super::host::{Origin, for_elements};
-use super::mode::{Job, Mode};
+use super::mode::{Mode, OwnedCall};
 use crate::collective::{self, Collective, Unfit};
 use crate::element::Element;
 use crate::error::{Detail, Result};
@@ -41,7 +41,7 @@ const LENGTH: usize = 8;
 pub struct Uneven<B>(pub B);
 
 /// One part: a vector or a tensor.
-trait Part: Sized + Send + 'static {
+trait UnevenPart: Sized + Send + 'static {
     /// All that a part has in common with the others of a call.
     type Like: Send + 'static;
 
@@ -60,7 +60,7 @@ trait Part: Sized + Send + 'static {
     fn read(like: &Self::Like, length: usize, bytes: &[u8]) -> Result<Option<Self>>;
 }
 
-impl<T: Element> Part for Vec<T> {
+impl<T: Element> UnevenPart for Vec<T> {
     type Like = ();
 
     fn like<M>(&self, _: &ProcessGroup<M>, _: &'static str) {}
@@ -78,7 +78,7 @@ impl<T: Element> Part for Vec<T> {
     }
 }
 
-impl<const D: usize, K: Basic + Send + 'static> Part for Tensor<D, K> {
+impl<const D: usize, K: Basic + Send + 'static> UnevenPart for Tensor<D, K> {
     type Like = Origin<D>;
 
     fn like<M>(&self, group: &ProcessGroup<M>, call: &'static str) -> Origin<D> {
@@ -137,8 +137,8 @@ fn elements<T: Element>(bytes: &[u8], count: Option<usize>) -> Option<Vec<T>> {
     (bytes.len() == length).then(|| bytemuck::pod_collect_to_vec(bytes))
 }
 
-/// Makes a part of a string that [`Part::write`] has written on a rank.
-fn read<P: Part>(ticket: &Ticket, like: &P::Like, from: usize, string: &[u8]) -> Result<P> {
+/// Makes a part of a string that [`UnevenPart::write`] has written on a rank.
+fn read<P: UnevenPart>(ticket: &Ticket, like: &P::Like, from: usize, string: &[u8]) -> Result<P> {
     let part = match string.split_first_chunk::<LENGTH>() {
         Some((length, bytes)) => match usize::try_from(u64::from_le_bytes(*length)) {
             Ok(length) => P::read(like, length, bytes)?,
@@ -149,18 +149,18 @@ fn read<P: Part>(ticket: &Ticket, like: &P::Like, from: usize, string: &[u8]) ->
     part.ok_or_else(|| ticket.unfit(&Unfit::Malformed(from), LIMIT))
 }
 
-fn read_all<P: Part>(ticket: &Ticket, like: &P::Like, all: &[Vec<u8>]) -> Result<Vec<P>> {
+fn read_all<P: UnevenPart>(ticket: &Ticket, like: &P::Like, all: &[Vec<u8>]) -> Result<Vec<P>> {
     let all = all.iter().enumerate();
     all.map(|(from, string)| read(ticket, like, from, string))
         .collect()
 }
 
 /// Prepares a gathering, of which the root alone has the result, if there is one.
-fn gather<P: Part, M>(
+fn gather<P: UnevenPart, M>(
     group: &ProcessGroup<M>,
     part: P,
     root: Option<usize>,
-) -> Result<Job<Option<Vec<P>>>> {
+) -> Result<OwnedCall<Option<Vec<P>>>> {
     let call = if root.is_some() {
         "gather(Uneven)"
     } else {
@@ -188,12 +188,12 @@ fn gather<P: Part, M>(
     }))
 }
 
-fn scatter<P: Part, M>(
+fn scatter<P: UnevenPart, M>(
     group: &ProcessGroup<M>,
     like: P::Like,
     parts: Option<Vec<P>>,
     root: usize,
-) -> Result<Job<P>> {
+) -> Result<OwnedCall<P>> {
     let (dtype, shape) = P::signature(&like, group)?;
     let parts = parts
         .map(|parts| write_all(group, &like, parts))
@@ -208,7 +208,10 @@ fn scatter<P: Part, M>(
     }))
 }
 
-fn all_to_all<P: Part, M>(group: &ProcessGroup<M>, parts: Vec<P>) -> Result<Job<Vec<P>>> {
+fn all_to_all<P: UnevenPart, M>(
+    group: &ProcessGroup<M>,
+    parts: Vec<P>,
+) -> Result<OwnedCall<Vec<P>>> {
     let call = "all_to_all(Uneven)";
     group.check_count(call, parts.len())?;
     // A group has a rank, so there is a first part.
@@ -225,7 +228,7 @@ fn all_to_all<P: Part, M>(group: &ProcessGroup<M>, parts: Vec<P>) -> Result<Job<
     }))
 }
 
-fn write_all<P: Part, M>(
+fn write_all<P: UnevenPart, M>(
     group: &ProcessGroup<M>,
     like: &P::Like,
     parts: Vec<P>,
@@ -236,19 +239,19 @@ fn write_all<P: Part, M>(
         .collect()
 }
 
-impl<P: Part, M: Mode> Buffer<form::AllGather, M> for Uneven<P> {
+impl<P: UnevenPart, M: Mode> Buffer<form::AllGather, M> for Uneven<P> {
     type Output = Vec<P>;
 
     fn run(self, group: &ProcessGroup<M>, _: Collective) -> M::Returned<Vec<P>> {
         let job = gather(group, self.0, None);
         M::run(
             group,
-            job.map(|job| -> Job<_> { Box::new(move || Ok(job()?.unwrap_or_default())) }),
+            job.map(|job| -> OwnedCall<_> { Box::new(move || Ok(job()?.unwrap_or_default())) }),
         )
     }
 }
 
-impl<P: Part, M: Mode> Buffer<form::Gather, M> for Uneven<P> {
+impl<P: UnevenPart, M: Mode> Buffer<form::Gather, M> for Uneven<P> {
     type Output = Option<Vec<P>>;
 
     fn run(self, group: &ProcessGroup<M>, call: Collective) -> M::Returned<Option<Vec<P>>> {
@@ -282,7 +285,7 @@ impl<const D: usize, K: Basic + Send + 'static, M: Mode> Buffer<form::Scatter, M
     }
 }
 
-impl<P: Part, M: Mode> Buffer<form::AllToAll, M> for Uneven<Vec<P>> {
+impl<P: UnevenPart, M: Mode> Buffer<form::AllToAll, M> for Uneven<Vec<P>> {
     type Output = Vec<P>;
 
     fn run(self, group: &ProcessGroup<M>, _: Collective) -> M::Returned<Vec<P>> {

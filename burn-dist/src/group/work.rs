@@ -16,15 +16,15 @@ use crate::error::{Error, Result};
 use crate::transport::thread::Thread;
 
 /// One asynchronous operation.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub(super) type QueuedJob = Box<dyn FnOnce() + Send>;
 
 /// The sending side of the communication thread, and the thread.
 #[derive(Default)]
-pub(super) struct Communicator(Option<(Sender<Job>, Thread)>);
+pub(super) struct Communicator(Option<(Sender<QueuedJob>, Thread)>);
 
 impl Communicator {
     /// Queues a job, and starts the thread if there is none.
-    pub(super) fn submit(&mut self, rank: usize, job: Job) -> Result<()> {
+    pub(super) fn submit(&mut self, rank: usize, job: QueuedJob) -> Result<()> {
         let gone = |message: String| Error::System {
             rank,
             what: THREAD,
@@ -33,7 +33,7 @@ impl Communicator {
         let sender = if let Some((sender, _)) = &self.0 {
             sender
         } else {
-            let (sender, jobs) = unbounded::<Job>();
+            let (sender, jobs) = unbounded::<QueuedJob>();
             let body = move || jobs.iter().for_each(|job| job());
             let thread = Thread::spawn(format!("burn-dist-comm-{rank}"), body)
                 .map_err(|error| gone(error.to_string()))?;
@@ -93,18 +93,18 @@ pub struct Work<R> {
 /// Source of a result.
 enum Pending<R> {
     /// The communication thread.
-    Queued(Receiver<Delivery<R>>),
+    Queued(Receiver<WorkOutcome<R>>),
     /// Messages, for which the one who wants the result waits.
     Messages(Waiting<R>),
 }
 
 /// Outcome on its way to [`Work::wait`]. An error that is dropped on the way is a fault of the rank.
-struct Delivery<R> {
+struct WorkOutcome<R> {
     result: Option<Result<R>>,
     lineage: Option<Arc<Lineage>>,
 }
 
-impl<R> Drop for Delivery<R> {
+impl<R> Drop for WorkOutcome<R> {
     fn drop(&mut self) {
         // A panic is the better reason.
         if let (Some(Err(error)), Some(lineage)) = (self.result.take(), &self.lineage)
@@ -131,7 +131,7 @@ impl<R: Send + 'static> Work<R> {
         rank: usize,
         lineage: Option<Arc<Lineage>>,
         operation: impl FnOnce() -> Result<R> + Send + 'static,
-    ) -> (Job, Self) {
+    ) -> (QueuedJob, Self) {
         let (sender, result) = bounded(1);
         let job = move || {
             // A result is sent whatever happens, or `is_done` would never say so.
@@ -145,7 +145,7 @@ impl<R: Send + 'static> Work<R> {
             });
             let result = Some(outcome);
             // The handle may have been dropped.
-            let _ = sender.send(Delivery { result, lineage });
+            let _ = sender.send(WorkOutcome { result, lineage });
         };
         let result = Pending::Queued(result);
         (Box::new(job), Self { rank, result })
@@ -156,7 +156,7 @@ impl<R> Work<R> {
     /// A result that is there already. The lineage gets an error that nobody waits for.
     pub(super) fn ready(rank: usize, lineage: Option<Arc<Lineage>>, outcome: Result<R>) -> Self {
         let (sender, result) = bounded(1);
-        let outcome = Delivery {
+        let outcome = WorkOutcome {
             result: Some(outcome),
             lineage,
         };

@@ -58,7 +58,7 @@ impl Devices {
     /// [`Error::Devices`] if a backend that was asked for by name has too few devices, or is not in
     /// this build.
     pub fn select(backend: Backend, count: usize, oversubscribe: bool) -> Result<Self> {
-        Self::share(backend, Share::alone(count), oversubscribe)
+        Self::share(backend, DeviceShare::alone(count), oversubscribe)
     }
 
     /// As [`select`](Self::select), for a process that has this machine's GPUs together with other
@@ -76,10 +76,10 @@ impl Devices {
         count: usize,
         oversubscribe: bool,
     ) -> Result<Self> {
-        Self::share(backend, Share::of(job, count), oversubscribe)
+        Self::share(backend, DeviceShare::of(job, count), oversubscribe)
     }
 
-    fn share(backend: Backend, share: Share, oversubscribe: bool) -> Result<Self> {
+    fn share(backend: Backend, share: DeviceShare, oversubscribe: bool) -> Result<Self> {
         match backend {
             Backend::Auto => automatic(share, oversubscribe),
             Backend::Cpu => cpu(share.count, None),
@@ -99,7 +99,7 @@ impl Devices {
 
 /// A process's part of its machine's devices.
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct DeviceShare {
     /// Number of devices it takes.
     count: usize,
     /// Number of devices taken by the processes that choose before it.
@@ -110,7 +110,7 @@ struct Share {
     shown: bool,
 }
 
-impl Share {
+impl DeviceShare {
     fn alone(count: usize) -> Self {
         let (before, whole) = (0, Some(count));
         Self {
@@ -177,7 +177,7 @@ impl Share {
     }
 }
 
-fn automatic(share: Share, oversubscribe: bool) -> Result<Devices> {
+fn automatic(share: DeviceShare, oversubscribe: bool) -> Result<Devices> {
     let count = share.count;
     let (mut seen, mut needed) = (Vec::new(), count);
     for backend in [Backend::Cuda, Backend::Wgpu] {
@@ -238,12 +238,12 @@ fn cpu(_count: usize, note: Option<String>) -> Result<Devices> {
 fn assign(
     backend: Backend,
     found: &[Device],
-    share: Share,
+    share: DeviceShare,
     oversubscribe: bool,
 ) -> Option<Devices> {
     // What CUDA is shown says nothing of other backends.
     let shown = share.shown && backend == Backend::Cuda;
-    let share = Share { shown, ..share };
+    let share = DeviceShare { shown, ..share };
     let needed = share.needed(found.len());
     let enough = found.len() >= needed || (oversubscribe && !found.is_empty());
     enough.then(|| Devices {
@@ -409,9 +409,9 @@ mod tests {
     #[test]
     fn too_few_gpus_are_an_error_that_says_what_to_do() {
         let devices = [Device::flex()];
-        assert!(assign(Backend::Cuda, &devices, Share::alone(2), false).is_none());
-        assert!(assign(Backend::Cuda, &[], Share::alone(1), true).is_none());
-        let shared = assign(Backend::Cuda, &devices, Share::alone(2), true).unwrap();
+        assert!(assign(Backend::Cuda, &devices, DeviceShare::alone(2), false).is_none());
+        assert!(assign(Backend::Cuda, &[], DeviceShare::alone(1), true).is_none());
+        let shared = assign(Backend::Cuda, &devices, DeviceShare::alone(2), true).unwrap();
         assert_eq!(shared.devices.len(), 2);
         assert!(shared.note.unwrap().contains("share 1 cuda GPU"));
         let error = too_few(Backend::Cuda, 1, 2).to_string();
@@ -423,14 +423,14 @@ mod tests {
 
     #[test]
     fn processes_of_one_machine_take_gpus_of_their_own() {
-        let share = |process: usize, processes, count| Share {
+        let share = |process: usize, processes, count| DeviceShare {
             count,
             before: process * count,
             whole: processes,
             shown: false,
         };
         // Where the process's devices begin among those found; none if they are too few.
-        let first = |share: Share, found| {
+        let first = |share: DeviceShare, found| {
             let enough = share.needed(found) <= found;
             enough.then(|| share.first(found))
         };
@@ -465,19 +465,19 @@ mod tests {
             let found = torchrun.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into())
         });
-        let share = Share::of(job.unwrap().as_ref(), 3);
+        let share = DeviceShare::of(job.unwrap().as_ref(), 3);
         assert_eq!((share.count, share.before, share.whole), (3, 3, Some(12)));
-        let share = Share::of(None, 3);
+        let share = DeviceShare::of(None, 3);
         assert_eq!((share.count, share.before, share.whole), (3, 0, None));
     }
 
     /// The share of a process with one replica, whose launcher says this.
-    fn share_of(variables: &[(&str, &str)]) -> Share {
+    fn share_of(variables: &[(&str, &str)]) -> DeviceShare {
         let job = JobConfig::from_variables(&|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into())
         });
-        Share::of(job.ok().flatten().as_ref(), 1)
+        DeviceShare::of(job.ok().flatten().as_ref(), 1)
     }
 
     #[test]

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use super::devices::on_flex;
 use super::ends::{Ends, Stuck};
 use super::failures::{Failures, failure_of, panic_message};
-use super::threads::{Cause, Worker};
+use super::threads::{BoxedError, Worker};
 use crate::error::{Departure, Error, Result};
 use crate::group::ProcessGroup;
 use crate::norm;
@@ -40,7 +40,7 @@ impl Run {
     ) -> Option<R>
     where
         R: Send,
-        E: Into<Cause>,
+        E: Into<BoxedError>,
     {
         let _end = self.ends.at_end_of(group.rank());
         self.body(device, group, worker)
@@ -54,7 +54,7 @@ impl Run {
     ) -> Option<R>
     where
         R: Send,
-        E: Into<Cause>,
+        E: Into<BoxedError>,
     {
         let pool = on_flex(device).then_some(self.threads);
         let seat = Worker::new(device, group, self.process, self.address);
@@ -105,7 +105,7 @@ fn run_rank<R, E>(
 ) -> Option<R>
 where
     R: Send,
-    E: Into<Cause>,
+    E: Into<BoxedError>,
 {
     let rank = group.rank();
     let body = || {
@@ -113,7 +113,7 @@ where
         let _span = tracing::info_span!("rank", rank).entered();
         let _here = norm::enter(group);
         // Errors are converted on the thread they arise on, so their own type need not be sendable.
-        worker(seat).map_err(Into::<Cause>::into)
+        worker(seat).map_err(Into::<BoxedError>::into)
     };
     // The closure is not used again after a panic, and the group is told of it.
     let outcome = catch_unwind(AssertUnwindSafe(|| match pool {

@@ -30,7 +30,7 @@ use crate::transport::thread::Thread;
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Error of a worker's closure.
-pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One rank of a launched run: its device and its place in the group of all ranks.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ pub fn launch<R, E>(
 ) -> Result<Vec<R>>
 where
     R: Send,
-    E: Into<Cause>,
+    E: Into<BoxedError>,
 {
     Launcher::new(devices).run(worker)
 }
@@ -260,7 +260,7 @@ impl Launcher {
     pub fn run<R, E>(self, worker: impl Fn(Worker) -> Result<R, E> + Sync) -> Result<Vec<R>>
     where
         R: Send,
-        E: Into<Cause>,
+        E: Into<BoxedError>,
     {
         let (run, groups) = self.begin()?;
         let (run, worker) = (&run, &worker);
@@ -308,7 +308,7 @@ impl Launcher {
     ) -> Result<Vec<R>>
     where
         R: Send + 'static,
-        E: Into<Cause> + 'static,
+        E: Into<BoxedError> + 'static,
     {
         let (run, groups) = self.begin()?;
         let run = Arc::new(run);

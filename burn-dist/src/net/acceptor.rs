@@ -85,7 +85,7 @@ pub(crate) trait Service: Send + Sync + 'static {
 /// An open port, until it is stopped or dropped.
 pub(crate) struct Acceptor<S: Service> {
     address: SocketAddr,
-    shared: Arc<Shared<S>>,
+    shared: Arc<AcceptorState<S>>,
     waker: Waker,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -109,7 +109,7 @@ impl<S: Service> Acceptor<S> {
         let registry = poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(registry, WAKER)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(AcceptorState {
             limits,
             service,
             rejects: RejectLog::new(port),
@@ -186,14 +186,14 @@ impl<S: Service> fmt::Debug for Acceptor<S> {
     }
 }
 
-struct Shared<S> {
+struct AcceptorState<S> {
     limits: PortLimits,
     service: S,
     rejects: RejectLog,
     slots: Slots,
 }
 
-impl<S: Service> Shared<S> {
+impl<S: Service> AcceptorState<S> {
     /// Runs a connection on its own thread, from the handshake to its end.
     fn run(&self, number: u64, socket: Arc<TcpStream>, address: SocketAddr) {
         let slot = self.slots.slot(number);
@@ -223,7 +223,7 @@ struct Accepting<S> {
     listener: mio::net::TcpListener,
     poll: Poll,
     name: String,
-    shared: Arc<Shared<S>>,
+    shared: Arc<AcceptorState<S>>,
     threads: HashMap<u64, JoinHandle<()>>,
 }
 

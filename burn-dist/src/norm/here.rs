@@ -75,10 +75,10 @@ impl Drop for Counts {
 }
 
 /// The thread belongs to a group for as long as it lives.
-pub(crate) struct Entered(());
+pub(crate) struct GroupGuard(());
 
 /// Makes this thread's passes those of a rank of the group.
-pub(crate) fn enter(group: &ProcessGroup) -> Entered {
+pub(crate) fn enter(group: &ProcessGroup) -> GroupGuard {
     HERE.with_borrow_mut(|here| {
         *here = Here {
             group: Some(group.within("SyncBatchNorm")),
@@ -86,10 +86,10 @@ pub(crate) fn enter(group: &ProcessGroup) -> Entered {
             counts: true,
         };
     });
-    Entered(())
+    GroupGuard(())
 }
 
-impl Drop for Entered {
+impl Drop for GroupGuard {
     fn drop(&mut self) {
         HERE.with_borrow_mut(|here| here.group = None);
     }

@@ -35,7 +35,7 @@ pub struct History<const N: usize> {
     sums: Option<Tensor<1>>,
     samples: f64,
     /// Times before `since`: of an epoch that a resumed run goes on with.
-    before: Times,
+    before: EpochTimes,
     since: Instant,
     /// The wait for averages up to `since`.
     waited: f64,
@@ -60,11 +60,11 @@ pub struct HistoryState {
     epochs: Vec<Epoch>,
     sums: Vec<f32>,
     samples: f64,
-    times: Times,
+    times: EpochTimes,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Times {
+struct EpochTimes {
     seconds: f64,
     sync_wait: f64,
 }
@@ -78,7 +78,7 @@ impl<const N: usize> History<N> {
             epochs: Vec::new(),
             sums: None,
             samples: 0.0,
-            before: Times::default(),
+            before: EpochTimes::default(),
             since: Instant::now(),
             waited: 0.0,
         }
@@ -105,7 +105,7 @@ impl<const N: usize> History<N> {
     /// # Errors
     /// [`Error::Tensor`] if the device fails; otherwise the group's own.
     pub fn end_epoch(&mut self, stats: SyncStats) -> Result<Epoch> {
-        let Times { seconds, sync_wait } = self.times(stats);
+        let EpochTimes { seconds, sync_wait } = self.times(stats);
         let mut all = vec![0.0; N];
         for (all, own) in all.iter_mut().zip(self.sums()?) {
             *all = f64::from(own);
@@ -124,7 +124,7 @@ impl<const N: usize> History<N> {
         };
         self.epochs.push(epoch.clone());
         (self.sums, self.samples) = (None, 0.0);
-        (self.before, self.since) = (Times::default(), Instant::now());
+        (self.before, self.since) = (EpochTimes::default(), Instant::now());
         self.waited = stats.wait.as_secs_f64();
         Ok(epoch)
     }
@@ -244,8 +244,8 @@ impl<const N: usize> History<N> {
         }
     }
 
-    fn times(&self, stats: SyncStats) -> Times {
-        Times {
+    fn times(&self, stats: SyncStats) -> EpochTimes {
+        EpochTimes {
             seconds: self.before.seconds + self.since.elapsed().as_secs_f64(),
             sync_wait: self.before.sync_wait + stats.wait.as_secs_f64() - self.waited,
         }

@@ -29,7 +29,7 @@ struct Streak {
 
 /// A rank has become a straggler, or is one no more.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Verdict {
+pub(super) struct StragglerChange {
     pub(super) rank: usize,
     pub(super) straggler: bool,
     /// For how long it was busy in the step that decided.
@@ -46,11 +46,11 @@ impl Detector {
     }
 
     /// Takes in one step: for how many seconds each rank was busy.
-    pub(super) fn step(&mut self, busy: &[f64]) -> Vec<Verdict> {
+    pub(super) fn step(&mut self, busy: &[f64]) -> Vec<StragglerChange> {
         let median = lower_median(busy);
         let judge = |(rank, (streak, &seconds)): (usize, (&mut Streak, &f64))| {
             let slow = median > 0.0 && seconds >= FACTOR * median;
-            streak.turns(slow).then_some(Verdict {
+            streak.turns(slow).then_some(StragglerChange {
                 rank,
                 straggler: slow,
                 seconds,

@@ -7,7 +7,7 @@ mod machines;
 mod network;
 
 use super::report::{Finding, Forecast, Measurements, Process, Replica, Severity, Topic};
-use super::text::{Numbers, Seconds, Share};
+use super::text::{Numbers, Percentage, ShortTime};
 use std::collections::BTreeMap;
 
 /// From which share of a step on averaging is worth doing something about.
@@ -95,8 +95,8 @@ fn replicas(measured: &Measurements, findings: &mut Findings) {
                 Numbers("rank", &slow),
                 measured.replicas[first].device,
                 place(measured, measured.replicas[first].process),
-                Seconds(worst),
-                Seconds(usual),
+                ShortTime(worst),
+                ShortTime(usual),
             ),
         );
     }
@@ -118,9 +118,9 @@ fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) 
             let figures = format!(
                 "with bucket_cap_mb {} steps waited {} of their time for averaging, with the planned {} {}",
                 best.bucket_cap_mb,
-                Share(other.exposed_share),
+                Percentage(other.exposed_share),
                 planned.bucket_cap_mb,
-                Share(first.exposed_share)
+                Percentage(first.exposed_share)
             );
             if other.saves(first) {
                 exposed = other.exposed_share;
@@ -139,7 +139,7 @@ fn steps(measured: &Measurements, forecast: &Forecast, findings: &mut Findings) 
         let message = format!(
             "{} of a step waits for averaging: {}. A larger batch, several backward passes a step \
              (Ddp::no_sync) or a faster network make it less",
-            Share(exposed),
+            Percentage(exposed),
             cause(forecast, exposed)
         );
         findings.add(Severity::Warning, Topic::Exposed, message);
@@ -152,14 +152,14 @@ fn cause(forecast: &Forecast, exposed: f64) -> String {
     if all > backward {
         format!(
             "averaging takes {}, and backward, behind which it hides, {}",
-            Seconds(all),
-            Seconds(backward)
+            ShortTime(all),
+            ShortTime(backward)
         )
     } else if exposed > forecast.planned.exposed_share + EXPOSED / 2.0 {
         format!(
             "from the network alone it would be {}, so averaging takes cores from backward, or replicas wait \
              for one another",
-            Share(forecast.planned.exposed_share)
+            Percentage(forecast.planned.exposed_share)
         )
     } else {
         "the gradients that come last have nothing to hide behind".to_owned()

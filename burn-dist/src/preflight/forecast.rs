@@ -66,7 +66,7 @@ pub(super) fn forecast(measured: &Measurements, plan: &DdpConfig) -> Forecast {
         .max_by(|a, b| a.compute_s().total_cmp(&b.compute_s()));
     let (forward_s, backward_s) = slowest.map_or((0.0, 0.0), |one| (one.forward_s, one.backward_s));
     let alone = measured.replicas.len() <= 1;
-    let step = Step {
+    let step = TrainingStep {
         gradients: &measured.model.gradients,
         forward_s,
         backward_s,
@@ -101,14 +101,14 @@ fn best(planned: &Prediction, tried: &[Prediction]) -> Prediction {
 }
 
 /// A step of training, but for the optimizer.
-struct Step<'a> {
+struct TrainingStep<'a> {
     gradients: &'a [usize],
     forward_s: f64,
     backward_s: f64,
     cost: Cost,
 }
 
-impl Step<'_> {
+impl TrainingStep<'_> {
     fn try_all(&self, plan: &DdpConfig) -> Vec<Prediction> {
         let mut sizes = SIZES.to_vec();
         sizes.push(plan.bucket_cap_mb);
@@ -160,7 +160,7 @@ impl Step<'_> {
 
 /// Gradients that are averaged together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bucket {
+struct GradientBucket {
     bytes: usize,
     /// Number of gradients that must be ready before it can go.
     last: usize,
@@ -168,8 +168,8 @@ struct Bucket {
 
 /// The buckets as `ddp` fills them: the last parameter first, each up to its size, and a parameter that
 /// is larger than that alone.
-fn buckets(gradients: &[usize], first_mb: f64, cap_mb: f64) -> Vec<Bucket> {
-    let mut buckets: Vec<Bucket> = Vec::new();
+fn buckets(gradients: &[usize], first_mb: f64, cap_mb: f64) -> Vec<GradientBucket> {
+    let mut buckets: Vec<GradientBucket> = Vec::new();
     for (number, &bytes) in gradients.iter().rev().enumerate() {
         let size = if buckets.len() <= 1 { first_mb } else { cap_mb };
         let cap = (size * MEGABYTE) as usize;
@@ -179,7 +179,7 @@ fn buckets(gradients: &[usize], first_mb: f64, cap_mb: f64) -> Vec<Bucket> {
                 bucket.bytes += bytes;
                 bucket.last = last;
             }
-            _ => buckets.push(Bucket { bytes, last }),
+            _ => buckets.push(GradientBucket { bytes, last }),
         }
     }
     buckets

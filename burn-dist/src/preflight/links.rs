@@ -25,7 +25,7 @@ const REPEATS: usize = 3;
 
 /// Plan that the leader of a pair sends to the other process.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+struct LinkPlan {
     pings: i64,
     bytes: i64,
 }
@@ -70,7 +70,7 @@ fn lead(group: &ProcessGroup, peer: usize) -> Result<(f64, f64, f64)> {
     // The first brings up what is made on demand; and tells, roughly, what there is time for.
     ping()?;
     let first = ping()?;
-    let mut plan = Plan {
+    let mut plan = LinkPlan {
         pings: within(PINGS, PINGING.as_secs_f64() / first.as_secs_f64()),
         bytes: LARGE[0],
     };
@@ -139,12 +139,12 @@ fn follow(group: &ProcessGroup, peer: usize) -> Result<()> {
     Ok(())
 }
 
-fn tell(group: &ProcessGroup, peer: usize, plan: Plan) -> Result<()> {
+fn tell(group: &ProcessGroup, peer: usize, plan: LinkPlan) -> Result<()> {
     group.send(&[plan.pings, plan.bytes], peer, TAG)
 }
 
 /// Receives the leader's plan, within its bounds.
-fn hear(group: &ProcessGroup, peer: usize) -> Result<Plan> {
+fn hear(group: &ProcessGroup, peer: usize) -> Result<LinkPlan> {
     let mut told = [0; 2];
     group.recv(&mut told, peer, TAG)?;
     let [pings, bytes] = told;
@@ -156,7 +156,7 @@ fn hear(group: &ProcessGroup, peer: usize) -> Result<Plan> {
             message: format!("{pings} messages and one of {bytes} bytes are no plan to measure by"),
         });
     }
-    Ok(Plan { pings, bytes })
+    Ok(LinkPlan { pings, bytes })
 }
 
 /// A number within bounds; the least for one that is none.

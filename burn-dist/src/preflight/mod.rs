@@ -121,10 +121,10 @@ impl Preflight {
             device: worker.device(),
             forward,
         };
-        let told = Told::of(worker, replica.passes(model)?, &self.known);
-        let all: Vec<Told> = group.objects().all_gather(&told)?;
+        let told = RankMeasurements::of(worker, replica.passes(model)?, &self.known);
+        let all: Vec<RankMeasurements> = group.objects().all_gather(&told)?;
         let known = all.iter().flat_map(|one| one.known.clone()).collect();
-        let (processes, replicas, speakers) = Told::sort(all);
+        let (processes, replicas, speakers) = RankMeasurements::sort(all);
         let links = links::measure(group, &speakers)?;
         let gradients = gradients(model);
         let gradient_bytes = gradients.iter().sum();
@@ -165,13 +165,13 @@ impl Preflight {
 
 /// Measurements that a rank sends to the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Told {
+struct RankMeasurements {
     process: Process,
     replica: Replica,
     known: Vec<Finding>,
 }
 
-impl Told {
+impl RankMeasurements {
     fn of(worker: &Worker, (forward_s, backward_s): (f64, f64), known: &[Finding]) -> Self {
         let kind = Kind::of(worker.device());
         Self {

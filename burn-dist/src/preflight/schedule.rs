@@ -6,7 +6,7 @@
 //! several pairs are measured at once.
 
 /// Two processes, the lower number first.
-pub(super) type Pair = (usize, usize);
+pub(super) type ProcessPair = (usize, usize);
 
 /// Up to how many processes every pair is measured.
 const ALL_PAIRS: usize = 8;
@@ -14,15 +14,16 @@ const ALL_PAIRS: usize = 8;
 const ROUNDS: usize = ALL_PAIRS * (ALL_PAIRS - 1) / 2;
 
 /// The pairs to measure, round by round. No process is in two pairs of a round.
-pub(super) fn rounds(processes: usize) -> Vec<Vec<Pair>> {
+pub(super) fn rounds(processes: usize) -> Vec<Vec<ProcessPair>> {
     let pairs = pairs(processes);
     let at_once = pairs.len().div_ceil(ROUNDS).max(1);
-    let mut rounds: Vec<Vec<Pair>> = vec![Vec::new(); pairs.len().div_ceil(at_once)];
+    let mut rounds: Vec<Vec<ProcessPair>> = vec![Vec::new(); pairs.len().div_ceil(at_once)];
     for (number, pair) in pairs.into_iter().enumerate() {
         // Neighbours go to rounds that are far from one another, so a first try mostly fits.
         let (count, start) = (rounds.len(), number % rounds.len());
-        let fits =
-            |round: &Vec<Pair>| round.len() < at_once && !round.iter().any(|&p| meet(p, pair));
+        let fits = |round: &Vec<ProcessPair>| {
+            round.len() < at_once && !round.iter().any(|&p| meet(p, pair))
+        };
         match (0..count)
             .map(|step| (start + step) % count)
             .find(|&r| fits(&rounds[r]))
@@ -39,13 +40,13 @@ pub(super) fn all(processes: usize) -> usize {
     processes * processes.saturating_sub(1) / 2
 }
 
-fn pairs(processes: usize) -> Vec<Pair> {
+fn pairs(processes: usize) -> Vec<ProcessPair> {
     let reach = if processes <= ALL_PAIRS {
         processes / 2
     } else {
         (ROUNDS / processes).max(1)
     };
-    let mut pairs: Vec<Pair> = (1..=reach)
+    let mut pairs: Vec<ProcessPair> = (1..=reach)
         .flat_map(|step| (0..processes).map(move |one| (one, (one + step) % processes)))
         .map(|(one, other)| (one.min(other), one.max(other)))
         .collect();
@@ -55,7 +56,7 @@ fn pairs(processes: usize) -> Vec<Pair> {
     pairs
 }
 
-fn meet(one: Pair, other: Pair) -> bool {
+fn meet(one: ProcessPair, other: ProcessPair) -> bool {
     one.0 == other.0 || one.0 == other.1 || one.1 == other.0 || one.1 == other.1
 }
 

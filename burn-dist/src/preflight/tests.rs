@@ -163,7 +163,7 @@ fn every_pair_of_processes_is_measured_and_known_to_all() {
 
 #[test]
 fn replicas_are_told_apart_by_process_whatever_numbers_they_tell() {
-    let told = |process| Told {
+    let told = |process| RankMeasurements {
         process: Process {
             host: format!("node{process}"),
             cores: 1,
@@ -181,7 +181,7 @@ fn replicas_are_told_apart_by_process_whatever_numbers_they_tell() {
         },
         known: Vec::new(),
     };
-    let (processes, replicas, speakers) = Told::sort([0, 0, 7, 3, 3].map(told).into());
+    let (processes, replicas, speakers) = RankMeasurements::sort([0, 0, 7, 3, 3].map(told).into());
     let hosts: Vec<_> = processes.iter().map(|one| one.host.as_str()).collect();
     assert_eq!(hosts, ["node0", "node7", "node3"]);
     let numbers: Vec<_> = replicas.iter().map(|one| one.process).collect();

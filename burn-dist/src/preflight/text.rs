@@ -86,7 +86,7 @@ fn ways(report: &Report, f: &mut Formatter<'_>) -> Result {
         let [there, back] = link.bytes_per_s.map(|rate| Rate(rate).to_string());
         let (pair, latency) = (
             format!("{one} and {other}"),
-            Seconds(link.latency_s).to_string(),
+            ShortTime(link.latency_s).to_string(),
         );
         writeln!(f, "{pair:<12} {latency:>10} {there:>12} {back:>12}")?;
     }
@@ -109,14 +109,14 @@ fn times(report: &Report, f: &mut Formatter<'_>) -> Result {
         "\nthe model has {} of gradients in {} parameters; forward takes {}, backward {} (slowest replica)",
         Bytes(measured.model.gradient_bytes()),
         measured.model.gradients.len(),
-        Seconds(forecast.compute_s - forecast.backward_s),
-        Seconds(forecast.backward_s),
+        ShortTime(forecast.compute_s - forecast.backward_s),
+        ShortTime(forecast.backward_s),
     )?;
     if measured.replicas.len() > 1 {
         write!(f, "all_reduce over all replicas:")?;
         for (number, one) in measured.all_reduces.iter().enumerate() {
             let comma = if number == 0 { "" } else { "," };
-            write!(f, "{comma} {} {}", Bytes(one.bytes), Seconds(one.seconds))?;
+            write!(f, "{comma} {} {}", Bytes(one.bytes), ShortTime(one.seconds))?;
         }
         writeln!(f)?;
     }
@@ -141,9 +141,9 @@ fn buckets(report: &Report, f: &mut Formatter<'_>) -> Result {
             f,
             "tried with bucket_cap_mb {}: a step took {}, without averaging {}; {} of it was exposed",
             trial.bucket_cap_mb,
-            Seconds(trial.step_s),
-            Seconds(trial.compute_s),
-            Share(trial.exposed_share)
+            ShortTime(trial.step_s),
+            ShortTime(trial.compute_s),
+            Percentage(trial.exposed_share)
         )?;
     }
     writeln!(
@@ -177,8 +177,8 @@ impl Display for Row<'_> {
             ..
         } = self.0;
         let (time, share) = (
-            Seconds(*communication_s).to_string(),
-            Share(*exposed_share).to_string(),
+            ShortTime(*communication_s).to_string(),
+            Percentage(*exposed_share).to_string(),
         );
         write!(f, "{bucket_cap_mb:<13} {buckets:>7} {time:>10} {share:>18}")
     }
@@ -192,9 +192,9 @@ fn more(count: usize, f: &mut Formatter<'_>) -> Result {
 }
 
 /// A time with three digits.
-pub(super) struct Seconds(pub(super) f64);
+pub(super) struct ShortTime(pub(super) f64);
 
-impl Display for Seconds {
+impl Display for ShortTime {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let (number, unit) = match self.0 {
             time if time < 1e-3 => (time * 1e6, "µs"),
@@ -252,9 +252,9 @@ impl Display for Megabits {
 }
 
 /// A share as a percentage.
-pub(super) struct Share(pub(super) f64);
+pub(super) struct Percentage(pub(super) f64);
 
-impl Display for Share {
+impl Display for Percentage {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         write!(f, "{:.1} %", self.0 * 100.0)
     }

@@ -17,14 +17,14 @@ use crate::error::Call;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Comparison {
     /// Waits found, those first that no other finding explains.
-    findings: Vec<Finding>,
+    findings: Vec<BlockedCall>,
     /// Ranks without a record.
     silent: Vec<usize>,
 }
 
 /// An operation in which ranks wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
+struct BlockedCall {
     group: String,
     call: Call,
     /// Ranks that wait in it; at least one.
@@ -81,8 +81,8 @@ pub(crate) fn compare(snapshots: &[Snapshot], ranks: usize) -> Comparison {
     let collectives = groups
         .iter()
         .filter_map(|(name, members)| records.collective(name, members));
-    let mut findings: Vec<Finding> = collectives.chain(records.messages()).collect();
-    findings.sort_by_key(Finding::order);
+    let mut findings: Vec<BlockedCall> = collectives.chain(records.messages()).collect();
+    findings.sort_by_key(BlockedCall::order);
     Comparison { findings, silent }
 }
 
@@ -95,14 +95,14 @@ struct Records<'s> {
 
 impl Records<'_> {
     /// The first operation of a group that a member has come to and not finished.
-    fn collective(&self, group: &str, members: &[usize]) -> Option<Finding> {
+    fn collective(&self, group: &str, members: &[usize]) -> Option<BlockedCall> {
         let members = || members.iter().filter(|&&rank| rank < self.ranks);
         let open = members()
             .filter_map(|rank| self.records.get(rank))
             .flat_map(|record| operations_of(record, group));
         let open = open.filter(|operation| operation.is_open());
         let call = &open.min_by_key(|operation| operation.call.sequence)?.call;
-        let mut finding = Finding {
+        let mut finding = BlockedCall {
             group: group.to_owned(),
             call: call.clone(),
             waiting: Vec::new(),
@@ -142,7 +142,7 @@ impl Records<'_> {
     }
 
     /// The messages that ranks wait for, or can't get rid of: of each rank the oldest.
-    fn messages(&self) -> impl Iterator<Item = Finding> {
+    fn messages(&self) -> impl Iterator<Item = BlockedCall> {
         self.records.iter().filter_map(|(&rank, record)| {
             let mut open = record.operations.iter();
             let open = open.find(|operation| operation.is_message() && operation.is_open())?;
@@ -151,7 +151,7 @@ impl Records<'_> {
                 .from
                 .or(detail.to)
                 .filter(|&peer| peer < self.ranks)?;
-            let mut finding = Finding {
+            let mut finding = BlockedCall {
                 group: open.group.clone(),
                 call: open.call.clone(),
                 waiting: vec![rank],
@@ -177,7 +177,7 @@ fn operations_of<'s, 'g>(
     all.filter(move |operation| operation.group == group && !operation.is_message())
 }
 
-impl Finding {
+impl BlockedCall {
     /// Adds a rank that has not come, of whose operations these are of interest.
     fn add_behind<'s>(
         &mut self,

@@ -142,7 +142,7 @@ pub(crate) fn operation_timeout() -> Result<Option<Duration>> {
 
 /// The position of this process in its job, from its launcher.
 #[derive(Debug)]
-struct Position {
+struct LaunchPosition {
     process: usize,
     processes: usize,
     local_process: Option<usize>,
@@ -174,7 +174,7 @@ struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
 impl Variables<'_> {
     /// The name or address of the machine of process 0.
-    fn host(&self, place: &Position) -> Result<String> {
+    fn host(&self, place: &LaunchPosition) -> Result<String> {
         let expected = "the name or address of the machine of process 0";
         let local = place.local_processes.unwrap_or(1) == place.processes;
         let host = match (self.text("MASTER_ADDR")?, &place.host) {

@@ -24,7 +24,7 @@ pub struct Gather<'a> {
 
 /// Description of a rank's tensor, sent before it.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct TensorHeader {
     rank: usize,
     shape: Vec<usize>,
     dtype: String,
@@ -34,8 +34,8 @@ struct Header {
 }
 
 /// The tensors of all ranks that count, one after the other.
-struct Gathered {
-    headers: Vec<Header>,
+struct GatheredTensors {
+    headers: Vec<TensorHeader>,
     bytes: Vec<u8>,
     /// This rank's own, for its type.
     own: TensorData,
@@ -124,7 +124,7 @@ impl<'a> Gather<'a> {
     fn together<const D: usize, K: Basic>(
         &self,
         tensor: Tensor<D, K>,
-        join: impl FnOnce(Gathered) -> Result<TensorData>,
+        join: impl FnOnce(GatheredTensors) -> Result<TensorData>,
     ) -> Result<Tensor<D, K>> {
         Ok(match self.gather(&tensor, Equal::AllButFirst)? {
             Some(gathered) => like(&tensor, join(gathered)?),
@@ -137,7 +137,7 @@ impl<'a> Gather<'a> {
         &self,
         tensor: &Tensor<D, K>,
         equal: Equal,
-    ) -> Result<Option<Gathered>> {
+    ) -> Result<Option<GatheredTensors>> {
         if self.group.world_size() == 1 {
             return Ok(None);
         }
@@ -145,7 +145,7 @@ impl<'a> Gather<'a> {
         let own = own.map_err(|error| self.failed(error.to_string()))?;
         let counts = self.samples > 0;
         let bytes: &[u8] = if counts { own.as_bytes() } else { &[] };
-        let header = Header {
+        let header = TensorHeader {
             rank: self.group.rank(),
             shape: own.shape().to_vec(),
             dtype: own.dtype().name().to_owned(),
@@ -153,12 +153,12 @@ impl<'a> Gather<'a> {
             samples: self.samples,
             count: self.count,
         };
-        let mut headers: Vec<Header> = self.group.objects().all_gather(&header)?;
+        let mut headers: Vec<TensorHeader> = self.group.objects().all_gather(&header)?;
         // All ranks judge alike, before memory is taken.
         self.check(&headers, equal)?;
         let bytes = self.collect(bytes, &headers)?;
         headers.retain(|header| header.samples > 0);
-        Ok(bytes.map(|bytes| Gathered {
+        Ok(bytes.map(|bytes| GatheredTensors {
             headers,
             bytes,
             own,
@@ -166,7 +166,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Brings the bytes of all ranks to rank 0, a chunk of each at a time.
-    fn collect(&self, mine: &[u8], headers: &[Header]) -> Result<Option<Vec<u8>>> {
+    fn collect(&self, mine: &[u8], headers: &[TensorHeader]) -> Result<Option<Vec<u8>>> {
         let ranks = headers.len();
         let chunk = (MAX_CHUNKS_BYTES / ranks).clamp(64 << 10, 4 << 20);
         let longest = headers.iter().map(|header| header.bytes).max().unwrap_or(0);
@@ -219,7 +219,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Checks that the tensors can be put together.
-    fn check(&self, headers: &[Header], equal: Equal) -> Result<()> {
+    fn check(&self, headers: &[TensorHeader], equal: Equal) -> Result<()> {
         let counting = || headers.iter().filter(|header| header.samples > 0);
         let Some(first) = counting().next() else {
             return Err(self.failed("no rank has a sample".to_owned()));
@@ -238,14 +238,14 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
-    fn concatenate(&self, gathered: Gathered) -> Result<TensorData> {
+    fn concatenate(&self, gathered: GatheredTensors) -> Result<TensorData> {
         let shape = stacked(&gathered.headers);
         self.data(gathered.bytes, &shape, &gathered.own)
     }
 
     /// Cuts what was gathered where the shape changes.
-    fn split(&self, gathered: Gathered) -> Result<Vec<TensorData>> {
-        let Gathered {
+    fn split(&self, gathered: GatheredTensors) -> Result<Vec<TensorData>> {
+        let GatheredTensors {
             headers,
             mut bytes,
             own,
@@ -289,10 +289,10 @@ fn of_nothing(ranks: &[usize]) {
 }
 
 /// Returns the shape of tensors one below the other.
-fn stacked(headers: &[Header]) -> Vec<usize> {
+fn stacked(headers: &[TensorHeader]) -> Vec<usize> {
     let mut shape = headers[0].shape.clone();
     if let Some(rows) = shape.first_mut() {
-        let of = |header: &Header| header.shape.first().copied().unwrap_or(0);
+        let of = |header: &TensorHeader| header.shape.first().copied().unwrap_or(0);
         *rows = headers.iter().map(of).sum();
     }
     shape

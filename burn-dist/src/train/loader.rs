@@ -8,7 +8,7 @@
 //! batches. A rank whose part is empty gets one sample of the batch, which its progress does not count.
 
 use super::place::{self, Place};
-use crate::data::{BatchSize, Items, Job, Loaded, Picks, Prefetch, Workers};
+use crate::data::{BatchSize, Feed, Items, Loaded, PassJob, Picks, Prefetch, Workers};
 use crate::error::Result;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -30,7 +30,7 @@ use std::time::Duration;
 /// With workers, Burn's own loader gives batches in the order in which they are ready; this one keeps them in order.
 pub struct DataLoaderBuilder<I, O> {
     batcher: Arc<dyn Batcher<I, O>>,
-    shape: Shape,
+    shape: LoaderSettings,
     device: Option<Device>,
 }
 
@@ -43,7 +43,7 @@ where
     pub fn new<B: Batcher<I, O> + 'static>(batcher: B) -> Self {
         Self {
             batcher: Arc::new(batcher),
-            shape: Shape::default(),
+            shape: LoaderSettings::default(),
             device: None,
         }
     }
@@ -121,7 +121,7 @@ where
 
 /// The settings of a loader.
 #[derive(Clone, Copy, Default)]
-struct Shape {
+struct LoaderSettings {
     batch_size: Option<usize>,
     global_batch_size: Option<usize>,
     seed: Option<u64>,
@@ -129,7 +129,7 @@ struct Shape {
 }
 
 /// The settings that all ranks must have alike.
-impl fmt::Display for Shape {
+impl fmt::Display for LoaderSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, size) in [
             ("batch_size", self.batch_size),
@@ -146,7 +146,7 @@ impl fmt::Display for Shape {
     }
 }
 
-impl Shape {
+impl LoaderSettings {
     /// Returns the samples of a step over all ranks.
     fn step(self, place: Place) -> Result<usize> {
         BatchSize::of(self.batch_size, self.global_batch_size)?.of_step(place.world_size)
@@ -176,7 +176,7 @@ impl Batcher<usize, Vec<usize>> for Indices {
 struct Loader<I, O> {
     dataset: Arc<dyn Dataset<I>>,
     batcher: Arc<dyn Batcher<I, O>>,
-    shape: Shape,
+    shape: LoaderSettings,
     /// The order of samples, and where in its sequence of orders it is.
     batches: Arc<dyn DataLoader<Vec<usize>>>,
     device: Device,
@@ -188,15 +188,15 @@ where
     I: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    fn parts(&self) -> Result<Vec<Part>, DatasetError> {
+    fn parts(&self) -> Result<Vec<BatchPart>, DatasetError> {
         self.shape.step(self.place).map_err(DatasetError::new)?;
         let batches = self.batches.iter();
         batches
-            .map(|batch| batch.map(|batch| Part::of(&batch, self.place)))
+            .map(|batch| batch.map(|batch| BatchPart::of(&batch, self.place)))
             .collect()
     }
 
-    fn feed(&self, job: &Arc<Job<O, Parts>>) -> Result<Feed<O>> {
+    fn feed(&self, job: &Arc<PassJob<O, BatchParts>>) -> Result<BatchFeed<O>> {
         let prefetch = self.shape.prefetch;
         prefetch.check()?;
         if prefetch.workers == 0 {
@@ -221,11 +221,11 @@ where
             dataset: Arc::clone(&self.dataset),
             batcher: Arc::clone(&self.batcher),
         });
-        let job = Arc::new(Job {
+        let job = Arc::new(PassJob {
             source,
             device: self.device.clone(),
             rank: self.place.rank,
-            picks: Parts(parts),
+            picks: BatchParts(parts),
         });
         let feed = self
             .feed(&job)
@@ -279,13 +279,13 @@ where
 }
 
 /// One rank's part of a batch.
-struct Part {
+struct BatchPart {
     indices: Vec<usize>,
     /// Number of items that count: all, or none.
     real: usize,
 }
 
-impl Part {
+impl BatchPart {
     fn of(batch: &[usize], place: Place) -> Self {
         let Place {
             rank, world_size, ..
@@ -302,15 +302,17 @@ impl Part {
 }
 
 /// The parts of a pass.
-struct Parts(Vec<Part>);
+struct BatchParts(Vec<BatchPart>);
 
-impl Picks for Parts {
+type BatchFeed<O> = Feed<O, BatchParts, DatasetError>;
+
+impl Picks for BatchParts {
     fn num_batches(&self) -> usize {
         self.0.len()
     }
 
     fn pick(&self, step: usize) -> (Vec<usize>, usize) {
-        let Part { indices, real } = &self.0[step];
+        let BatchPart { indices, real } = &self.0[step];
         (indices.clone(), *real)
     }
 
@@ -320,16 +322,8 @@ impl Picks for Parts {
     }
 }
 
-/// Source of the next batch.
-enum Feed<O> {
-    Here(Arc<Job<O, Parts>>),
-    Workers(Workers<O, Parts>),
-    Failed(DatasetError),
-    Ended,
-}
-
 struct Batches<O> {
-    feed: Feed<O>,
+    feed: BatchFeed<O>,
     next: usize,
     steps: usize,
     /// Samples handed out that count.

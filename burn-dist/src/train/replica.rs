@@ -14,7 +14,7 @@ use super::output::GatherOutput;
 use super::pace::Pace;
 use super::place::Place;
 use super::root::Root;
-use super::shares::{Drawn, Pass, Share, Shares};
+use super::shares::{Drawn, LoaderShare, Pass, Shares};
 use super::strategy::Report;
 use super::weights::Counters;
 use crate::ddp::{self, Ddp, DdpConfig};
@@ -36,7 +36,7 @@ pub(super) type TrainInputOf<M> = <M as TrainStep>::Input;
 pub(super) type TrainOutputOf<M> = <M as TrainStep>::Output;
 
 /// State that the ranks of a process share.
-pub(super) struct Run<M: LearnerModel> {
+pub(super) struct TrainingRun<M: LearnerModel> {
     pub(super) learner: Mutex<Learner<M>>,
     pub(super) train: Shares<<M as TrainStep>::Input>,
     pub(super) valid: Shares<<M as InferenceStep>::Input>,
@@ -55,12 +55,12 @@ pub(super) struct Run<M: LearnerModel> {
     pub(super) outputs: Option<Arc<Outputs>>,
 }
 
-impl<M: LearnerModel> Run<M> {
+impl<M: LearnerModel> TrainingRun<M> {
     /// Returns what all ranks must have alike.
     fn settings(
         &self,
-        train: &Share<<M as TrainStep>::Input>,
-        valid: &Share<<M as InferenceStep>::Input>,
+        train: &LoaderShare<<M as TrainStep>::Input>,
+        valid: &LoaderShare<<M as InferenceStep>::Input>,
     ) -> Vec<Setting> {
         let setting = |name: &str, value: String| (name.to_owned(), value);
         vec![
@@ -100,7 +100,7 @@ pub(super) struct Trained<M> {
 }
 
 /// Trains as one rank.
-pub(super) fn train<M: LearnerModel>(worker: &Worker, run: &Run<M>) -> Result<Trained<M>>
+pub(super) fn train<M: LearnerModel>(worker: &Worker, run: &TrainingRun<M>) -> Result<Trained<M>>
 where
     TrainOutputOf<M>: GatherOutput,
     <M as InferenceStep>::Output: GatherOutput,
@@ -119,14 +119,14 @@ where
 /// One rank's models and data.
 pub(super) struct Replica<'a, M: LearnerModel> {
     pub(super) worker: &'a Worker,
-    pub(super) run: &'a Run<M>,
+    pub(super) run: &'a TrainingRun<M>,
     pub(super) learner: Learner<M>,
     /// Taken out while it is replaced.
     pub(super) model: Option<M>,
     pub(super) ddp: Ddp,
     pace: Pace,
-    train: Arc<Share<<M as TrainStep>::Input>>,
-    valid: Share<<M as InferenceStep>::Input>,
+    train: Arc<LoaderShare<<M as TrainStep>::Input>>,
+    valid: LoaderShare<<M as InferenceStep>::Input>,
 }
 
 impl<'a, M: LearnerModel> Replica<'a, M>
@@ -134,7 +134,7 @@ where
     TrainOutputOf<M>: GatherOutput,
     <M as InferenceStep>::Output: GatherOutput,
 {
-    fn new(worker: &'a Worker, run: &'a Run<M>) -> Result<Self> {
+    fn new(worker: &'a Worker, run: &'a TrainingRun<M>) -> Result<Self> {
         let device = worker.device().clone();
         let device = if device.is_autodiff() {
             device
@@ -332,7 +332,7 @@ where
 fn next<M: LearnerModel, I: 'static>(
     pass: &mut Pass<'_, I>,
     worker: &Worker,
-    run: &Run<M>,
+    run: &TrainingRun<M>,
     pace: &mut Pace,
 ) -> Result<Option<(Drawn<I>, Ahead)>> {
     let (group, interrupter) = (worker.group(), &run.interrupter);

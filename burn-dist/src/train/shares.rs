@@ -12,22 +12,22 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use std::sync::{Arc, OnceLock};
 
-type Loader<I> = Arc<dyn DataLoader<I>>;
+type SharedLoader<I> = Arc<dyn DataLoader<I>>;
 
 /// A loader, to be shared among the ranks.
 pub(super) struct Shares<I> {
-    loader: Loader<I>,
-    slices: OnceLock<Option<Vec<Loader<I>>>>,
+    loader: SharedLoader<I>,
+    slices: OnceLock<Option<Vec<SharedLoader<I>>>>,
 }
 
 impl<I> Shares<I> {
-    pub(super) fn new(loader: Loader<I>) -> Self {
+    pub(super) fn new(loader: SharedLoader<I>) -> Self {
         let slices = OnceLock::new();
         Self { loader, slices }
     }
 
     /// Returns the share of a rank, on its device, from the pass on that `place` says.
-    pub(super) fn of(&self, place: Place, device: &Device) -> Share<I> {
+    pub(super) fn of(&self, place: Place, device: &Device) -> LoaderShare<I> {
         let total = self.loader.num_items();
         // All of it, or the rank's part of every batch if the loader takes that itself.
         let moved = || place::at(place, || self.loader.to_device(device));
@@ -52,7 +52,7 @@ impl<I> Shares<I> {
             // Burn's loaders shuffle anew whenever a pass begins.
             (0..place.passed).for_each(|_| drop(loader.iter()));
         }
-        Share {
+        LoaderShare {
             parts: settings.is_some() && place.world_size > 1,
             settings: settings.unwrap_or_default(),
             loader,
@@ -63,7 +63,7 @@ impl<I> Shares<I> {
     }
 
     /// The slices of all ranks.
-    fn slice(&self, world_size: usize) -> Vec<Loader<I>> {
+    fn slice(&self, world_size: usize) -> Vec<SharedLoader<I>> {
         let bound = |rank: usize| self.loader.num_items() * rank / world_size;
         let slice = |rank: usize| self.loader.slice(bound(rank), bound(rank + 1));
         (0..world_size).map(slice).collect()
@@ -71,12 +71,12 @@ impl<I> Shares<I> {
 }
 
 /// One rank's share of a loader.
-pub(super) struct Share<I> {
-    loader: Loader<I>,
+pub(super) struct LoaderShare<I> {
+    loader: SharedLoader<I>,
     /// True if it has its part of every batch, which may be empty.
     parts: bool,
     /// Slice that the loader was moved from, and its new device, if it is one.
-    slice: Option<(Loader<I>, Device)>,
+    slice: Option<(SharedLoader<I>, Device)>,
     /// The settings of a loader that has its part of every batch; empty for another.
     settings: String,
     /// The samples of all ranks.
@@ -84,7 +84,7 @@ pub(super) struct Share<I> {
     rank: usize,
 }
 
-impl<I> Share<I> {
+impl<I> LoaderShare<I> {
     /// Describes what must be the same on all ranks, or they would see samples twice or never.
     pub(super) fn settings(&self) -> String {
         let comma = if self.settings.is_empty() { "" } else { ", " };
@@ -116,7 +116,7 @@ impl<I> Share<I> {
 
 /// One pass over a share.
 pub(super) struct Pass<'a, I> {
-    share: &'a Share<I>,
+    share: &'a LoaderShare<I>,
     batches: Box<dyn DataLoaderIterator<I> + 'a>,
     /// Samples so far.
     seen: usize,

@@ -2,7 +2,7 @@
 
 use super::agree::failure;
 use super::output::GatherOutput;
-use super::replica::{self, Run, Trained};
+use super::replica::{self, Trained, TrainingRun};
 use super::root::Root;
 use super::shares::Shares;
 use super::weights::Counters;
@@ -207,7 +207,7 @@ where
             interrupter.fail(failure(0, message));
             return (untrained, components.event_processor);
         }
-        let run = Run {
+        let run = TrainingRun {
             learner: Mutex::new(learner),
             train: Shares::new(train),
             valid: Shares::new(valid),

@@ -12,7 +12,7 @@ use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::sync::Arc;
 
-type Counting = dyn Fn(&dyn Any) -> Option<f64> + Send + Sync;
+type CountFn = dyn Fn(&dyn Any) -> Option<f64> + Send + Sync;
 
 /// The counts that a user gave, one for each type of batch.
 #[derive(Clone, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Counters(Vec<Counter>);
 struct Counter {
     of: TypeId,
     name: &'static str,
-    count: Arc<Counting>,
+    count: Arc<CountFn>,
 }
 
 impl fmt::Debug for Counters {

@@ -224,9 +224,9 @@ fn a_length_that_lies_costs_nothing() {
     let (temporary, folder) = with_steps(&[1, 2], 2);
     let path = temporary.path().join(name(2));
     let mut lying = manifest(2);
-    lying.files.push(Entry {
+    lying.files.push(FileEntry {
         bytes: 1 << 60,
-        ..Entry::of("model.bpk", b"")
+        ..FileEntry::of("model.bpk", b"")
     });
     for (name, bytes) in lying.files().unwrap() {
         fs::write(path.join(name), bytes).unwrap();

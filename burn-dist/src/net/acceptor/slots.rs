@@ -22,7 +22,7 @@ pub(super) struct Slots {
 struct SlotState {
     next: u64,
     /// By number, the oldest first.
-    pending: BTreeMap<u64, Pending>,
+    pending: BTreeMap<u64, OpenHandshake>,
     live: HashMap<u64, Arc<TcpStream>>,
     /// Numbers of the connections that ended, until their threads are joined.
     ended: Vec<u64>,
@@ -31,7 +31,7 @@ struct SlotState {
     census: Census,
 }
 
-struct Pending {
+struct OpenHandshake {
     socket: Arc<TcpStream>,
     is_evicted: bool,
 }
@@ -80,7 +80,7 @@ impl Slots {
         }
         let number = state.next;
         state.next += 1;
-        let pending = Pending {
+        let pending = OpenHandshake {
             socket: Arc::clone(socket),
             is_evicted: false,
         };

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 /// All tracks of a trace.
 #[derive(Debug, Default)]
-pub(super) struct Tracks(Mutex<Vec<Entry>>);
+pub(super) struct Tracks(Mutex<Vec<TrackEntry>>);
 
 #[derive(Debug)]
-struct Entry {
+struct TrackEntry {
     rank: usize,
     name: String,
     taken: bool,
@@ -38,7 +38,7 @@ impl Tracks {
             .iter()
             .position(|entry| !entry.taken && entry.rank == rank && entry.name == name);
         let place = free.unwrap_or_else(|| {
-            entries.push(Entry {
+            entries.push(TrackEntry {
                 rank,
                 name: name.to_owned(),
                 taken: false,

@@ -22,15 +22,15 @@ pub(super) enum Content<'c> {
 /// Encodes an `Event`.
 pub(super) fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8> {
     let mut event = Vec::new();
-    tag(&mut event, 1, Wire::Double);
+    tag(&mut event, 1, WireType::Double);
     event.extend(wall_time.to_le_bytes());
-    tag(&mut event, 2, Wire::Varint);
+    tag(&mut event, 2, WireType::Varint);
     varint(&mut event, step);
     match content {
         Content::Version => bytes(&mut event, 3, b"brain.Event:2"),
         Content::Start => {
             let mut session = Vec::new();
-            tag(&mut session, 1, Wire::Varint);
+            tag(&mut session, 1, WireType::Varint);
             // `SessionLog.START`
             varint(&mut session, 1);
             bytes(&mut event, 7, &session);
@@ -38,7 +38,7 @@ pub(super) fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8>
         Content::Scalar(name, value) => {
             let mut scalar = Vec::new();
             bytes(&mut scalar, 1, name.as_bytes());
-            tag(&mut scalar, 2, Wire::Float);
+            tag(&mut scalar, 2, WireType::Float);
             scalar.extend(value.to_le_bytes());
             let mut summary = Vec::new();
             bytes(&mut summary, 1, &scalar);
@@ -50,14 +50,14 @@ pub(super) fn event(wall_time: f64, step: u64, content: &Content<'_>) -> Vec<u8>
 
 /// The types of fields in protobuf.
 #[derive(Clone, Copy)]
-enum Wire {
+enum WireType {
     Varint = 0,
     Double = 1,
     Bytes = 2,
     Float = 5,
 }
 
-fn tag(message: &mut Vec<u8>, field: u64, wire: Wire) {
+fn tag(message: &mut Vec<u8>, field: u64, wire: WireType) {
     varint(message, field << 3 | wire as u64);
 }
 
@@ -71,7 +71,7 @@ fn varint(message: &mut Vec<u8>, mut number: u64) {
 }
 
 fn bytes(message: &mut Vec<u8>, field: u64, bytes: &[u8]) {
-    tag(message, field, Wire::Bytes);
+    tag(message, field, WireType::Bytes);
     varint(message, bytes.len() as u64);
     message.extend(bytes);
 }

@@ -5,7 +5,7 @@
 
 use super::{Findings, lower_median, place};
 use crate::preflight::report::{Link, Measurements, Process, Severity, Topic};
-use crate::preflight::text::{Megabits, Rate, Seconds};
+use crate::preflight::text::{Megabits, Rate, ShortTime};
 
 /// Number of ways needed to call one out of line with the others.
 const ENOUGH: usize = 3;
@@ -57,8 +57,8 @@ fn latency(measured: &Measurements, links: &[&Link], findings: &mut Findings) {
         let message = format!(
             "a small message takes {} on {places}, {} on others: see whether the machine is busy or its \
              network goes another way",
-            Seconds(link.latency_s),
-            Seconds(usual)
+            ShortTime(link.latency_s),
+            ShortTime(usual)
         );
         findings.add(Severity::Warning, Topic::Latency, message);
     }

@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn step(gradients: &[usize], backward_s: f64, cost: Cost) -> Step<'_> {
-    Step {
+fn step(gradients: &[usize], backward_s: f64, cost: Cost) -> TrainingStep<'_> {
+    TrainingStep {
         gradients,
         forward_s: backward_s / 2.0,
         backward_s,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Comparison, Finding, Other, What};
+use super::{BlockedCall, Comparison, Other, What};
 use crate::error::Ranks;
 use crate::record::snapshot::ROOT;
 
@@ -34,7 +34,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for BlockedCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let missing = |other: &&Other| !matches!(other.what, What::Done);
         let mut between = "";
@@ -53,7 +53,7 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Finding {
+impl BlockedCall {
     fn sentence(&self, f: &mut fmt::Formatter<'_>, other: &Other) -> fmt::Result {
         let ranks = Ranks(&other.ranks);
         let many = other.ranks.len() > 1;

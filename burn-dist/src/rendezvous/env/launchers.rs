@@ -1,6 +1,6 @@
 //! Which variables each launcher sets, and which launcher counts where several have left theirs.
 
-use super::{PortSource, Position, Variables, below, unset, wrong};
+use super::{LaunchPosition, PortSource, Variables, below, unset, wrong};
 use crate::error::Result;
 
 /// True if torchrun's own agent listens at `MASTER_ADDR` and `MASTER_PORT`: its usual way.
@@ -90,7 +90,7 @@ const NUMBERS_ALONE: [&str; 3] = ["PMIX_RANK", "PALS_RANKID", "ALPS_APP_PE"];
 
 impl Variables<'_> {
     /// Reads the position from the innermost launcher: `mpirun` or torchrun within an allocation of Slurm or a Pod.
-    pub(super) fn place(&self) -> Result<Option<Position>> {
+    pub(super) fn place(&self) -> Result<Option<LaunchPosition>> {
         if self.has(TORCHRUN.process) {
             return self.torchrun().map(Some);
         }
@@ -134,10 +134,10 @@ impl Variables<'_> {
         self.refuse_halves().map(|()| None)
     }
 
-    fn torchrun(&self) -> Result<Position> {
+    fn torchrun(&self) -> Result<LaunchPosition> {
         let agent_listens = self.text(AGENT_STORE)?.is_some_and(|told| told == "True");
         let place = self.read(&TORCHRUN)?;
-        Ok(Position {
+        Ok(LaunchPosition {
             agent_listens,
             port: PortSource::Told,
             // What torchrun calls a job that was given no name.
@@ -203,7 +203,7 @@ impl Variables<'_> {
     }
 
     /// Reads and checks a launcher's variables.
-    pub(super) fn read(&self, names: &Names) -> Result<Position> {
+    pub(super) fn read(&self, names: &Names) -> Result<LaunchPosition> {
         let process = self.required(names.process, "the number of this process, from 0")?;
         let processes = self.required(names.processes, "how many processes the job has")?;
         if processes == 0 {
@@ -235,7 +235,7 @@ impl Variables<'_> {
             Some(name) => self.text(name)?.filter(|name| !name.trim().is_empty()),
             None => None,
         };
-        Ok(Position {
+        Ok(LaunchPosition {
             process,
             processes,
             local_process,

@@ -3,7 +3,7 @@
 use std::num::ParseIntError;
 
 use super::launchers::Names;
-use super::{PortSource, Position, Variables, unset, wrong};
+use super::{LaunchPosition, PortSource, Variables, unset, wrong};
 use crate::error::Result;
 
 /// Variable of Kubeflow for torchrun, read here if the program is started without torchrun.
@@ -27,7 +27,7 @@ const LEADER_WORKER_SET: Names = Names {
 
 impl Variables<'_> {
     /// The place of a process that has its machine or Pod to itself, as far as its job goes.
-    pub(super) fn pods(&self) -> Result<Option<Position>> {
+    pub(super) fn pods(&self) -> Result<Option<LaunchPosition>> {
         let place = if self.has(PET_NODES) || self.has(PET_NODE) {
             self.kubeflow()?
         } else if self.has(SKYPILOT.process) || self.has(SKYPILOT.processes) {
@@ -40,22 +40,22 @@ impl Variables<'_> {
                     None => return Err(wrong("SKYPILOT_NODE_IPS", list, expected.to_owned())),
                 },
             };
-            Position { host, ..place }
+            LaunchPosition { host, ..place }
         } else if self.has(LEADER_WORKER_SET.process) || self.has(LEADER_WORKER_SET.processes) {
             let place = self.read(&LEADER_WORKER_SET)?;
             let host = self.text("LWS_LEADER_ADDRESS")?;
-            Position { host, ..place }
+            LaunchPosition { host, ..place }
         } else {
             return Ok(None);
         };
-        Ok(Some(Position {
+        Ok(Some(LaunchPosition {
             local_process: Some(0),
             local_processes: Some(1),
             ..place
         }))
     }
 
-    fn kubeflow(&self) -> Result<Position> {
+    fn kubeflow(&self) -> Result<LaunchPosition> {
         let Some(nodes) = self.text(PET_NODES)? else {
             return Err(unset(PET_NODES, "how many nodes the job has"));
         };
@@ -77,7 +77,7 @@ impl Variables<'_> {
             Some(port) => Some(port),
             None => port,
         };
-        Ok(Position {
+        Ok(LaunchPosition {
             process,
             processes,
             local_process: None,

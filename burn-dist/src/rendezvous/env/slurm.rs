@@ -1,7 +1,7 @@
 //! What Slurm's `srun` tells a task of a step.
 
 use super::launchers::Names;
-use super::{PortSource, Position, Variables, nodes, wrong};
+use super::{LaunchPosition, PortSource, Variables, nodes, wrong};
 use crate::error::Result;
 
 /// Set for the tasks of a step, which `srun` starts, and not for the script of a batch job.
@@ -36,7 +36,7 @@ impl Variables<'_> {
         }
     }
 
-    pub(super) fn slurm(&self) -> Result<Position> {
+    pub(super) fn slurm(&self) -> Result<LaunchPosition> {
         let processes = if self.has(STEP_TASKS) {
             STEP_TASKS
         } else {
@@ -61,7 +61,7 @@ impl Variables<'_> {
             Some(step) => format!("Slurm {job}.{step}"),
             None => format!("Slurm {job}"),
         });
-        Ok(Position {
+        Ok(LaunchPosition {
             host,
             port: PortSource::Follows(number),
             job: name,
@@ -73,7 +73,7 @@ impl Variables<'_> {
     }
 
     /// Returns the number of the step's tasks on this node, if the variables are consistent.
-    fn tasks_of_this_node(&self, place: &Position) -> Result<Option<usize>> {
+    fn tasks_of_this_node(&self, place: &LaunchPosition) -> Result<Option<usize>> {
         let fits = |tasks: &usize| {
             (1..=place.processes).contains(tasks)
                 && place.local_process.is_none_or(|local| local < *tasks)

@@ -15,14 +15,14 @@ use crate::rendezvous::options::Options;
 const RECORD: usize = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Job {
+pub(super) struct JobRecord {
     pub(super) number: [u8; 16],
     pub(super) processes: usize,
 }
 
 /// A process's description of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Member {
+pub(super) struct ProcessRecord {
     pub(super) ranks: usize,
     pub(super) address: SocketAddr,
     /// Its number in its operating system, by which a person finds it.
@@ -32,7 +32,7 @@ pub(super) struct Member {
 /// Entry of a process in the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entered {
-    pub(super) member: Member,
+    pub(super) member: ProcessRecord,
     /// Its options that are not those of process 0.
     pub(super) differences: Vec<Difference>,
 }
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
     },
 }
 
-impl std::fmt::Display for Member {
+impl std::fmt::Display for ProcessRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (process id {})", self.address, self.system_id)
     }
@@ -126,8 +126,8 @@ pub(crate) fn check_records(bytes: &[u8]) {
         return;
     };
     match kind % 5 {
-        0 => check_message::<Job>(record),
-        1 => check_message::<Vec<Member>>(record),
+        0 => check_message::<JobRecord>(record),
+        1 => check_message::<Vec<ProcessRecord>>(record),
         2 => check_message::<Verdict>(record),
         3 => check_message::<Entered>(record),
         _ => check_message::<Options>(record),
@@ -139,12 +139,12 @@ pub(crate) fn check_records(bytes: &[u8]) {
 pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
     use crate::rendezvous::options::summary;
     let of_kind = |kind: u8, record: Vec<u8>| [vec![kind], record].concat();
-    let member = |address: &str| Member {
+    let member = |address: &str| ProcessRecord {
         ranks: 2,
         address: address.parse().unwrap(),
         system_id: 4321,
     };
-    let job = Job {
+    let job = JobRecord {
         number: [5; 16],
         processes: 300,
     };

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::records::{Entered, Job, Member, Verdict, decode, encode, failure};
+use super::records::{Entered, JobRecord, ProcessRecord, Verdict, decode, encode, failure};
 use super::{MAX_RANKS, REMIND_AFTER};
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
@@ -49,7 +49,7 @@ pub(super) struct List {
 pub(super) struct Entry {
     process: usize,
     processes: usize,
-    member: Member,
+    member: ProcessRecord,
     heartbeat: Duration,
     options: Options,
 }
@@ -59,7 +59,7 @@ impl Entry {
         Self {
             process: config.process(),
             processes: config.processes(),
-            member: Member {
+            member: ProcessRecord {
                 ranks,
                 address,
                 system_id: std::process::id(),
@@ -107,7 +107,7 @@ impl Entry {
         store: &mut StoreClient,
         started: Instant,
         deadline: Instant,
-    ) -> Result<Job, JoinFailure> {
+    ) -> Result<JobRecord, JoinFailure> {
         if self.process == 0 {
             return found(store, self.processes, self.heartbeat, &self.options);
         }
@@ -119,7 +119,11 @@ impl Entry {
     }
 
     /// Enters this process; a verdict if that can't be.
-    fn enter(&self, store: &mut StoreClient, job: &Job) -> Result<Option<Verdict>, JoinFailure> {
+    fn enter(
+        &self,
+        store: &mut StoreClient,
+        job: &JobRecord,
+    ) -> Result<Option<Verdict>, JoinFailure> {
         if job.processes != self.processes {
             return Ok(Some(Verdict::WorldSize {
                 process: self.process,
@@ -148,7 +152,7 @@ impl Entry {
 
     /// Writes the finished list, unless options differ; done by whoever came last.
     fn complete(&self, store: &mut StoreClient) -> Result<(), JoinFailure> {
-        let mut members: Vec<Member> = Vec::with_capacity(self.processes);
+        let mut members: Vec<ProcessRecord> = Vec::with_capacity(self.processes);
         let mut differences = Vec::with_capacity(self.processes);
         for process in 0..self.processes {
             let entry = store.get(&key(process))?;
@@ -227,11 +231,11 @@ impl Entry {
         }
     }
 
-    fn list(&self, store: &mut StoreClient, job: &Job) -> Result<List, JoinFailure> {
-        let mut members: Vec<Member> = Vec::with_capacity(self.processes);
+    fn list(&self, store: &mut StoreClient, job: &JobRecord) -> Result<List, JoinFailure> {
+        let mut members: Vec<ProcessRecord> = Vec::with_capacity(self.processes);
         for part in 0..self.processes.div_ceil(ENTRIES_PER_PART) {
             let bytes = store.get(&part_key(part))?;
-            members.extend(decode::<Vec<Member>>(&bytes.unwrap_or_default())?);
+            members.extend(decode::<Vec<ProcessRecord>>(&bytes.unwrap_or_default())?);
         }
         if members.len() != self.processes {
             let count = members.len();
@@ -239,7 +243,7 @@ impl Entry {
                 format!("its list has {count} processes").into(),
             ));
         }
-        let odd = |member: &&Member| !(1..=MAX_RANKS).contains(&member.ranks);
+        let odd = |member: &&ProcessRecord| !(1..=MAX_RANKS).contains(&member.ranks);
         if let Some(member) = members.iter().find(odd) {
             let what = format!("in its list, {member} has {} ranks", member.ranks);
             return Err(JoinFailure::Lost(what.into()));
@@ -260,7 +264,7 @@ pub(super) fn found(
     processes: usize,
     heartbeat: Duration,
     options: &Options,
-) -> Result<Job, JoinFailure> {
+) -> Result<JobRecord, JoinFailure> {
     let mut number = [0; 16];
     getrandom::fill(&mut number).map_err(|error| JoinFailure::System {
         what: "random numbers",
@@ -268,7 +272,7 @@ pub(super) fn found(
     })?;
     store.set("heartbeat", &encode(&heartbeat)?)?;
     store.set("options", &encode(options)?)?;
-    let job = Job { number, processes };
+    let job = JobRecord { number, processes };
     store.set("job", &encode(&job)?)?;
     Ok(job)
 }

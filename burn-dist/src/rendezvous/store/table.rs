@@ -25,13 +25,13 @@ pub(super) struct Table {
 struct TableState {
     values: HashMap<String, Vec<u8>>,
     bytes: usize,
-    waiting: HashMap<String, Waiting>,
+    waiting: HashMap<String, KeyWaiters>,
     closed: bool,
 }
 
 /// Requests that wait for one key.
 #[derive(Default)]
-struct Waiting {
+struct KeyWaiters {
     signal: Arc<Condvar>,
     count: usize,
 }
