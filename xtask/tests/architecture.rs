@@ -42,7 +42,7 @@ impl Checkout {
             let relative = relative.to_string_lossy().replace('\\', "/");
             if path.is_dir() {
                 self.walk(top, &path);
-            } else if name.ends_with(".rs") {
+            } else if is_rust(&name) {
                 let text = fs::read_to_string(&path).expect("a source file is text");
                 self.sources.insert(relative.clone(), text);
             }
@@ -75,7 +75,7 @@ fn files_and_folders_exist() {
         let is_path = name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
-        is_path && (name.contains('/') || name.ends_with(".rs"))
+        is_path && (name.contains('/') || is_rust(name))
     });
     let missing: Vec<&str> = names
         .filter(|name| {
@@ -316,6 +316,12 @@ fn has_function(text: &str, name: &str) -> bool {
     ["(", "<"]
         .iter()
         .any(|end| text.contains(&format!("fn {name}{end}")))
+}
+
+fn is_rust(file: &str) -> bool {
+    Path::new(file)
+        .extension()
+        .is_some_and(|extension| extension == "rs")
 }
 
 /// True if a path is this one, or ends with it after a slash.
