@@ -17,6 +17,7 @@ pub(super) struct Arena<'a> {
     slots: Vec<Option<Range<usize>>>,
     /// The messages of nodes that chose their length.
     chosen: Vec<Bytes>,
+    work: Scratch,
     shared: Scratch,
 }
 
@@ -44,6 +45,7 @@ impl<'a> Arena<'a> {
             received: op.memory(end),
             chosen: vec![Bytes::new(); slots.len()],
             slots,
+            work: op.memory(exchange.work),
             shared: op.memory(exchange.shared),
         }
     }
@@ -52,6 +54,7 @@ impl<'a> Arena<'a> {
         let memory = match span.memory {
             Memory::Output => &*self.output,
             Memory::Shared => self.shared.as_ref(),
+            Memory::Work => self.work.as_ref(),
             Memory::Received(node) => &self.received.as_ref()[self.slot(node)],
             Memory::Parcel(number) => self.op.parcel_bytes(number),
             Memory::Input(_) | Memory::Lent => &[],
@@ -62,9 +65,26 @@ impl<'a> Arena<'a> {
     pub(super) fn write(&mut self, span: &Span) -> &mut [u8] {
         let memory = match span.memory {
             Memory::Shared => self.shared.as_mut(),
+            Memory::Work => self.work.as_mut(),
             _ => &mut *self.output,
         };
         &mut memory[span.bytes.clone()]
+    }
+
+    /// Copies bytes into work memory. Those of it do not overlap.
+    pub(super) fn copy(&mut self, from: &Span, into: &Span) {
+        let bytes = from.bytes.clone();
+        let source = match from.memory {
+            Memory::Work => return self.work.as_mut().copy_within(bytes, into.bytes.start),
+            Memory::Output => &*self.output,
+            Memory::Shared => self.shared.as_ref(),
+            Memory::Received(node) => {
+                &self.received.as_ref()[self.slots[node].clone().unwrap_or(0..0)]
+            }
+            Memory::Parcel(number) => self.op.parcel_bytes(number),
+            Memory::Input(_) | Memory::Lent => &[],
+        };
+        self.work.as_mut()[into.bytes.clone()].copy_from_slice(&source[bytes]);
     }
 
     fn slot(&self, node: usize) -> Range<usize> {
@@ -78,6 +98,7 @@ impl<'a> Arena<'a> {
         let received = received.map(|(slot, chosen)| slot.map_or(chosen, |slot| all.slice(slot)));
         Arrived {
             received: received.collect(),
+            work: Bytes::from_owner(self.work),
             shared: Bytes::from_owner(self.shared),
         }
     }
@@ -87,8 +108,8 @@ impl<'a> Arena<'a> {
 pub(super) struct CutArena<'m> {
     op: &'m RunningOp<'m>,
     slots: &'m [Option<Range<usize>>],
-    /// Of the output, the shared result and what is received.
-    cuts: [Carved<'m>; 3],
+    /// Of the output, the shared result, what is received and work memory.
+    cuts: [Carved<'m>; 4],
 }
 
 /// The cut and the bytes in it that a span names; none for a parcel.
@@ -101,6 +122,7 @@ fn place(slots: &[Option<Range<usize>>], span: &Span) -> Option<(usize, Range<us
             let end = slot.end.min(slot.start.saturating_add(span.bytes.end));
             Some((2, slot.start + span.bytes.start..end))
         }
+        Memory::Work => Some((3, span.bytes.clone())),
         Memory::Parcel(_) | Memory::Input(_) | Memory::Lent => None,
     }
 }
@@ -112,6 +134,7 @@ impl Arena<'_> {
             Carving::new(self.output),
             Carving::new(self.shared.as_mut()),
             Carving::new(self.received.as_mut()),
+            Carving::new(self.work.as_mut()),
         ];
         for step in batch {
             if let Step::Recv { into, .. } = step

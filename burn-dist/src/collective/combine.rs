@@ -92,9 +92,9 @@ pub(super) fn combine_block<'s, T: Element>(
 }
 
 /// The elements of a combination into this many bytes.
-pub(super) fn elements(operation: &Operation, sources: &Sources, into: &Span) -> usize {
+pub(super) fn elements(operation: &Operation, sources: &Sources, into: &Span, last: bool) -> usize {
     match sources {
         Sources::Inputs { bytes, .. } => bytes.len() / operation.element,
-        Sources::Parts(_) => into.bytes.len() / operation.element,
+        Sources::Parts(_) => into.bytes.len() / operation.written(last),
     }
 }

@@ -190,8 +190,8 @@ fn lead_shared<T: Element, M: AsRef<[u8]> + AsMut<[u8]> + Send + 'static>(
     op.share(lent, |buffers| combine_lent(buffers, &mut combiner))?;
     let shared = Bytes::from_owner(memory);
     delivery.deliver(Arrived {
-        received: Vec::new(),
         shared: shared.clone(),
+        ..Arrived::default()
     });
     Ok(shared)
 }
@@ -201,6 +201,7 @@ fn come<'a>(op: &'a RunningOp<'_>, arrived: &'a Arrived, memory: Memory) -> &'a 
     match memory {
         Memory::Received(node) => &arrived.received[node],
         Memory::Shared => &arrived.shared,
+        Memory::Work => &arrived.work,
         Memory::Parcel(number) => op.parcel_bytes(number),
         Memory::Input(_) | Memory::Lent | Memory::Output => &[],
     }
@@ -315,7 +316,8 @@ impl<'b> Targets<'b> {
                     last,
                 } => {
                     let operation = combiner.operation();
-                    let (reducer, blocks) = combiner.begin(elements(operation, sources, into));
+                    let (reducer, blocks) =
+                        combiner.begin(elements(operation, sources, into, *last));
                     for block in blocks {
                         combine_block(reducer, operation, sources, &block, read);
                         if let (Memory::Parcel(parcel), false) = (into.memory, last) {
@@ -323,12 +325,13 @@ impl<'b> Targets<'b> {
                             let bytes = reducer.partial(block.len());
                             self.parcel(parcel, rest).extend_from_slice(bytes);
                         } else {
-                            write::<T>(reducer, &block, *last, self.output(into));
+                            let size = operation.written(*last);
+                            write(reducer, &block, size, self.output(into), *last);
                         }
                     }
                 }
                 // The network belongs to the stage between.
-                Step::Send { .. } | Step::Recv { .. } => {}
+                Step::Send { .. } | Step::Recv { .. } | Step::Wait => {}
             }
         }
     }
@@ -360,16 +363,22 @@ fn parcel_bytes<'s>(
     let bytes = steps.iter().map(|step| match step {
         Step::Copy { from, into } if own(into) => read(from).len(),
         Step::Combine { sources, into, .. } if own(into) => {
-            elements(operation, sources, into) * operation.partial
+            elements(operation, sources, into, false) * operation.partial
         }
         _ => 0,
     });
     bytes.sum()
 }
 
-/// Writes a block of a combination to its place in `target`.
-fn write<T: Element>(reducer: &Reducer<T>, block: &Range<usize>, last: bool, target: &mut [u8]) {
-    let target = &mut target[block.start * size_of::<T>()..block.end * size_of::<T>()];
+/// Writes a block of a combination to its place in `target`, where each element takes `size` bytes.
+fn write<T: Element>(
+    reducer: &Reducer<T>,
+    block: &Range<usize>,
+    size: usize,
+    target: &mut [u8],
+    last: bool,
+) {
+    let target = &mut target[block.start * size..block.end * size];
     if last {
         reducer.write(bytemuck::cast_slice_mut(target));
     } else {
@@ -407,16 +416,25 @@ fn exchange<T: Element>(
             } => {
                 leader.pass(&mut batch, &mut memory)?;
                 let operation = combiner.operation();
-                let (reducer, blocks) = combiner.begin(elements(operation, &sources, &into));
+                let (reducer, blocks) = combiner.begin(elements(operation, &sources, &into, last));
                 for block in blocks {
                     combine_block(reducer, operation, &sources, &block, &|span| {
                         memory.read(span)
                     });
-                    write::<T>(reducer, &block, last, memory.write(&into));
+                    write(
+                        reducer,
+                        &block,
+                        operation.written(last),
+                        memory.write(&into),
+                        last,
+                    );
                 }
             }
-            // What has come is copied by each rank, in the last stage.
-            Step::Copy { .. } => {}
+            Step::Wait => leader.pass(&mut batch, &mut memory)?,
+            Step::Copy { from, into } => {
+                leader.pass(&mut batch, &mut memory)?;
+                memory.copy(&from, &into);
+            }
         }
     }
     leader.pass(&mut batch, &mut memory)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::arena::Arena;
-use super::plan::Step;
+use super::plan::{AFTER_CALL, Step};
 
 use crate::codec;
 use crate::engine::{Arrived, RunningOp};
@@ -73,8 +73,8 @@ impl<'o, 'm> Leader<'o, 'm> {
         self.delivery.deliver(arrived)
     }
 
-    /// Sends and receives the messages of a batch, each of which its node knows by a part of its own. Messages with
-    /// part 0 are the first that a node gets.
+    /// Sends and receives the messages of a batch, each of which its node knows by a part of its own. Those with a
+    /// part below [`AFTER_CALL`] carry the call.
     ///
     /// # Errors
     /// The group's failure, if it has one or gets one before all is there.
@@ -83,7 +83,13 @@ impl<'o, 'm> Leader<'o, 'm> {
             return Ok(());
         }
         let places = self.op.layout().places();
-        let head = |part| if part == 0 { &self.call[..] } else { &[] };
+        let head = |part| {
+            if part < AFTER_CALL {
+                &self.call[..]
+            } else {
+                &[]
+            }
+        };
         let mut cut = memory.cut(batch);
         let (mut sends, mut receives, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
         for step in batch.iter() {

@@ -1,5 +1,7 @@
 //! The rule of each collective: which ranks have inputs and outputs, and of how many bytes.
 
+use std::ops::Range;
+
 use crate::element::{Element, ReduceOp};
 
 /// A collective that carries elements, with all that ranks must agree on but the elements.
@@ -106,6 +108,20 @@ impl Operation {
             element: 1,
             partial: 1,
         }
+    }
+
+    /// The bytes of an element's partial result over these ranks.
+    pub(super) fn size_of(&self, ranks: &Range<usize>) -> usize {
+        if ranks.len() == 1 {
+            self.element
+        } else {
+            self.partial
+        }
+    }
+
+    /// The bytes of an element that a combination writes: a result if it is the `last`, else a partial result.
+    pub(super) fn written(&self, last: bool) -> usize {
+        if last { self.element } else { self.partial }
     }
 
     /// The operation of a collective over so many ranks, for these lengths of this rank's input and output. A call

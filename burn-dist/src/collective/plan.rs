@@ -16,9 +16,10 @@
 //!   outputs.
 //! - In each batch (the sends and receives between two other steps) no two receives share bytes, and none
 //!   shares bytes with a send.
-//! - The first message to each node has part 0. It carries the call, which the receiver compares with its own.
-//! - Every node sends a message to every node that it receives one from before it ends, so that no operation
-//!   ends unless all nodes make the same one. (Recursive doubling compares along its pairs.)
+//! - A message whose part is below [`AFTER_CALL`] carries the call, which the receiver compares with its own. One
+//!   without the call goes to a node that has got one with it, or after rounds in which all nodes have compared it.
+//! - No node ends before messages have come to it, by way of nodes that compare the call, from all nodes. So no
+//!   operation ends unless all nodes make the same one.
 
 use std::fmt;
 use std::ops::Range;
@@ -27,10 +28,15 @@ use std::time::Duration;
 use super::operation::{Kind, Operation};
 use crate::transport::processes::Layout;
 
+mod all_gather;
+mod broadcast;
 mod doubling;
+mod halving;
 mod local;
+mod parcels;
 mod partials;
-mod round;
+mod rounds;
+mod scattered;
 mod stream;
 
 #[cfg(test)]
@@ -51,6 +57,8 @@ pub(super) enum Memory {
     Parcel(usize),
     /// The bytes received from a node.
     Received(usize),
+    /// Memory of the leader for the exchange, which the ranks of its process may read when they finish.
+    Work,
     /// The result that the ranks of this process share.
     Shared,
 }
@@ -86,6 +94,9 @@ pub(super) enum Sources {
     Parts(Vec<(Range<usize>, Span)>),
 }
 
+/// The parts of messages that carry no call begin here.
+pub(super) const AFTER_CALL: u32 = 2;
+
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -93,7 +104,9 @@ pub(super) enum Step {
     Send { to: usize, part: u32, from: Span },
     /// Receives bytes from a node.
     Recv { from: usize, part: u32, into: Span },
-    /// Copies bytes. A copy into a parcel appends to it.
+    /// Waits for the sends and receives before it.
+    Wait,
+    /// Copies bytes. A copy into a parcel appends to it; one of an exchange goes into work memory.
     Copy { from: Span, into: Span },
     /// Combines partial results in the canonical tree; a partial result again unless it is the `last`
     /// combination. One into a parcel appends to it.
@@ -128,6 +141,8 @@ pub(super) struct Exchange<'p> {
     pub(super) steps: Box<dyn Iterator<Item = Step> + 'p>,
     /// Memory for what is received, by node: its bytes, or none if the length is the sender's choice.
     pub(super) received: Vec<Option<usize>>,
+    /// The bytes of work memory.
+    pub(super) work: usize,
     /// The bytes of the result that the ranks of this process share; 0 if they share none.
     pub(super) shared: usize,
     /// The time by which each batch may be later than the one before.
@@ -146,64 +161,82 @@ impl fmt::Debug for Plan<'_> {
 
 /// The plan of a rank for an operation.
 ///
-/// | operation, over P nodes | algorithm | rounds | bytes that one process sends |
-/// |---|---|---|---|
-/// | barrier | `round` | 1 | 0 |
-/// | broadcast | `round` | 1 | (P-1) S from the root's process, 0 from others |
-/// | scatter | `round` | 1 | S (N-n)/N from the root's process, 0 from others |
-/// | gather | `round` | 1 | n S to the root's process |
-/// | all_gather | `round` | 1 | (P-1) n S |
-/// | all_to_all | `round` | 1 | n S (N-n)/N |
-/// | reduce | `round` | 1 | k S to the root's process |
-/// | reduce_scatter | `round` | 1 | k S (N-n)/N |
-/// | all_reduce where (P-1) S is up to [`SMALL`] | `round` | 1 | (P-1) k S |
-/// | all_reduce where S is [`MIDDLING`], n = 1, P > 2 a power of two | `doubling` | log2 P | S log2 P |
-/// | all_reduce | `stream` | a stream | k S (P-1)/P and S (P-1)/P |
+/// | operation, over P nodes | where | algorithm | rounds | bytes that one process sends |
+/// |---|---|---|---|---|
+/// | every one but the large | P few | `parcels/direct` | 1 | of every other, its parcel |
+/// | barrier | P more | `parcels/routed` | log P | 0 |
+/// | broadcast | small | `parcels/routed` | log P | S log P from the root, at most |
+/// | broadcast | large, P > 2 | `broadcast` | 2 log P | 2 S (P-1)/P |
+/// | gather, scatter, all_to_all, reduce_scatter | small | `parcels/routed` | log P | half of all parcels a round, at most |
+/// | the same | large | `parcels/windows` | P/log P | its own parcels |
+/// | all_gather | P more | `all_gather` | log P | n S (P-1) |
+/// | all_reduce | small, P few | `parcels/direct` | 1 | (P-1) k S |
+/// | all_reduce, reduce | small | `doubling` | log P | about S log P |
+/// | all_reduce | large, P few | `stream` | a stream | k S (P-1)/P and S (P-1)/P |
+/// | all_reduce, reduce | large, P a power of two | `halving` | 2 log P | 2 S (P-1)/P |
+/// | all_reduce, reduce | large | `scattered` | P/log P | k S (P-1)/P and S (P-1)/P |
 ///
-/// S is the bytes of one rank's input (the root's, for scatter), n the ranks in the process, N all ranks, k
-/// the partial results of the process's ranks (1 if their number is a power of two at a multiple of it).
-/// Partial means of 16-bit floats and integers travel in the wider type they are summed in. Each message that
-/// is a node's first carries the call too, about 50 bytes.
+/// S is the bytes of one rank's input (the root's, for scatter), n the ranks in the process, k the partial results of
+/// the process's ranks (1 if their number is a power of two at a multiple of it), log P the logarithm to base 2,
+/// rounded up. `Crossovers` says what is few, small and large. Partial
+/// means of 16-bit floats and integers travel in the wider type they are summed in. Each message that is a node's
+/// first carries the call too, about 50 bytes.
 pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
     if layout.is_local() {
         return local::plan(operation, layout, rank);
     }
-    if operation.kind != Kind::AllReduce {
-        return round::plan(operation, layout, rank);
+    let crossovers = layout.crossovers();
+    let nodes = layout.places().len();
+    let few = nodes <= crossovers.few;
+    match operation.kind {
+        Kind::AllReduce | Kind::Reduce => match reduction(operation, layout) {
+            Reduction::Round => parcels::plan(operation, layout, rank),
+            Reduction::Doubling => doubling::plan(operation, layout, rank),
+            Reduction::Stream => stream::plan(operation, layout, rank),
+            Reduction::Halving => halving::plan(operation, layout, rank),
+            Reduction::Scattered => scattered::plan(operation, layout, rank),
+        },
+        Kind::Broadcast if nodes > 2 && operation.bytes > crossovers.broadcast => {
+            broadcast::plan(operation, layout, rank)
+        }
+        Kind::AllGather if !few => all_gather::plan(operation, layout, rank),
+        _ => parcels::plan(operation, layout, rank),
     }
-    let partials = Partials::new(operation, layout);
-    let large = operation.bytes.saturating_mul(layout.places().len() - 1) > SMALL;
-    if MIDDLING.contains(&operation.bytes) && doubling::suits(layout, &partials) {
-        doubling::plan(operation, layout, rank)
-    } else if large {
-        stream::plan(operation, layout, rank, partials)
+}
+
+/// An algorithm of an all-reduce or reduce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reduction {
+    Round,
+    Doubling,
+    Stream,
+    Halving,
+    Scattered,
+}
+
+/// The algorithm of an all-reduce or reduce.
+fn reduction(operation: &Operation, layout: &Layout) -> Reduction {
+    let crossovers = layout.crossovers();
+    let nodes = layout.places().len();
+    let few = nodes <= crossovers.few;
+    let sizes = crossovers.all_reduce(nodes);
+    if few && (operation.kind == Kind::Reduce || operation.bytes <= sizes.round) {
+        Reduction::Round
+    } else if operation.bytes <= sizes.doubling {
+        Reduction::Doubling
+    } else if few {
+        Reduction::Stream
+    } else if halving::suits(layout) {
+        Reduction::Halving
     } else {
-        round::plan(operation, layout, rank)
+        Reduction::Scattered
     }
 }
 
-/// True if the ranks of a process get one result that they share.
+/// True if the ranks of a process get one result of an all-reduce that they share.
 pub(super) fn shares_result(operation: &Operation, layout: &Layout) -> bool {
-    let large = operation.bytes.saturating_mul(layout.places().len() - 1) > SMALL;
-    large && layout.local().len() > 1
+    layout.local().len() > 1 && reduction(operation, layout) != Reduction::Round
 }
-
-/// A buffer is reduced by everybody from everybody's partial results as long as it makes each process send
-/// no more than this: one round of more bytes takes less time than two. Measured over loopback: with 2
-/// processes it pays up to between 32 and 64 KiB, with 4 up to between 16 and 32 KiB a buffer.
-/// (Tests inside the crate stream little.)
-const SMALL: usize = if cfg!(test) { 8 << 10 } else { 48 << 10 };
-
-/// A buffer of so many bytes is reduced by recursive doubling where the layout allows it. Measured
-/// over loopback in µs, one round or a stream against doubling: with 4 processes 8 KiB 27 and 67, 16 KiB 98 and
-/// 49, 64 KiB 127 and 98, 96 KiB 143 and 140, 128 KiB 155 and 173; with 8 processes 4 KiB 302 and 215, 64 KiB
-/// 611 and 371, 128 KiB 746 and 716.
-/// (Tests inside the crate double little.)
-const MIDDLING: std::ops::RangeInclusive<usize> = if cfg!(test) {
-    1 << 10..=5 << 10
-} else {
-    12 << 10..=96 << 10
-};
 
 /// The part of a range of `bytes` that belongs to a rank, of which each element takes `element` bytes.
 fn part(rank: usize, bytes: usize) -> Range<usize> {
@@ -225,6 +258,7 @@ impl Exchange<'_> {
         Exchange {
             steps: Box::new(steps),
             received,
+            work: 0,
             shared: 0,
             patience: Duration::ZERO,
         }

@@ -35,7 +35,7 @@ impl<T: Element> Reducer<T> {
     pub(super) fn new(op: ReduceOp, ranks: usize, length: usize, pool: &ScratchPool) -> Self {
         // The lowest level too may need a block for each side.
         let levels = ranks.next_power_of_two().trailing_zeros() as usize + 1;
-        let block = length.min(BLOCK_BYTES / size_of::<T>());
+        let block = length.clamp(1, BLOCK_BYTES / size_of::<T>());
         let size = match op {
             ReduceOp::Mean => size_of::<T::Wide>(),
             _ => size_of::<T>(),
@@ -51,7 +51,7 @@ impl<T: Element> Reducer<T> {
 
     /// The blocks that slices of `length` elements are cut into.
     pub(super) fn blocks(&self, length: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let block = self.block.max(1);
+        let block = self.block;
         (0..length)
             .step_by(block)
             .map(move |start| start..(start + block).min(length))
@@ -135,6 +135,20 @@ pub(super) fn nodes(ranks: Range<usize>, home: &impl Fn(usize) -> usize) -> Vec<
     let (left, right) = halves(&ranks);
     let mut all = nodes(left, home);
     all.extend(nodes(right, home));
+    all
+}
+
+/// The largest nodes of the tree over `ranks` all of whose ranks are `inside`, in rank order.
+pub(super) fn covering(ranks: Range<usize>, inside: &impl Fn(usize) -> bool) -> Vec<Range<usize>> {
+    if ranks.clone().all(inside) {
+        return vec![ranks];
+    }
+    if ranks.len() == 1 {
+        return Vec::new();
+    }
+    let (left, right) = halves(&ranks);
+    let mut all = covering(left, inside);
+    all.extend(covering(right, inside));
     all
 }
 

@@ -21,6 +21,8 @@ use crate::shared_memory::watch_for;
 pub(crate) struct Arrived {
     /// By node; empty for this one.
     pub(crate) received: Vec<Bytes>,
+    /// The leader's work memory.
+    pub(crate) work: Bytes,
     /// The result that the ranks of the process share, if they do.
     pub(crate) shared: Bytes,
 }

@@ -1,83 +1,248 @@
-//! All-reduce of a middling buffer: recursive doubling.
+//! All-reduce and reduce of a small buffer: recursive doubling.
 //!
-//! In step `s` each rank exchanges what it has reduced so far with the rank whose number differs in bit
-//! `s`, and both join the two: after step `s` a rank has the partial result of the aligned block of
-//! `2^(s + 1)` ranks that it lies in, which is a node of the canonical tree. So the order of additions is
-//! the canonical one, and every rank computes it for itself.
+//! In each round a node sends the partial results that it knows and its partner does not. Where the number of nodes
+//! is a power of two, its partner in round `s` is the node whose number differs in bit `s`: both then know the
+//! aligned block of `2^(s + 1)` nodes. Else the rounds are those of dissemination. What is sent are always the largest
+//! nodes of the canonical tree all of whose ranks are known, so the order of additions is the canonical one in every
+//! layout. With a power of two and as many ranks in each process, that is one partial result a round.
 //!
-//! Steps: log2 N, for N ranks, a power of two, each alone in its process. Bytes: S in each step.
-//! A stream sends fewer bytes, but 2 (N - 1) messages; one round of everything sends more bytes.
+//! Rounds: ⌈log2 P⌉. Bytes: about S in each, for a power of two.
 //!
-//! No rank ends unless all have made the same call: its partners have compared calls before.
-//! A rank that waits for one which has itself waited in vain has a later deadline, so that the error names the
-//! rank that did not come.
+//! No rank ends unless all have made the same call: what it has received comes, by way of nodes that compare the
+//! call, from all.
 //!
 //! Source: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH"
 //! (2005).
 
+use super::rounds::{self, NEWS};
 use super::{
-    Duration, Exchange, Layout, Lend, Memory, Operation, Partials, Plan, Sources, Span, Step,
+    Exchange, Kind, Layout, Lend, Memory, Operation, Partials, Plan, Range, Sources, Span, Step,
 };
+use crate::collective::tree::covering;
 
-/// The time by which each step waits longer than the one before: enough for the news of a timeout.
-const NEWS: Duration = Duration::from_secs(1);
+/// The alignment of what is received: any element may begin there.
+const ALIGNMENT: usize = 16;
 
-/// True for one rank per process and a power-of-two size above two, with partial results that fit into the
-/// buffers. (Two ranks have everything after one round.)
-pub(super) fn suits(layout: &Layout, partials: &Partials) -> bool {
-    let ranks = layout.ranks();
-    let is_spread = layout.places().len() == ranks;
-    is_spread && ranks.is_power_of_two() && ranks > 2 && partials.are_narrow()
+/// A round, as one node sees it: each node knows of a window or block of so many nodes before it.
+struct Round {
+    to: usize,
+    from: usize,
+    known: usize,
 }
 
-/// The plan of a rank, which is the only one of its process.
-pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
-    let (bytes, ranks) = (operation.bytes, layout.ranks());
-    let mut received = vec![Some(0); ranks];
-    let partners = (0..ranks.trailing_zeros()).map(move |step| layout.home(rank ^ (1 << step)));
-    for partner in partners {
-        received[partner] = Some(bytes);
-    }
-    let steps = (0..ranks.trailing_zeros()).flat_map(move |step| {
-        let half = 1 << step;
-        let peer = layout.home(rank ^ half);
-        let mine = Span::new(Memory::Output, 0..bytes);
-        let theirs = Span::new(Memory::Received(peer), 0..bytes);
-        let first = rank & !(2 * half - 1);
-        let (lower, upper) = if rank & half == 0 {
-            (mine.clone(), theirs.clone())
-        } else {
-            (theirs.clone(), mine.clone())
-        };
-        let parts = vec![
-            (first..first + half, lower),
-            (first + half..first + 2 * half, upper),
-        ];
-        [
-            // A pair meets once, so this is its first message.
-            Step::Send {
+/// The rounds of this process's node.
+fn rounds(layout: &Layout) -> Vec<Round> {
+    let (here, nodes) = (layout.here(), layout.places().len());
+    let rounds = rounds::dissemination(layout).map(|round| {
+        let known = round.distance;
+        if nodes.is_power_of_two() {
+            let peer = here ^ known;
+            return Round {
                 to: peer,
-                part: 0,
-                from: mine.clone(),
-            },
-            Step::Recv {
                 from: peer,
-                part: 0,
-                into: theirs,
-            },
-            Step::Combine {
-                sources: Sources::Parts(parts),
-                into: mine,
-                last: 2 * half == ranks,
-            },
-        ]
+                known,
+            };
+        }
+        Round {
+            to: round.to,
+            from: round.from,
+            known,
+        }
     });
-    let mut exchange = Exchange::new(steps, received);
+    rounds.collect()
+}
+
+/// True if a node knows of another in a round.
+fn knows(node: usize, other: usize, known: usize, nodes: usize) -> bool {
+    if nodes.is_power_of_two() {
+        node / known == other / known
+    } else {
+        rounds::before(node, other, nodes) < known
+    }
+}
+
+/// The nodes of the tree that one node tells another of: the largest that it knows all of, but for those that the
+/// other knows all of. (Parts of a node that was received can't be told apart. So some of its ranks may be known.)
+fn told(layout: &Layout, sender: usize, receiver: usize, known: usize) -> Vec<Range<usize>> {
+    let nodes = layout.places().len();
+    let is_known = |node, rank| knows(node, layout.home(rank), known, nodes);
+    let mut told = covering(0..layout.ranks(), &|rank| is_known(sender, rank));
+    told.retain(|ranks| !ranks.clone().all(|rank| is_known(receiver, rank)));
+    told
+}
+
+/// The plan of a rank.
+pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
+    let Operation {
+        kind, bytes, root, ..
+    } = *operation;
+    let here = layout.here();
+    let partials = Partials::new(operation, layout);
+    let is_alone = layout.local().len() == 1;
+    let mut known = Known {
+        operation,
+        parts: Vec::new(),
+        steps: Vec::new(),
+        work: 0,
+    };
+    let own = if is_alone {
+        (Memory::Output, 0)
+    } else {
+        (Memory::Parcel(0), 0)
+    };
+    known.parts = partials.parts(here, bytes, own);
+    for Round {
+        to,
+        from,
+        known: window,
+    } in rounds(layout)
+    {
+        let sent = told(layout, here, to, window);
+        let received = told(layout, from, here, window);
+        known.exchange((to, &sent), (from, &received));
+    }
+    let has_result = kind == Kind::AllReduce || layout.is_here(root);
+    let result = if is_alone {
+        Memory::Output
+    } else {
+        Memory::Shared
+    };
+    if has_result {
+        known.finish(layout.ranks(), result);
+    }
+    let mut exchange = Exchange::new(known.steps.into_iter(), Vec::new());
+    exchange.work = known.work;
     exchange.patience = NEWS;
+    let mut finish = Vec::new();
+    if !is_alone && has_result {
+        exchange.shared = bytes;
+        if kind == Kind::AllReduce || rank == root {
+            finish.push(Step::Copy {
+                from: Span::new(Memory::Shared, 0..bytes),
+                into: Span::new(Memory::Output, 0..bytes),
+            });
+        }
+    }
+    let fills = !is_alone && layout.seat(rank) == 0;
+    let whole = 0..bytes;
     Plan {
-        lend: Lend::Nothing,
-        share: Vec::new(),
+        lend: if is_alone { Lend::Nothing } else { Lend::Input },
+        share: if fills {
+            partials.pack(here, std::slice::from_ref(&whole), 0)
+        } else {
+            Vec::new()
+        },
         exchange: Some(exchange),
-        finish: Vec::new(),
+        finish,
+    }
+}
+
+/// The partial results that a node knows, and its steps so far.
+struct Known<'o> {
+    operation: &'o Operation,
+    /// By rank. Together they cover all ranks that are known. One may lie within another: what is sent later may be
+    /// of its ranks alone.
+    parts: Vec<(Range<usize>, Span)>,
+    steps: Vec<Step>,
+    work: usize,
+}
+
+impl Known<'_> {
+    /// One round: sends partial results of these nodes of the tree to a node, and receives others.
+    fn exchange(
+        &mut self,
+        (to, sent): (usize, &[Range<usize>]),
+        (from, received): (usize, &[Range<usize>]),
+    ) {
+        let span = self.prepare(sent);
+        let part = 0;
+        self.steps.push(Step::Send {
+            to,
+            part,
+            from: span,
+        });
+        let start = self.align();
+        for ranks in received {
+            let span = self.take(ranks);
+            self.parts.push((ranks.clone(), span));
+        }
+        self.parts.sort_by_key(|(ranks, _)| ranks.start);
+        let into = Span::new(Memory::Work, start..self.work);
+        self.steps.push(Step::Recv { from, part, into });
+        self.steps.push(Step::Wait);
+    }
+
+    /// The partial results of these nodes, one after the other, in memory that nothing else is written to.
+    fn prepare(&mut self, nodes: &[Range<usize>]) -> Span {
+        if let [node] = nodes
+            && let Some(found) = self.position(node)
+        {
+            return self.parts[found].1.clone();
+        }
+        let start = self.align();
+        for node in nodes {
+            let into = self.take(node);
+            let step = match self.position(node) {
+                Some(found) => Step::Copy {
+                    from: self.parts[found].1.clone(),
+                    into: into.clone(),
+                },
+                None => Step::Combine {
+                    sources: Sources::Parts(self.below(node)),
+                    into: into.clone(),
+                    last: false,
+                },
+            };
+            self.steps.push(step);
+            self.parts.push((node.clone(), into));
+        }
+        self.parts.sort_by_key(|(ranks, _)| ranks.start);
+        Span::new(Memory::Work, start..self.work)
+    }
+
+    fn position(&self, node: &Range<usize>) -> Option<usize> {
+        self.parts.iter().position(|(ranks, _)| ranks == node)
+    }
+
+    /// The partial results of which that of a node is made: the largest that are known.
+    fn below(&self, node: &Range<usize>) -> Vec<(Range<usize>, Span)> {
+        let is_within = |inner: &Range<usize>, outer: &Range<usize>| {
+            outer.start <= inner.start && inner.end <= outer.end
+        };
+        let below = self
+            .parts
+            .iter()
+            .filter(|(ranks, _)| is_within(ranks, node));
+        let below = below.filter(|(ranks, _)| {
+            let mut others = self.parts.iter().map(|(other, _)| other);
+            !others.any(|other| {
+                is_within(other, node) && other.len() > ranks.len() && is_within(ranks, other)
+            })
+        });
+        below.cloned().collect()
+    }
+
+    /// Combines all that is known into the result.
+    fn finish(&mut self, ranks: usize, result: Memory) {
+        self.steps.push(Step::Combine {
+            sources: Sources::Parts(self.below(&(0..ranks))),
+            into: Span::new(result, 0..self.operation.bytes),
+            last: true,
+        });
+    }
+
+    fn align(&mut self) -> usize {
+        self.work = self.work.next_multiple_of(ALIGNMENT);
+        self.work
+    }
+
+    /// Work memory for the partial result of a node.
+    fn take(&mut self, node: &Range<usize>) -> Span {
+        let operation = self.operation;
+        let count = operation.bytes / operation.element;
+        let size = operation.size_of(node);
+        let start = self.work;
+        self.work += count * size;
+        Span::new(Memory::Work, start..self.work)
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! Source: the direct exchange of Rabenseifner (2004), with shared memory in the place of messages.
 
-use super::{Kind, Layout, Lend, Memory, Operation, Plan, Range, Sources, Span, Step, part, round};
+use super::{
+    Kind, Layout, Lend, Memory, Operation, Plan, Range, Sources, Span, Step, parcels, part,
+};
 use crate::shared_memory::segment;
 
 /// The plan of a rank. Its steps are all of the first stage.
@@ -59,7 +61,7 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
             (Lend::Input, copies.collect())
         }
         Kind::AllGatherBytes | Kind::BroadcastBytes => {
-            return round::plan_bytes(operation, layout, rank);
+            return parcels::plan_bytes(operation, layout, rank);
         }
     };
     Plan {

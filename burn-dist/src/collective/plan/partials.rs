@@ -10,7 +10,6 @@ use crate::collective::tree::nodes;
 /// The tree nodes whose partial results travel, in rank order.
 pub(super) struct Partials {
     element: usize,
-    partial: usize,
     nodes: Vec<TreeNode>,
 }
 
@@ -26,12 +25,12 @@ struct TreeNode {
 
 impl Partials {
     pub(super) fn new(operation: &Operation, layout: &Layout) -> Self {
-        let (element, partial) = (operation.element, operation.partial);
+        let element = operation.element;
         let mut filled = vec![0; layout.places().len()];
         let found = nodes(0..layout.ranks(), &|rank| layout.home(rank)).into_iter();
         let nodes = found.map(|ranks| {
             let place = layout.home(ranks.start);
-            let size = if ranks.len() == 1 { element } else { partial };
+            let size = operation.size_of(&ranks);
             filled[place] += size;
             TreeNode {
                 ranks,
@@ -42,14 +41,25 @@ impl Partials {
         });
         Self {
             element,
-            partial,
             nodes: nodes.collect(),
         }
     }
 
-    /// True if partial results are of the elements' own type.
-    pub(super) fn are_narrow(&self) -> bool {
-        self.element == self.partial
+    /// The partial results of a process for `bytes` of elements, one after the other from `at` on.
+    pub(super) fn parts(
+        &self,
+        place: usize,
+        bytes: usize,
+        at: (Memory, usize),
+    ) -> Vec<(Range<usize>, Span)> {
+        let count = bytes / self.element;
+        let own = self.nodes.iter().filter(|node| node.place == place);
+        let parts = own.map(|node| {
+            let start = at.1 + node.before * count;
+            let span = Span::new(at.0, start..start + node.size * count);
+            (node.ranks.clone(), span)
+        });
+        parts.collect()
     }
 
     /// The bytes of a node's parcel for `owned` bytes of elements.

@@ -81,12 +81,8 @@ fn done(chunk: usize) -> u32 {
 }
 
 /// The plan of a rank.
-pub(super) fn plan<'p>(
-    operation: &Operation,
-    layout: &'p Layout,
-    rank: usize,
-    partials: Partials,
-) -> Plan<'p> {
+pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
+    let partials = Partials::new(operation, layout);
     let (here, nodes) = (layout.here(), layout.places().len());
     let cuts = Cuts::new(operation, nodes);
     let alone = layout.local().len() == 1;

@@ -1,7 +1,7 @@
 //! Plans of random layouts and operations, run by a simulator with plain vectors: every rank's output is that of
 //! a direct computation, and every message that is sent is received.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -26,6 +26,7 @@ struct Rank {
 struct Process {
     parcels: HashMap<usize, Vec<u8>>,
     received: HashMap<usize, Vec<u8>>,
+    work: Vec<u8>,
     shared: Vec<u8>,
 }
 
@@ -53,6 +54,7 @@ impl Simulation {
             Memory::Output | Memory::Lent => bytemuck::cast_slice(&self.ranks[rank].output),
             Memory::Parcel(number) => process.parcels.get(&number).map_or(&[], |bytes| bytes),
             Memory::Received(node) => process.received.get(&node).map_or(&[], |bytes| bytes),
+            Memory::Work => &process.work,
             Memory::Shared => &process.shared,
         };
         &memory[span.bytes.start..span.bytes.end.min(memory.len())]
@@ -71,6 +73,9 @@ impl Simulation {
                 memory.resize(memory.len().max(end), 0);
                 memory[span.bytes.start..end].copy_from_slice(bytes);
             }
+            Memory::Work => {
+                self.processes[home].work[span.bytes.clone()].copy_from_slice(bytes);
+            }
             Memory::Shared => {
                 self.processes[home].shared[span.bytes.clone()].copy_from_slice(bytes);
             }
@@ -85,7 +90,7 @@ impl Simulation {
     fn evaluate(&self, rank: usize, sources: &Sources, into: &Span, last: bool) -> Vec<u8> {
         let operation = &self.operation;
         let mut combiner = Combiner::<i32>::new(operation, self.ranks.len(), &self.pool);
-        let (reducer, blocks) = combiner.begin(elements(operation, sources, into));
+        let (reducer, blocks) = combiner.begin(elements(operation, sources, into, last));
         let mut made = Vec::new();
         for block in blocks {
             combine_block(reducer, operation, sources, &block, &|span| {
@@ -114,7 +119,9 @@ impl Simulation {
                         into,
                         last,
                     } => (into, self.evaluate(rank, sources, into, *last)),
-                    Step::Send { .. } | Step::Recv { .. } => panic!("{step:?} in a local stage"),
+                    Step::Send { .. } | Step::Recv { .. } | Step::Wait => {
+                        panic!("{step:?} in a local stage")
+                    }
                 };
                 let targets: Vec<usize> = match into.memory {
                     Memory::Lent => (0..lends.len())
@@ -137,50 +144,98 @@ impl Simulation {
     /// Runs the exchanges of all leaders: each as far as what it waits for has been sent.
     fn run_exchanges(&mut self, exchanges: Vec<Option<Exchange<'_>>>) {
         let mut wire = Wire::new();
-        let mut rests = Vec::new();
+        let mut rests: Vec<VecDeque<Batch>> = Vec::new();
         for (node, exchange) in exchanges.into_iter().enumerate() {
             let Some(exchange) = exchange else { return };
             self.processes[node].shared = vec![0; exchange.shared];
-            rests.push(exchange.steps.peekable());
+            self.processes[node].work = vec![0; exchange.work];
+            rests.push(batches(exchange.steps).into());
         }
         loop {
             let mut moved = false;
-            for (node, steps) in rests.iter_mut().enumerate() {
+            for (node, batches) in rests.iter_mut().enumerate() {
                 let leader = self.layouts[node].local()[0];
-                while let Some(step) = steps.next_if(|step| match step {
-                    Step::Recv { from, part, .. } => wire.contains_key(&(*from, node, *part)),
-                    _ => true,
-                }) {
+                while let Some(batch) = batches.front_mut() {
+                    // All that is sent in a batch is read before anything comes.
+                    for (to, part, from) in std::mem::take(&mut batch.sends) {
+                        let sent = self.read(leader, &from).to_vec();
+                        assert!(wire.insert((node, to, part), sent).is_none(), "sent twice");
+                    }
+                    let has_come = |(from, part, _): &(usize, u32, Span)| {
+                        wire.contains_key(&(*from, node, *part))
+                    };
+                    if !batch.receives.iter().all(has_come) {
+                        break;
+                    }
                     moved = true;
-                    match step {
-                        Step::Send { to, part, from } => {
-                            let sent = self.read(leader, &from).to_vec();
-                            assert!(wire.insert((node, to, part), sent).is_none(), "sent twice");
-                        }
-                        Step::Recv { from, part, into } => {
-                            let come = wire.remove(&(from, node, part)).unwrap();
-                            assert!(into.bytes.end == usize::MAX || into.bytes.len() == come.len());
-                            self.write(leader, &into, &come);
-                        }
-                        Step::Combine {
+                    for (from, part, into) in std::mem::take(&mut batch.receives) {
+                        let come = wire.remove(&(from, node, part)).unwrap();
+                        assert!(into.bytes.end == usize::MAX || into.bytes.len() == come.len());
+                        self.write(leader, &into, &come);
+                    }
+                    let end = batch.end.take();
+                    batches.pop_front();
+                    match end {
+                        Some(Step::Combine {
                             sources,
                             into,
                             last,
-                        } => {
+                        }) => {
                             let made = self.evaluate(leader, &sources, &into, last);
                             self.write(leader, &into, &made);
                         }
-                        Step::Copy { .. } => panic!("{step:?} in an exchange"),
+                        Some(Step::Copy { from, into }) => {
+                            let copied = self.read(leader, &from).to_vec();
+                            self.write(leader, &into, &copied);
+                        }
+                        _ => {}
                     }
                 }
             }
-            if rests.iter_mut().all(|steps| steps.peek().is_none()) {
+            if rests.iter().all(VecDeque::is_empty) {
                 assert!(wire.is_empty(), "not received: {:?}", wire.keys());
                 return;
             }
             assert!(moved, "the processes wait for one another");
         }
     }
+}
+
+/// Messages that are under way together, and the step after them.
+#[derive(Default)]
+struct Batch {
+    sends: Vec<(usize, u32, Span)>,
+    receives: Vec<(usize, u32, Span)>,
+    end: Option<Step>,
+}
+
+/// The batches of an exchange. Their receives share no bytes, with one another or with sends.
+fn batches(steps: impl Iterator<Item = Step>) -> Vec<Batch> {
+    let mut all = vec![Batch::default()];
+    for step in steps {
+        let batch = all.last_mut().unwrap();
+        match step {
+            Step::Send { to, part, from } => batch.sends.push((to, part, from)),
+            Step::Recv { from, part, into } => batch.receives.push((from, part, into)),
+            end => {
+                batch.end = Some(end);
+                all.push(Batch::default());
+            }
+        }
+    }
+    for batch in &all {
+        let spans = batch.sends.iter().chain(&batch.receives);
+        for (at, (_, _, into)) in batch.receives.iter().enumerate() {
+            for (other, (_, _, span)) in spans.clone().enumerate() {
+                let is_itself = other == batch.sends.len() + at;
+                let apart = into.memory != span.memory
+                    || into.bytes.end <= span.bytes.start
+                    || span.bytes.end <= into.bytes.start;
+                assert!(is_itself || apart, "{into:?} and {span:?} in one batch");
+            }
+        }
+    }
+    all
 }
 
 /// The outputs by the definition of the operation.
@@ -280,22 +335,36 @@ fn run_plans(simulation: &mut Simulation) {
     simulation.run_stage(&finish, &lends);
 }
 
+/// The processes of ranks: any number of ranks in each of a few or of many processes, in any order, or as many in
+/// each.
+fn draw_hosts(below: &mut impl FnMut(usize) -> usize) -> Vec<usize> {
+    let most = [5, 12][below(2)];
+    let processes = 1 + below(most);
+    match below(4) {
+        0 => (0..[2, 4, 8, 16][below(4)]).collect(),
+        1 => {
+            let each = 1 + below(4);
+            (0..processes * each).map(|rank| rank / each).collect()
+        }
+        _ => {
+            let mut hosts: Vec<usize> = (0..processes).collect();
+            for _ in 0..below(6) {
+                let place = below(hosts.len() + 1);
+                hosts.insert(place, below(processes));
+            }
+            hosts
+        }
+    }
+}
+
 fn run(seed: u64) {
     let mut random = SplitMix64::seed_from_u64(seed);
     let mut below = |count: usize| (random.next_u64() % count as u64) as usize;
-    let processes = 1 + below(5);
-    let mut hosts: Vec<usize> = (0..processes).collect();
-    for _ in 0..below(6) {
-        let place = below(hosts.len() + 1);
-        hosts.insert(place, below(processes));
-    }
-    if below(4) == 0 {
-        hosts = (0..[2, 4, 8][below(3)]).collect();
-    }
+    let hosts = draw_hosts(&mut below);
     let size = hosts.len();
     let (kind, op, root) = (KINDS[below(9)], OPS[below(5)], below(size));
     // The lengths of one round, of doubling, and of streams of few and of many chunks.
-    let count = [0, 1, 5, 300, 1_200, 3_000, 9_000][below(7)];
+    let count = [0, 1, 5, 100, 300, 700, 1_200, 3_000, 9_000][below(9)];
     let whole = match kind {
         Kind::Scatter | Kind::ReduceScatter | Kind::AllToAll => count * size,
         Kind::Barrier => 0,
@@ -346,21 +415,138 @@ fn plans_of_random_layouts_give_the_results_of_the_definition() {
     (0..SEEDS).for_each(run);
 }
 
+/// The kinds and sizes of operations that reach every algorithm over several processes.
+fn all_operations() -> impl Iterator<Item = Operation> {
+    KINDS.into_iter().flat_map(|kind| {
+        let counts = [1, 100, 700, 1_200, 9_000];
+        counts.map(|count| operation_of::<f32>(kind, 0, ReduceOp::Sum, count))
+    })
+}
+
+/// The steps of a node, the only rank of its process.
+fn steps_of(operation: &Operation, nodes: usize, node: usize) -> Vec<Step> {
+    let hosts: Vec<_> = (0..nodes).collect();
+    let layout = Layout::new(0, &hosts, node).unwrap();
+    plan(operation, &layout, node)
+        .exchange
+        .unwrap()
+        .steps
+        .collect()
+}
+
 #[test]
-fn the_first_message_to_each_node_carries_the_call() {
-    for hosts in [vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 0, 1, 1]] {
-        for count in [1, 1_000, 9_000] {
-            let operation = operation_of::<f32>(Kind::AllReduce, 0, ReduceOp::Sum, count);
-            let layout = Layout::new(0, &hosts, 0).unwrap();
-            let plan = plan(&operation, &layout, 0);
-            let mut seen = HashMap::new();
-            for step in plan.exchange.unwrap().steps {
-                if let Step::Send { to, part, .. } = step {
-                    let first = *seen.entry(to).or_insert(part);
-                    assert_eq!(first, 0, "{hosts:?}, {count} elements, node {to}");
+fn messages_without_the_call_come_after_it_was_compared() {
+    for nodes in [2, 3, 4, 5, 8, 11] {
+        for operation in all_operations() {
+            for node in 0..nodes {
+                let mut told = BTreeSet::new();
+                let mut heard = 0;
+                for batch in batches(steps_of(&operation, nodes, node).into_iter()) {
+                    for (to, part, _) in batch.sends {
+                        let has_call = told.contains(&to) || heard >= rounds::count(nodes);
+                        let name = (operation.kind, operation.bytes);
+                        assert!(part < AFTER_CALL || has_call, "{name:?}, {node} to {to}");
+                        told.insert(to);
+                    }
+                    heard += u32::from(batch.receives.iter().any(|one| one.1 < AFTER_CALL));
                 }
             }
-            assert!(!seen.is_empty());
         }
+    }
+}
+
+#[test]
+fn every_node_hears_of_all_before_it_ends() {
+    for nodes in [2, 3, 4, 5, 6, 8, 11, 16] {
+        for operation in all_operations() {
+            let all = (0..nodes).map(|node| batches(steps_of(&operation, nodes, node).into_iter()));
+            let known = heard_of(all.collect());
+            for (node, known) in known.iter().enumerate() {
+                let unheard: Vec<_> = (0..nodes).filter(|other| !known.contains(other)).collect();
+                assert!(
+                    unheard.is_empty(),
+                    "{operation:?}: {node} not of {unheard:?}"
+                );
+            }
+        }
+    }
+}
+
+/// The nodes of which each has heard, by messages that carry the call, when all have done their steps.
+fn heard_of(nodes: Vec<Vec<Batch>>) -> Vec<BTreeSet<usize>> {
+    let mut known: Vec<_> = (0..nodes.len())
+        .map(|node| BTreeSet::from([node]))
+        .collect();
+    let mut rests: Vec<VecDeque<_>> = nodes.into_iter().map(VecDeque::from).collect();
+    let mut wire: HashMap<(usize, usize, u32), BTreeSet<usize>> = HashMap::new();
+    while rests.iter().any(|rest| !rest.is_empty()) {
+        for (node, rest) in rests.iter_mut().enumerate() {
+            let Some(batch) = rest.front_mut() else {
+                continue;
+            };
+            for (to, part, _) in std::mem::take(&mut batch.sends) {
+                wire.insert((node, to, part), known[node].clone());
+            }
+            let mut receives = batch.receives.iter();
+            if receives.all(|(from, part, _)| wire.contains_key(&(*from, node, *part))) {
+                for (from, part, _) in &batch.receives {
+                    let heard = wire.remove(&(*from, node, *part)).unwrap();
+                    known[node].extend(heard);
+                }
+                rest.pop_front();
+            }
+        }
+    }
+    known
+}
+
+#[test]
+fn barriers_and_small_reductions_take_few_messages() {
+    for nodes in 2..=64_usize {
+        let bound = rounds::count(nodes) as usize + 1;
+        for (kind, count) in [(Kind::Barrier, 0), (Kind::AllReduce, 256)] {
+            let operation = operation_of::<f32>(kind, 0, ReduceOp::Sum, count);
+            for node in 0..nodes {
+                let steps = steps_of(&operation, nodes, node);
+                let sends = steps
+                    .iter()
+                    .filter(|step| matches!(step, Step::Send { .. }));
+                assert!(sends.count() <= bound, "{kind:?} over {nodes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_node_talks_with_many_at_a_time() {
+    for nodes in [5, 8, 13, 16, 33] {
+        for operation in all_operations() {
+            for node in 0..nodes {
+                let is_root = node == 0;
+                for batch in batches(steps_of(&operation, nodes, node).into_iter()) {
+                    let partners: BTreeSet<_> = batch.sends.iter().map(|(to, ..)| *to).collect();
+                    let bound = rounds::count(nodes) as usize;
+                    assert!(
+                        is_root || partners.len() <= bound,
+                        "{operation:?} over {nodes}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_root_of_a_large_broadcast_sends_less_than_twice_the_buffer() {
+    for nodes in [3, 8, 13, 16] {
+        let operation = operation_of::<u8>(Kind::Broadcast, 0, ReduceOp::Sum, 1 << 20);
+        let sent: usize = steps_of(&operation, nodes, 0)
+            .iter()
+            .map(|step| match step {
+                Step::Send { from, .. } => from.bytes.len(),
+                _ => 0,
+            })
+            .sum();
+        assert!(sent < 2 << 20, "{sent} bytes over {nodes}");
     }
 }

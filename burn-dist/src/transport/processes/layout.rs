@@ -4,7 +4,11 @@
 //! that hosts ranks of the group, and places are ordered by process number; a rank's *seat* counts the
 //! ranks of its place, in group order.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
+
+use super::crossovers::Crossovers;
 
 /// A process that hosts ranks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,7 @@ pub(crate) struct Layout {
     here: usize,
     /// Place and seat of each group rank.
     seats: Vec<(usize, usize)>,
+    crossovers: Arc<Crossovers>,
 }
 
 impl Layout {
@@ -54,6 +59,7 @@ impl Layout {
             places,
             here,
             seats,
+            crossovers: Arc::default(),
         })
     }
 
@@ -78,7 +84,13 @@ impl Layout {
             places: vec![place],
             here: 0,
             seats: (0..ranks).map(|rank| (0, rank)).collect(),
+            crossovers: Arc::default(),
         }
+    }
+
+    /// The sizes at which collectives over the places change their algorithm.
+    pub(crate) fn crossovers(&self) -> &Crossovers {
+        &self.crossovers
     }
 
     /// All places.
@@ -130,7 +142,12 @@ impl Layout {
         let processes: Vec<_> = members.iter().map(|&rank| self.process_of(rank)).collect();
         let group = self.child_number(sequence, colour);
         let here = self.places[self.here].process;
-        Self::new(group, &processes, here).unwrap_or_else(|| Self::local_only(members.len()))
+        let child = Self::new(group, &processes, here);
+        let child = child.unwrap_or_else(|| Self::local_only(members.len()));
+        Self {
+            crossovers: self.crossovers.clone(),
+            ..child
+        }
     }
 
     /// The number of the sub-group of a colour that a split made.

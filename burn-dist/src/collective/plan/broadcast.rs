@@ -1,0 +1,78 @@
+//! Broadcast of a large buffer: a scatter and an all-gather.
+//!
+//! The buffer is cut into a segment for each node. They are counted from the root's, which is 0. The segments go
+//! down a binomial tree, each to its node; then an all-gather by dissemination gives all to all. The root sends
+//! less than twice the buffer, whatever the number of nodes is.
+//!
+//! Source: van de Geijn's broadcast, as in Thakur, Rabenseifner and Gropp (2005).
+
+use super::all_gather::Gathered;
+use super::{Exchange, Layout, Lend, Memory, Operation, Plan, Span, Step, rounds};
+
+/// The plan of a rank.
+pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
+    let Operation { root, bytes, .. } = *operation;
+    let (here, nodes) = (layout.here(), layout.places().len());
+    let home = layout.home(root);
+    let own = rounds::before(here, home, nodes);
+    let memory = match (layout.local().len(), own) {
+        (1, _) => Memory::Output,
+        (_, 0) => Memory::Parcel(0),
+        _ => Memory::Work,
+    };
+    let segments = Gathered {
+        memory,
+        cuts: (0..=nodes).map(|node| bytes * node / nodes).collect(),
+    };
+    let at = |number| (home + number) % nodes;
+    let mut steps = scatter(&segments, own, at);
+    // The root knows all.
+    steps.extend(segments.steps(own, at, 1, Some(0)));
+    let mut exchange = Exchange::new(steps.into_iter(), Vec::new());
+    exchange.patience = rounds::NEWS;
+    if memory == Memory::Work {
+        exchange.work = bytes;
+    }
+    let copy = |from, into| Step::Copy { from, into };
+    let whole = |memory| Span::new(memory, 0..bytes);
+    let is_leader = layout.seat(rank) == 0;
+    // The leader of the root's process may be another rank.
+    let fills = memory == Memory::Parcel(0) && is_leader;
+    let fill = fills.then(|| copy(whole(Memory::Input(root)), Span::whole(Memory::Parcel(0))));
+    let takes = memory != Memory::Output && rank != root;
+    let take = takes.then(|| copy(whole(memory), whole(Memory::Output)));
+    Plan {
+        lend: if rank == root {
+            Lend::Input
+        } else {
+            Lend::Nothing
+        },
+        share: fill.into_iter().collect(),
+        exchange: Some(exchange),
+        finish: take.into_iter().collect(),
+    }
+}
+
+/// The steps that bring the node with a number its segment, and those of the nodes below it in the tree.
+fn scatter(segments: &Gathered, own: usize, at: impl Fn(usize) -> usize) -> Vec<Step> {
+    let nodes = segments.cuts.len() - 1;
+    let bytes = |first: usize, count: usize| {
+        let end = (first + count).min(nodes);
+        Span::new(segments.memory, segments.cuts[first]..segments.cuts[end])
+    };
+    let mut steps = Vec::new();
+    let part = 0;
+    for round in (0..rounds::count(nodes)).rev() {
+        let distance = 1 << round;
+        if own % (2 * distance) == distance {
+            let (from, into) = (at(own - distance), bytes(own, distance));
+            steps.push(Step::Recv { from, part, into });
+            steps.push(Step::Wait);
+        } else if own % (2 * distance) == 0 && own + distance < nodes {
+            let (to, from) = (at(own + distance), bytes(own + distance, distance));
+            steps.push(Step::Send { to, part, from });
+        }
+    }
+    steps.push(Step::Wait);
+    steps
+}
