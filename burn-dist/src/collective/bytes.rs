@@ -3,13 +3,10 @@
 //! Parts for single ranks are made of one gathering or broadcast of byte strings, so every rank of a process
 //! receives all that any of them needs. Ranks agree on the limit: above it, all get the total instead.
 
-use super::execute::run_bytes;
-use super::operation::{Kind, Operation};
+use super::any_length::{self, LENGTH};
+use super::operation::Kind;
 use crate::engine::OpHandle;
 use crate::error::Result;
-
-/// The bytes that a length takes.
-const LENGTH: usize = 8;
 
 /// The reason for which byte strings can't be given.
 #[derive(Debug)]
@@ -22,54 +19,19 @@ pub(crate) enum Unfit {
 
 /// Gives every rank the root's bytes, whose number the others don't know. `bytes` counts on the root alone.
 pub(crate) fn broadcast_bytes(handle: OpHandle<'_>, bytes: &[u8], root: usize) -> Result<Vec<u8>> {
-    let operation = Operation::moving(Kind::BroadcastBytes, root);
-    run_bytes(handle, &operation, bytes, |layout, come| {
-        Ok(come[layout.home(root)].to_vec())
-    })
+    let strings = any_length::run(handle, Kind::BroadcastBytes, root, bytes, usize::MAX)?;
+    Ok(strings.map_or_else(|_| Vec::new(), |strings| strings[root].to_vec()))
 }
 
 /// Gives every rank the bytes of all, whose numbers may differ. Above `limit` bytes in all, every rank gets their
 /// number instead.
-///
-/// A rank sends its number of bytes, in eight bytes, and then the bytes; not these if they alone are more than
-/// `limit`.
 pub(crate) fn all_gather_bytes(
     handle: OpHandle<'_>,
     bytes: &[u8],
     limit: usize,
 ) -> Result<Result<Vec<Vec<u8>>, usize>> {
-    let operation = Operation::moving(Kind::AllGatherBytes, 0);
-    let sent = if bytes.len() > limit { &[] } else { bytes };
-    let framed = [&(bytes.len() as u64).to_le_bytes()[..], sent].concat();
-    run_bytes(handle, &operation, &framed, |layout, come| {
-        let mut all = vec![(0, &[][..]); layout.ranks()];
-        for (node, place) in layout.places().iter().enumerate() {
-            let mut rest = &come[node][..];
-            for &rank in &place.ranks {
-                all[rank] = take_frame(&mut rest, limit).map_err(|message| (node, message))?;
-            }
-        }
-        let lengths = all.iter().map(|(length, _)| *length);
-        let total = lengths.fold(0, usize::saturating_add);
-        Ok(if total > limit {
-            Err(total)
-        } else {
-            Ok(all.into_iter().map(|(_, bytes)| bytes.to_vec()).collect())
-        })
-    })
-}
-
-/// Takes a rank's number of bytes and the bytes off the front of a parcel.
-fn take_frame<'p>(rest: &mut &'p [u8], limit: usize) -> Result<(usize, &'p [u8]), String> {
-    let (length, after) = rest.split_first_chunk().ok_or("it has no length")?;
-    let length = u64::from_le_bytes(*length);
-    let length = usize::try_from(length).map_err(|_| format!("it has {length} bytes"))?;
-    let due = if length > limit { 0 } else { length };
-    let (bytes, after) = after
-        .split_at_checked(due)
-        .ok_or_else(|| format!("it has {} bytes where {due} are due", after.len()))?;
-    *rest = after;
-    Ok((length, bytes))
+    let strings = any_length::run(handle, Kind::AllGatherBytes, 0, bytes, limit)?;
+    Ok(strings.map(|strings| strings.iter().map(|bytes| bytes.to_vec()).collect()))
 }
 
 /// Gives the root the bytes of all ranks.

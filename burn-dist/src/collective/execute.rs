@@ -20,10 +20,9 @@ use crate::element::{Element, ReduceOp};
 use crate::engine::{Arrived, OpHandle, RunningOp};
 use crate::error::Result;
 use crate::shared_memory::{Elements, Input, LentBuffer, PeerBuffers};
-use crate::transport::processes::Layout;
 
 /// The buffers of one rank.
-enum Buffers<'b> {
+pub(super) enum Buffers<'b> {
     /// One buffer, which holds the input before and the output after.
     InPlace(&'b mut [u8]),
     Apart {
@@ -80,34 +79,6 @@ pub(crate) fn run<T: Element>(
     }
     op.succeed();
     Ok(())
-}
-
-/// Runs an operation on bytes of any lengths. `read` makes the result of what every process has sent; its error
-/// names the node whose bytes are wrong.
-pub(super) fn run_bytes<R>(
-    handle: OpHandle<'_>,
-    operation: &Operation,
-    input: &[u8],
-    read: impl Fn(&Layout, &[Bytes]) -> Result<R, (usize, String)>,
-) -> Result<R> {
-    let op = handle.begin()?;
-    let layout = op.layout();
-    let plan = plan::plan(operation, layout, op.rank());
-    let mut combiner = Combiner::<u8>::new(operation, op.ranks(), op.pool());
-    let mut buffers = Buffers::Apart {
-        input,
-        output: &mut [],
-    };
-    share(&op, &plan, &mut combiner, &mut buffers)?;
-    let arrived = exchange(&op, plan.exchange, &mut combiner, &mut [])?;
-    let come = (0..layout.places().len()).map(|node| match &arrived {
-        Some(arrived) if node != layout.here() => arrived.received[node].clone(),
-        _ => op.parcel(0),
-    });
-    let come: Vec<_> = come.collect();
-    let result = read(layout, &come).map_err(|(node, message)| op.malformed(node, message))?;
-    op.succeed();
-    Ok(result)
 }
 
 /// Runs an all-reduce whose result the ranks of a process share, where that saves work.
@@ -208,7 +179,7 @@ fn come<'a>(op: &'a RunningOp<'_>, arrived: &'a Arrived, memory: Memory) -> &'a 
 }
 
 /// The first stage: lends the rank's buffer and does its steps on what all have lent.
-fn share<T: Element>(
+pub(super) fn share<T: Element>(
     op: &RunningOp<'_>,
     plan: &Plan<'_>,
     combiner: &mut Combiner<'_, T>,
@@ -388,7 +359,7 @@ fn write<T: Element>(
 
 /// The second stage: the leader does its steps, and all ranks of the process get what has arrived; none within
 /// one process.
-fn exchange<T: Element>(
+pub(super) fn exchange<T: Element>(
     op: &RunningOp<'_>,
     exchange: Option<Exchange<'_>>,
     combiner: &mut Combiner<'_, T>,
@@ -403,7 +374,18 @@ fn exchange<T: Element>(
     }
     let _span = tracing::trace_span!("network").entered();
     let mut leader = Leader::new(op, exchange.patience)?;
-    let mut memory = Arena::new(op, output, &exchange);
+    let arrived = carry_out(&mut leader, exchange, combiner, output)?;
+    Ok(Some(leader.deliver(arrived)))
+}
+
+/// Does the leader's steps, and returns what has arrived.
+pub(super) fn carry_out<T: Element>(
+    leader: &mut Leader<'_, '_>,
+    exchange: Exchange<'_>,
+    combiner: &mut Combiner<'_, T>,
+    output: &mut [u8],
+) -> Result<Arrived> {
+    let mut memory = Arena::new(leader.op(), output, &exchange);
     // The sends and receives that are under way together.
     let mut batch = Vec::new();
     for step in exchange.steps {
@@ -438,6 +420,5 @@ fn exchange<T: Element>(
         }
     }
     leader.pass(&mut batch, &mut memory)?;
-    let arrived = memory.into_arrived();
-    Ok(Some(leader.deliver(arrived)))
+    Ok(memory.into_arrived())
 }

@@ -68,6 +68,10 @@ impl<'o, 'm> Leader<'o, 'm> {
         })
     }
 
+    pub(super) fn op(&self) -> &'o RunningOp<'m> {
+        self.op
+    }
+
     /// Gives all ranks of the process what has arrived.
     pub(super) fn deliver(self, arrived: Arrived) -> Arc<Arrived> {
         self.delivery.deliver(arrived)

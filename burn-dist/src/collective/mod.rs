@@ -10,6 +10,7 @@
 //! Lengths are the caller's business: `group` has checked them, and the ranks' calls have been compared, before
 //! a step runs.
 
+mod any_length;
 mod arena;
 mod bytes;
 mod combine;

@@ -42,6 +42,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(super) use all_gather::{lengths_plan, strings_plan};
 use partials::Partials;
 
 /// Memory that a step reads or writes, as the rank sees it that runs the step.

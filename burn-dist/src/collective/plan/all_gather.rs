@@ -135,3 +135,46 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
         finish,
     }
 }
+
+/// The exchange by which all nodes get so many bytes of each, which are in parcel 0.
+pub(in crate::collective) fn lengths_plan<'p>(
+    layout: &Layout,
+    bytes: impl Iterator<Item = usize>,
+) -> Exchange<'p> {
+    gather_parcels(layout, bytes, 0, 0)
+}
+
+/// The same for parcel 1, in an operation in which all nodes have got the lengths.
+pub(in crate::collective) fn strings_plan<'p>(
+    layout: &Layout,
+    bytes: impl Iterator<Item = usize>,
+) -> Exchange<'p> {
+    // The first exchange has two parts.
+    gather_parcels(layout, bytes, 1, 2 * AFTER_CALL)
+}
+
+fn gather_parcels<'p>(
+    layout: &Layout,
+    bytes: impl Iterator<Item = usize>,
+    parcel: usize,
+    first_part: u32,
+) -> Exchange<'p> {
+    let here = layout.here();
+    let mut cuts = vec![0];
+    cuts.extend(bytes.scan(0, |end, bytes| {
+        *end += bytes;
+        Some(*end)
+    }));
+    let memory = Memory::Work;
+    let (own, all) = (cuts[here]..cuts[here + 1], cuts.last().copied());
+    let mut steps = vec![Step::Copy {
+        from: Span::new(Memory::Parcel(parcel), 0..own.len()),
+        into: Span::new(memory, own),
+    }];
+    let gathered = Gathered { memory, cuts };
+    steps.extend(gathered.steps(here, |node| node, first_part, None));
+    let mut exchange = Exchange::new(steps.into_iter(), Vec::new());
+    exchange.work = all.unwrap_or(0);
+    exchange.patience = rounds::NEWS;
+    exchange
+}
