@@ -265,7 +265,7 @@ impl WorkerError {
 }
 
 /// One call on a group, as error messages name it: `all_reduce #17 f32[128, 10] sum`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Call {
     /// The operation's name, as in the API.
     pub operation: Cow<'static, str>,
@@ -280,7 +280,7 @@ pub struct Call {
 }
 
 /// The part of a [`Call`] that only some operations have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Detail {
     /// Reduction of the elements (`sum`, `mean`, ...).
     pub reduction: Option<Cow<'static, str>>,

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use super::arena::Arena;
 use super::combine::{Combiner, combine_block, elements};
 use super::leader::{Delivery, Leader};
-use super::operation::{Collective, Operation};
+use super::operation::{Collective, Kind, Operation};
 use super::plan::{self, Exchange, Lend, Memory, Plan, Span, Step};
 use super::tree::{Part, Reducer};
 use crate::element::{Element, ReduceOp};
 use crate::engine::{Arrived, OpHandle, RunningOp};
 use crate::error::Result;
-use crate::shared_memory::{Elements, Input, LentBuffer, PeerBuffers};
+use crate::shared_memory::{Elements, Input, LentBuffer, PeerBuffers, is_small};
 
 /// The buffers of one rank.
 pub(super) enum Buffers<'b> {
@@ -81,7 +81,7 @@ pub(crate) fn run<T: Element>(
     Ok(())
 }
 
-/// Runs an all-reduce whose result the ranks of a process share, where that saves work.
+/// Runs an all-reduce whose result the ranks of a process share, where that saves time.
 pub(crate) fn all_reduce_shared<T: Element>(
     handle: OpHandle<'_>,
     input: Input<'_, T>,
@@ -91,7 +91,8 @@ pub(crate) fn all_reduce_shared<T: Element>(
     let collective = Collective::AllReduce { op };
     let lengths = (0, input.elements().len());
     let operation = &Operation::new::<T>(collective, layout.ranks(), lengths);
-    if layout.ranks() > 1 && layout.is_local() {
+    let shares_locally = layout.is_local() && !is_small(operation.bytes, layout.ranks());
+    if layout.ranks() > 1 && shares_locally {
         return run_shared_locally(handle, operation, input).map(Reduced::Shared);
     }
     if !plan::shares_result(operation, layout) {
@@ -185,7 +186,12 @@ pub(super) fn share<T: Element>(
     combiner: &mut Combiner<'_, T>,
     buffers: &mut Buffers<'_>,
 ) -> Result<()> {
+    // Nobody needs what other ranks do in this stage.
+    let is_combined = combiner.operation().kind == Kind::AllReduce && op.layout().is_local();
     let (lent, output) = match (plan.lend, buffers) {
+        (Lend::InPlace, Buffers::InPlace(buffer)) if is_combined => {
+            (LentBuffer::combined(buffer, op.ranks()), None)
+        }
         (Lend::InPlace, Buffers::InPlace(buffer)) => (LentBuffer::InPlace(buffer), None),
         (Lend::InPlace, Buffers::Apart { output, .. }) => (LentBuffer::InPlace(output), None),
         (Lend::Input, Buffers::InPlace(buffer)) => (LentBuffer::Read(buffer), None),

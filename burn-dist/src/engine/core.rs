@@ -8,13 +8,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tracing::span::EnteredSpan;
 
 use super::exits::Exits;
 use super::mailbox::{Mailbox, Streams};
-use super::order::{CallOrder, PendingOp};
+use super::order::{CallHash, CallOrder, PendingOp};
 use super::peers::{Parts, Peers};
 use crate::error::{Call, Error, Result};
 use crate::record::{Group, Recorder};
@@ -29,7 +30,8 @@ pub(crate) struct GroupState {
     pub(super) parts: Mutex<Parts>,
     /// Rank `r` sleeps at number `r` while it waits for a message.
     pub(super) inboxes: Vec<Condvar>,
-    pub(super) pool: ScratchPool,
+    /// By seat.
+    pub(super) pools: Box<[ScratchPool]>,
     /// The way to the ranks in other processes; none in a group of one process.
     pub(super) peers: Option<Peers>,
     /// The group as records name it.
@@ -75,9 +77,13 @@ impl GroupState {
                 children: Children::default(),
                 orphans: Vec::new(),
             }),
+            pools: layout
+                .local()
+                .iter()
+                .map(|_| ScratchPool::default())
+                .collect(),
             layout,
             inboxes: (0..size).map(|_| Condvar::new()).collect(),
-            pool: ScratchPool::default(),
             peers,
             group,
             reporter: reporter.clone(),
@@ -151,21 +157,23 @@ impl GroupState {
     /// The group's failure; [`Error::Mismatch`] if this is not the call of the others here; [`Error::PeerLeft`] if
     /// the operation needs a rank that has left.
     pub(super) fn enter(&self, rank: usize, call: &Arc<Call>) -> Result<Arc<PendingOp>> {
+        let hash = CallHash::of(call);
         let mut parts = self.lock();
         if let Some(failure) = parts.failure_in(call) {
             return Err(failure);
         }
-        let open = parts.order.open(call);
-        let op = open.op.clone();
-        if *open.call != **call {
+        let place = parts.order.open(call, hash);
+        let open = parts.order.at(place);
+        if !open.is_of(hash) {
             let error = self.mismatch(rank, call, open);
             return Err(self.latch(&mut parts, error));
         }
-        if let Some(error) = self.check_exits(&parts, call, &op) {
+        if !parts.exits.is_empty()
+            && let Some(error) = self.check_exits(&parts, call, &open.op)
+        {
             return Err(self.latch(&mut parts, error));
         }
-        parts.order.join(rank, call);
-        Ok(op)
+        Ok(parts.order.join(rank, place))
     }
 
     /// The error of an operation that needs a rank which has left. If a better reason may come, the operation
@@ -198,10 +206,15 @@ impl GroupState {
 
     /// Begins the record of a rank's call, which ends when it is dropped.
     pub(crate) fn record(&self, rank: usize, call: &Arc<Call>) -> Record<'_> {
+        self.record_at(rank, call, Instant::now())
+    }
+
+    /// As [`Self::record`], with the time now.
+    pub(super) fn record_at(&self, rank: usize, call: &Arc<Call>, now: Instant) -> Record<'_> {
         let (recorder, rank) = (self.reporter.recorder(), self.ranks[rank]);
         let (name, number) = (&*call.operation, call.sequence);
         let span = tracing::trace_span!("collective", rank, operation = name, number).entered();
-        recorder.enter(rank, &self.group, call);
+        recorder.enter(rank, &self.group, call, now);
         Record {
             recorder,
             rank,

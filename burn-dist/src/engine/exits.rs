@@ -41,28 +41,39 @@ impl Exit {
 }
 
 /// The departures of a group, by rank.
-pub(super) struct Exits(Vec<Option<Exit>>);
+pub(super) struct Exits {
+    by_rank: Vec<Option<Exit>>,
+    count: usize,
+}
 
 impl Exits {
     pub(super) fn new(ranks: usize) -> Self {
-        Self(vec![None; ranks])
+        Self {
+            by_rank: vec![None; ranks],
+            count: 0,
+        }
     }
 
     /// A rank's departure; none for a rank that is there, and for one that does not exist.
     pub(super) fn get(&self, rank: usize) -> Option<&Exit> {
-        self.0.get(rank)?.as_ref()
+        self.by_rank.get(rank)?.as_ref()
+    }
+
+    /// True if nobody has left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// All departures.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Exit)> {
-        let all = self.0.iter().enumerate();
+        let all = self.by_rank.iter().enumerate();
         all.filter_map(|(rank, exit)| Some((rank, exit.as_ref()?)))
     }
 
     /// True if a departure says more than what is known of the rank: the first word, or the last word on a rank
     /// that left early.
     pub(super) fn is_news(&self, rank: usize, early: bool) -> bool {
-        match self.0.get(rank) {
+        match self.by_rank.get(rank) {
             Some(Some(exit)) => exit.settles.is_some() && !early,
             Some(None) => true,
             None => false,
@@ -70,6 +81,8 @@ impl Exits {
     }
 
     pub(super) fn set(&mut self, rank: usize, exit: Exit) {
-        self.0[rank] = Some(exit);
+        if self.by_rank[rank].replace(exit).is_none() {
+            self.count += 1;
+        }
     }
 }

@@ -4,8 +4,12 @@
 //! communication thread in one, its own thread in the next). An operation is *open* while ranks of this process
 //! are missing. It is *carried* while the other processes may still need something of it.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
+
+use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 
 use super::exits::Exit;
 use super::round::RoundBuffers;
@@ -16,7 +20,10 @@ use crate::transport::processes::{Layout, Spans};
 /// The operations of one group in one process.
 pub(super) struct CallOrder {
     layout: Arc<Layout>,
-    open: Vec<OpenCall>,
+    open: SmallVec<[OpenCall; 2]>,
+    /// Operations that all ranks have come to, whose memory serves for others once all have left. Empty in a group
+    /// of several processes.
+    spare: Vec<OpenCall>,
     /// Empty in a group of one process.
     carried: Vec<(Arc<Call>, Arc<PendingOp>)>,
     /// By rank, the operations that it has come to, for the other processes.
@@ -25,13 +32,32 @@ pub(super) struct CallOrder {
     done: Spans,
 }
 
+/// The number of operations whose memory is kept. While ranks leave one operation, others are in the next.
+const MOST_SPARE: usize = 3;
+
 /// An operation that not all ranks of this process have come to.
 pub(super) struct OpenCall {
-    /// The call of all that have come.
-    pub(super) call: Arc<Call>,
-    /// By rank. Ranks in other processes count as come.
-    pub(super) came: Vec<bool>,
+    sequence: u64,
+    /// The hash of the call of all that have come.
+    hash: CallHash,
+    /// The number of ranks of this process that have not come.
+    missing: usize,
     pub(super) op: Arc<PendingOp>,
+    /// By rank. Ranks in other processes count as come.
+    pub(super) came: SmallVec<[bool; 16]>,
+    /// The call of the rank that opened it.
+    pub(super) call: Arc<Call>,
+}
+
+/// A hash of a call. Ranks compare it in place of the calls, which lie in the memory of other cores. (Two calls that
+/// differ have the same with a chance of about one in 2^64.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallHash(u64);
+
+impl CallHash {
+    pub(super) fn of(call: &Call) -> Self {
+        Self(FxBuildHasher.hash_one(call))
+    }
 }
 
 /// The state that the ranks in one operation share.
@@ -46,12 +72,25 @@ impl PendingOp {
         self.exchange.check_at(until);
         self.round.check_at(until);
     }
+
+    fn renew(&mut self) {
+        self.exchange.renew();
+        self.round.renew();
+    }
+}
+
+impl OpenCall {
+    /// True if the operation is of this call.
+    pub(super) fn is_of(&self, hash: CallHash) -> bool {
+        self.hash == hash
+    }
 }
 
 impl CallOrder {
     pub(super) fn new(layout: Arc<Layout>) -> Self {
         Self {
-            open: Vec::new(),
+            open: SmallVec::new(),
+            spare: Vec::new(),
             carried: Vec::new(),
             reached: vec![Spans::default(); layout.ranks()],
             done: Spans::default(),
@@ -59,28 +98,58 @@ impl CallOrder {
         }
     }
 
-    /// The operation of a call that a rank comes to. The first rank opens it.
-    pub(super) fn open(&mut self, call: &Arc<Call>) -> &OpenCall {
-        let found = self.find(call.sequence);
-        let at = found.unwrap_or_else(|| {
-            self.open.push(OpenCall {
-                call: call.clone(),
-                came: (0..self.layout.ranks())
-                    .map(|rank| !self.layout.is_here(rank))
-                    .collect(),
+    /// The place of the operation of a call that a rank comes to, until an operation is opened or closed. The first
+    /// rank opens it.
+    pub(super) fn open(&mut self, call: &Arc<Call>, hash: CallHash) -> usize {
+        if let Some(at) = self.find(call.sequence) {
+            return at;
+        }
+        let opened = self.renewed(call, hash).unwrap_or_else(|| {
+            let ranks = 0..self.layout.ranks();
+            OpenCall {
+                sequence: call.sequence,
+                hash,
+                missing: self.layout.local().len(),
                 op: Arc::new(PendingOp {
                     exchange: SharedExchange::new(self.layout.local().len()),
                     round: RoundBuffers::new(self.layout.places().len()),
                 }),
-            });
-            self.open.len() - 1
+                came: ranks.map(|rank| !self.layout.is_here(rank)).collect(),
+                call: call.clone(),
+            }
         });
-        &self.open[at]
+        self.open.push(opened);
+        self.open.len() - 1
+    }
+
+    /// An operation in the memory of one that all have left.
+    fn renewed(&mut self, call: &Arc<Call>, hash: CallHash) -> Option<OpenCall> {
+        let mut spare = self.spare.iter_mut();
+        let at = spare.position(|spare| match Arc::get_mut(&mut spare.op) {
+            Some(op) => {
+                op.renew();
+                true
+            }
+            None => false,
+        })?;
+        let mut opened = self.spare.remove(at);
+        // All ranks are here.
+        opened.came.fill(false);
+        opened.missing = opened.came.len();
+        opened.sequence = call.sequence;
+        opened.hash = hash;
+        opened.call.clone_from(call);
+        Some(opened)
     }
 
     fn find(&self, sequence: u64) -> Option<usize> {
         let mut open = self.open.iter();
-        open.position(|open| open.call.sequence == sequence)
+        open.position(|open| open.sequence == sequence)
+    }
+
+    /// The open operation at a place.
+    pub(super) fn at(&self, place: usize) -> &OpenCall {
+        &self.open[place]
     }
 
     /// The open operation with a call's number.
@@ -88,29 +157,40 @@ impl CallOrder {
         self.find(call.sequence).map(|at| &self.open[at])
     }
 
-    /// Notes that a rank has come to an open operation, which is carried once all have.
-    pub(super) fn join(&mut self, rank: usize, call: &Call) {
-        let Some(at) = self.find(call.sequence) else {
-            return;
-        };
-        self.open[at].came[rank] = true;
+    /// Notes that a rank has come to the open operation at a place, which is carried once all have.
+    pub(super) fn join(&mut self, rank: usize, place: usize) -> Arc<PendingOp> {
+        let open = &mut self.open[place];
+        let op = open.op.clone();
+        if !std::mem::replace(&mut open.came[rank], true) {
+            open.missing -= 1;
+        }
+        let (missing, sequence) = (open.missing, open.sequence);
         let several = !self.layout.is_local();
         if several {
-            self.reached[rank].insert(call.sequence);
+            self.reached[rank].insert(sequence);
         }
-        if self.open[at].came.iter().all(|&came| came) {
-            let OpenCall { call, op, .. } = self.open.swap_remove(at);
+        if missing == 0 {
+            let met = self.open.swap_remove(place);
             if several {
-                self.carried.push((call, op));
+                self.carried.push((met.call, met.op));
+            } else if self.spare.len() < MOST_SPARE {
+                self.spare.push(met);
             }
         }
+        op
+    }
+
+    /// Leaves the memory of an operation to its ranks: it holds more than the next could use.
+    pub(super) fn forget(&mut self, op: &Arc<PendingOp>) {
+        self.spare.retain(|spare| !Arc::ptr_eq(op, &spare.op));
     }
 
     /// Ends a carried operation. `delivered`: it is done, for the other processes too.
     pub(super) fn end(&mut self, call: &Call, op: &Arc<PendingOp>, delivered: bool) {
-        if delivered {
+        if delivered && !self.layout.is_local() {
             self.done.insert(call.sequence);
         }
+        self.forget(op);
         self.carried.retain(|(_, other)| !Arc::ptr_eq(op, other));
     }
 

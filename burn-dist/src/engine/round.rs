@@ -61,6 +61,15 @@ impl RoundBuffers {
         }
     }
 
+    /// Makes it the round of another operation within one process.
+    pub(super) fn renew(&mut self) {
+        self.check.take();
+        self.end.take();
+        for parcel in &mut self.parcels {
+            parcel.take();
+        }
+    }
+
     /// Ends the wait of those who are in it, unless the parcels have been delivered.
     pub(super) fn close(&self) {
         self.end(End::Closed);

@@ -68,9 +68,10 @@ impl<'m> OpHandle<'m> {
     /// # Errors
     /// The group's failure; [`Error::Mismatch`] if this is not the call of the others here.
     pub(crate) fn begin(self) -> Result<RunningOp<'m>> {
-        let record = self.group.record(self.rank, &self.call);
+        let now = Instant::now();
+        let record = self.group.record_at(self.rank, &self.call, now);
         let pending = self.group.enter(self.rank, &self.call)?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = now + self.timeout;
         Ok(RunningOp {
             handle: self,
             record,
@@ -110,8 +111,19 @@ impl<'m> RunningOp<'m> {
         self.layout().seat(rank)
     }
 
+    /// This rank's place among those of this process.
+    fn seat(&self) -> usize {
+        self.layout().seat(self.handle.rank)
+    }
+
     pub(crate) fn call(&self) -> &Arc<Call> {
         &self.handle.call
+    }
+
+    /// The place of the operation in memory.
+    #[cfg(test)]
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.pending).addr()
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -135,7 +147,7 @@ impl<'m> RunningOp<'m> {
         } = self.handle;
         let deadline = self.deadline;
         let outcome = self.pending.exchange.run(
-            self.layout().seat(rank),
+            self.seat(),
             lent,
             deadline,
             || group.check_open(rank, call, (deadline, timeout)),
@@ -156,6 +168,10 @@ impl<'m> RunningOp<'m> {
 
     /// Sets a parcel, which one rank fills.
     pub(crate) fn fill(&self, number: usize, parcel: Bytes) {
+        if self.layout().is_local() {
+            // What it holds goes with it.
+            self.handle.group.lock().order.forget(&self.pending);
+        }
         let _ = self.pending.round.parcels[number].set(parcel);
     }
 
@@ -170,19 +186,19 @@ impl<'m> RunningOp<'m> {
         parcel.map_or(&[], |parcel| parcel)
     }
 
-    /// The scratch memory of the group.
+    /// The scratch memory of this rank in the group.
     pub(crate) fn pool(&self) -> &'m ScratchPool {
-        &self.handle.group.pool
+        &self.handle.group.pools[self.seat()]
     }
 
     /// Memory of so many bytes, with anything in it.
     pub(crate) fn memory(&self, bytes: usize) -> Scratch {
-        self.handle.group.pool.take(bytes)
+        self.pool().take(bytes)
     }
 
     /// True for the rank that uses the network for this process.
     pub(crate) fn leads(&self) -> bool {
-        self.layout().seat(self.handle.rank) == 0
+        self.seat() == 0
     }
 
     /// Waits for what the leader delivers.

@@ -93,17 +93,30 @@ impl Recorder {
     }
 
     /// A rank begins an operation.
-    pub(crate) fn enter(&self, rank: usize, group: &Arc<Group>, call: &Arc<Call>) {
-        if let Some(mut ring) = self.ring(rank) {
-            ring.push(Record {
-                group: group.clone(),
-                call: call.clone(),
-                state: State::Waiting,
-                entered: Instant::now(),
-                exchanged: None,
-                ended: None,
-            });
-        }
+    pub(crate) fn enter(&self, rank: usize, group: &Arc<Group>, call: &Arc<Call>, now: Instant) {
+        let Some(mut ring) = self.ring(rank) else {
+            return;
+        };
+        let call = call.clone();
+        let old = match ring.displace() {
+            Some(record) if Arc::ptr_eq(&record.group, group) => Ok(record),
+            other => Err(other),
+        };
+        // All ranks use the group's count: it is left alone where it can be.
+        let (group, old) = match old {
+            Ok(Record { group, call, .. }) => (group, Some(call)),
+            Err(other) => (group.clone(), other.map(|record| record.call)),
+        };
+        ring.0.push_back(Record {
+            group,
+            call,
+            state: State::Waiting,
+            entered: now,
+            exchanged: None,
+            ended: None,
+        });
+        drop(ring);
+        drop(old);
     }
 
     /// All ranks of this process have come to the operation; what is missing comes over the network.
@@ -182,12 +195,13 @@ impl Recorder {
 }
 
 impl Ring {
-    fn push(&mut self, record: Record) {
-        if self.0.len() == KEPT {
-            let ended = self.0.iter().position(|record| record.ended.is_some());
-            self.0.remove(ended.unwrap_or(0));
+    /// Makes room for a record, and gives what had it.
+    fn displace(&mut self) -> Option<Record> {
+        if self.0.len() < KEPT {
+            return None;
         }
-        self.0.push_back(record);
+        let ended = self.0.iter().position(|record| record.ended.is_some());
+        self.0.remove(ended.unwrap_or(0))
     }
 }
 
@@ -222,11 +236,11 @@ mod tests {
     fn an_operation_goes_through_its_states() {
         let (recorder, group) = (Recorder::new(2..4), group());
         let (first, second) = (call(0), call(1));
-        recorder.enter(3, &group, &first);
+        recorder.enter(3, &group, &first, Instant::now());
         recorder.exchanged(3, &first);
         assert_eq!(states(&recorder, 1), [(0, State::Exchanged)]);
         recorder.end(3, &first, true);
-        recorder.enter(3, &group, &second);
+        recorder.enter(3, &group, &second, Instant::now());
         assert_eq!(
             states(&recorder, 1),
             [(0, State::Done), (1, State::Waiting)]
@@ -249,11 +263,11 @@ mod tests {
     fn the_ring_keeps_the_last_and_what_has_not_ended() {
         let (recorder, group) = (Recorder::new(0..1), group());
         let hangs = call(0);
-        recorder.enter(0, &group, &hangs);
+        recorder.enter(0, &group, &hangs, Instant::now());
         let rounds = 3 * KEPT as u64;
         for sequence in 1..=rounds {
             let call = call(sequence);
-            recorder.enter(0, &group, &call);
+            recorder.enter(0, &group, &call, Instant::now());
             recorder.end(0, &call, true);
         }
         let states = states(&recorder, 0);
@@ -267,7 +281,7 @@ mod tests {
     fn operations_that_never_end_are_bounded_too() {
         let (recorder, group) = (Recorder::new(0..1), group());
         for sequence in 0..2 * KEPT as u64 {
-            recorder.enter(0, &group, &call(sequence));
+            recorder.enter(0, &group, &call(sequence), Instant::now());
         }
         assert_eq!(states(&recorder, 0).len(), KEPT);
     }
@@ -275,8 +289,8 @@ mod tests {
     #[test]
     fn a_rank_of_another_process_has_no_record_here() {
         let recorder = Recorder::new(2..3);
-        recorder.enter(0, &group(), &call(0));
-        recorder.enter(3, &group(), &call(0));
+        recorder.enter(0, &group(), &call(0), Instant::now());
+        recorder.enter(3, &group(), &call(0), Instant::now());
         assert_eq!(states(&recorder, 0), []);
     }
 

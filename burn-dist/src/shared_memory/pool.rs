@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytemuck::Pod;
+use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 /// A rank's input to an operation.
@@ -48,9 +49,9 @@ impl<T: Pod> AsMut<[u8]> for Elements<T> {
     }
 }
 
-/// The memories that a group has used last, once nobody uses them.
+/// The memories that a rank has used last in a group, once nobody uses them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ScratchPool(Arc<Mutex<Kept>>);
+pub(crate) struct ScratchPool(Arc<CachePadded<Mutex<Kept>>>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -64,8 +65,8 @@ type Unit = u128;
 /// The most units of a small memory.
 const SMALL_UNITS: usize = (64 << 10) / size_of::<Unit>();
 
-/// The most small memories that a pool keeps: one for each rank of a usual process.
-const MAX_SMALL: usize = 8;
+/// The most small memories that a pool keeps.
+const MAX_SMALL: usize = 4;
 
 impl ScratchPool {
     /// Memory of so many bytes, with anything in it.

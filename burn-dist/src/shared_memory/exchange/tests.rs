@@ -2,6 +2,7 @@
 
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 fn later() -> Instant {
     Instant::now() + Duration::from_mins(5)
@@ -115,7 +116,9 @@ fn a_closed_exchange_wakes_those_inside_and_refuses_those_outside() {
         0,
         LentBuffer::Read(&[1]),
         Instant::now(),
-        || exchange.close(),
+        || {
+            exchange.close();
+        },
         |_| unreachable!("rank 1 never came"),
     );
     assert_eq!(outcome.map(|()| 0), Err(Missed::Closed));
@@ -177,4 +180,123 @@ fn a_panic_while_waiting_withdraws_the_loan() {
     assert!(first.is_err());
     let second = exchange.run(1, LentBuffer::Read(&[]), later(), || (), |_| ());
     assert_eq!(second, Err(Missed::Closed));
+}
+
+/// Adds up the first bytes of all segments into what a rank may write.
+fn add(buffers: PeerBuffers<'_>) {
+    let mut segments = buffers.segments();
+    for byte in 0..segments[0].input().len() {
+        let sum = segments.iter().map(|segment| segment.input()[byte]).sum();
+        for output in segments.iter_mut().filter_map(Segment::output) {
+            output[byte] = sum;
+        }
+    }
+}
+
+#[test]
+fn small_buffers_are_combined_from_copies() {
+    for length in [0, 1, 64, 100] {
+        let exchange = SharedExchange::new(3);
+        let results = on_ranks(3, |rank| {
+            let mut mine = vec![1 << rank; length];
+            let lent = LentBuffer::combined(&mut mine, 3);
+            assert!(matches!(lent, LentBuffer::Copied(_)));
+            let outcome = exchange.run(rank, lent, later(), || (), add);
+            outcome.map(|()| mine)
+        });
+        for mine in results {
+            assert_eq!(mine.unwrap(), vec![7; length]);
+        }
+    }
+    let mut large = vec![0; MAX_COPIED];
+    let lent = LentBuffer::combined(&mut large, 3);
+    assert!(matches!(lent, LentBuffer::InPlace(_)));
+}
+
+#[test]
+fn a_rank_whose_buffer_was_copied_waits_for_no_share() {
+    let exchange = SharedExchange::new(2);
+    let (left, has_left) = std::sync::mpsc::channel();
+    let (left, has_left) = (Mutex::new(left), Mutex::new(has_left));
+    let outcomes = on_ranks(2, |rank| {
+        let mut mine = [rank as u8; 8];
+        let lent = LentBuffer::Copied(&mut mine);
+        if rank == 0 {
+            let outcome = exchange.run(rank, lent, later(), || (), |_| true);
+            left.lock().send(()).unwrap();
+            outcome
+        } else {
+            let minute = Duration::from_mins(1);
+            let share = |_: PeerBuffers<'_>| has_left.lock().recv_timeout(minute).is_ok();
+            exchange.run(rank, lent, later(), || (), share)
+        }
+    });
+    assert_eq!(outcomes, [Ok(true), Ok(true)]);
+}
+
+#[test]
+fn copies_and_loans_are_not_mixed() {
+    let exchange = SharedExchange::new(2);
+    let outcomes = on_ranks(2, |rank| {
+        let mut mine = [rank as u8; 8];
+        let lent = match rank {
+            0 => LentBuffer::Copied(&mut mine),
+            _ => LentBuffer::InPlace(&mut mine),
+        };
+        exchange.run(rank, lent, later(), || (), |_| ())
+    });
+    assert_eq!(outcomes, [Err(Missed::Closed), Err(Missed::Closed)]);
+}
+
+#[test]
+fn a_renewed_exchange_knows_nothing_of_the_operation_before() {
+    let mut exchange = SharedExchange::new(2);
+    for turn in 0..6 {
+        let results = on_ranks(2, |rank| {
+            let mut mine = vec![turn + rank as u8; 4];
+            let lent = match turn % 2 {
+                0 => LentBuffer::Copied(&mut mine),
+                _ => LentBuffer::InPlace(&mut mine),
+            };
+            let outcome = exchange.run(rank, lent, later(), || (), add);
+            outcome.map(|()| mine)
+        });
+        for mine in results {
+            assert_eq!(mine.unwrap(), vec![2 * turn + 1; 4]);
+        }
+        exchange.renew();
+        // Who was there before has not come.
+        let alone = exchange.run(
+            0,
+            LentBuffer::Read(&[1]),
+            Instant::now(),
+            || {
+                exchange.close();
+            },
+            |_| (),
+        );
+        assert_eq!(alone, Err(Missed::Closed));
+        exchange.renew();
+    }
+}
+
+#[test]
+fn sleeping_ranks_are_woken_in_every_phase() {
+    let rounds = if cfg!(miri) { 2 } else { 50 };
+    for round in 0..rounds {
+        let exchange = SharedExchange::new(3);
+        // Longer than anybody watches, of one rank after the other, before it comes and within its share.
+        let dawdle = |rank: usize, phase: usize| {
+            if (round + phase) % 3 == rank {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        };
+        let outcomes = on_ranks(3, |rank| {
+            dawdle(rank, 0);
+            let mine = [rank as u8];
+            let lent = LentBuffer::Read(&mine);
+            exchange.run(rank, lent, later(), || (), |_| dawdle(rank, 1))
+        });
+        assert_eq!(outcomes, [Ok(()), Ok(()), Ok(())]);
+    }
 }
