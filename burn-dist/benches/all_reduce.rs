@@ -5,16 +5,18 @@
 //! beginning a repetition when all are there. There is no peer in this program.
 
 mod processes;
+mod repeat;
 mod report;
 
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
+use burn_dist::ReduceOp;
 use burn_dist::launch::{Launcher, Worker};
-use burn_dist::{ProcessGroup, ReduceOp};
 use clap::Parser;
 use processes::{Layout, Ranked, Result};
-use report::{Measurement, median};
+use repeat::median_time;
+use report::Measurement;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -61,7 +63,7 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
     for &bytes in &options.sizes {
         let length = bytes / size_of::<f32>();
         let mut buffer = vec![0.0_f32; length];
-        let seconds = time(group, options.budget, || {
+        let seconds = median_time(group, options.budget, || {
             group.barrier()?;
             let start = Instant::now();
             group.all_reduce(&mut buffer, ReduceOp::Sum)?;
@@ -71,7 +73,7 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
         if layout == Layout::Threads {
             // Memory that was never written to is one page of zeros again and again.
             let tensor = Tensor::<1>::ones([length], worker.device());
-            let seconds = time(group, options.budget, || {
+            let seconds = median_time(group, options.budget, || {
                 let input = tensor.clone();
                 group.barrier()?;
                 let start = Instant::now();
@@ -84,15 +86,4 @@ fn measure(options: &Options, worker: &Worker) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The median time of what `once` times.
-fn time(group: &ProcessGroup, budget: f64, mut once: impl FnMut() -> Result<f64>) -> Result<f64> {
-    once()?;
-    // All ranks repeat as often as rank 0 finds right.
-    let mut often = [budget / once()?.max(1e-5)];
-    group.broadcast(&mut often, 0)?;
-    let repetitions = (often[0] as usize).clamp(5, 2000);
-    let times: Result<Vec<f64>> = (0..repetitions).map(|_| once()).collect();
-    Ok(median(&mut times?))
 }

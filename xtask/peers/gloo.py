@@ -1,7 +1,8 @@
 """Times PyTorch on Gloo over 127.0.0.1, as the benches of burn-dist time their own.
 
 `--bench all-reduce`: torch.distributed.all_reduce of f32, in place; all ranks begin a repetition together,
-and the median of many is what rank 0 sees. `--bench ddp-step`: training steps of the MNIST CNN under
+and the median of many is what rank 0 sees. `--bench growth`: the barrier, too. `--bench broadcast`: from rank 0,
+until a barrier says that all have it. `--bench ddp-step`: training steps of the MNIST CNN under
 DistributedDataParallel, against the same replicas without, in alternating blocks; the slowest rank's median.
 
 Prints lines of JSON. Each rank is a process with one thread of its own. Caller: `cargo xtask bench --peers`.
@@ -25,7 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 def options():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--bench", choices=["all-reduce", "ddp-step"], default="all-reduce")
+    benches = ["all-reduce", "growth", "broadcast", "ddp-step"]
+    parser.add_argument("--bench", choices=benches, default="all-reduce")
     parser.add_argument("--layout", choices=["processes"], default="processes")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=[])
@@ -39,8 +41,8 @@ def options():
 def rank_main(rank, chosen, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=chosen.ranks)
-    bench = {"all-reduce": all_reduce, "ddp-step": ddp_step}[chosen.bench]
-    for line in bench(chosen):
+    benches = {"all-reduce": all_reduce, "growth": growth, "broadcast": broadcast, "ddp-step": ddp_step}
+    for line in benches[chosen.bench](chosen):
         if rank == 0:
             head = {"bench": chosen.bench, "layout": chosen.layout, "ranks": chosen.ranks}
             print(json.dumps(head | line), flush=True)
@@ -48,22 +50,44 @@ def rank_main(rank, chosen, store):
     dist.destroy_process_group()
 
 
+def median(budget, operate):
+    """The median time of an operation."""
+
+    def once():
+        dist.barrier()
+        start = time.perf_counter()
+        operate()
+        return time.perf_counter() - start
+
+    once()
+    # All ranks repeat as often as rank 0 finds right.
+    often = torch.tensor([budget / max(once(), 1e-5)])
+    dist.broadcast(often, 0)
+    times = [once() for _ in range(min(max(int(often.item()), 5), 2000))]
+    return statistics.median(times)
+
+
 def all_reduce(chosen):
     for size in chosen.sizes:
         tensor = torch.zeros(size // 4)
+        yield {"bytes": size, "seconds": median(chosen.budget, lambda: dist.all_reduce(tensor))}
 
-        def once():
+
+def growth(chosen):
+    yield {"bench": "growth-barrier", "bytes": 0, "seconds": median(chosen.budget, dist.barrier)}
+    for line in all_reduce(chosen):
+        yield {"bench": "growth-all-reduce"} | line
+
+
+def broadcast(chosen):
+    for size in chosen.sizes:
+        tensor = torch.zeros(size // 4)
+
+        def to_all():
+            dist.broadcast(tensor, 0)
             dist.barrier()
-            start = time.perf_counter()
-            dist.all_reduce(tensor)
-            return time.perf_counter() - start
 
-        once()
-        # All ranks repeat as often as rank 0 finds right.
-        often = torch.tensor([chosen.budget / max(once(), 1e-5)])
-        dist.broadcast(often, 0)
-        times = [once() for _ in range(min(max(int(often.item()), 5), 2000))]
-        yield {"bytes": size, "seconds": statistics.median(times)}
+        yield {"bytes": size, "seconds": median(chosen.budget, to_all)}
 
 
 def network():

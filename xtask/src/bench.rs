@@ -40,11 +40,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum)]
     layout: Option<Layout>,
 
-    /// Numbers of ranks [default: 2,4,8; for loader 2]
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = value_parser!(u32).range(1..=256))]
+    /// Numbers of ranks [default: 2,4,8; for loader 2; for growth 2,4,8,16,32,64; for broadcast 16; for launch 64]
+    #[arg(long, alias = "processes", value_name = "N,...", value_delimiter = ',', value_parser = value_parser!(u32).range(1..=256))]
     ranks: Vec<u32>,
 
-    /// Sizes for all-reduce in bytes, multiples of 4 [default: 1 KiB, 64 KiB, 1, 4, 16 and 64 MiB]
+    /// Sizes for all-reduce, growth and broadcast in bytes, multiples of 4 [default: 1 KiB, 64 KiB, 1, 4, 16 and
+    /// 64 MiB; for growth the first three, for broadcast the last]
     #[arg(long, value_name = "BYTES,...", value_delimiter = ',', value_parser = size)]
     sizes: Vec<u64>,
 
@@ -56,11 +57,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "peers")]
     python: Option<PathBuf>,
 
-    /// Runs of each program; medians of the rounds count [default: 5 for all-reduce and ddp-step, else 1]
+    /// Runs of each program; medians of the rounds count [default: 5 for all-reduce, ddp-step and launch, 3 for growth
+    /// and broadcast, else 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
 
-    /// Seconds that each size of all-reduce takes in a round, about
+    /// Seconds that each size takes in a round, about
     #[arg(long, value_name = "SECONDS", default_value_t = 0.3, value_parser = seconds)]
     budget: f64,
 
@@ -158,8 +160,8 @@ impl Arguments {
             limit: Duration::from_secs(self.deadline),
         };
         let (mut rows, mut all_well): (Vec<Row>, _) = (Vec::new(), true);
-        let sizes = self.sizes();
         for bench in benches {
+            let sizes = self.sizes(bench);
             let mut samples = Samples::default();
             let rounds = self.rounds.unwrap_or(bench.rounds());
             for (layout, ranks) in self.places(bench) {
@@ -195,9 +197,9 @@ impl Arguments {
         }
     }
 
-    fn sizes(&self) -> Vec<u64> {
+    fn sizes(&self, bench: Bench) -> Vec<u64> {
         if self.sizes.is_empty() {
-            return vec![1 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
+            return bench.sizes().to_vec();
         }
         let mut sizes = self.sizes.clone();
         sizes.sort_unstable();

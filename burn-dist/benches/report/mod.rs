@@ -1,5 +1,7 @@
 //! What a bench prints: one JSON object a line for each measurement.
+#![allow(dead_code, reason = "each bench uses a part of this")]
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -24,13 +26,32 @@ pub(crate) struct Measurement<'m> {
 }
 
 impl Measurement<'_> {
-    /// Writes the line at once, for whoever reads it may wait for it.
+    /// Writes the line.
     pub(crate) fn print(&self) -> io::Result<()> {
-        let line = serde_json::to_string(self)?;
-        let mut output = io::stdout().lock();
-        writeln!(output, "{line}")?;
-        output.flush()
+        write(self)
     }
+
+    /// Writes the line with what was counted, by name.
+    pub(crate) fn print_with(&self, counts: &BTreeMap<&str, f64>) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Counted<'c> {
+            #[serde(flatten)]
+            measurement: &'c Measurement<'c>,
+            counts: &'c BTreeMap<&'c str, f64>,
+        }
+        write(&Counted {
+            measurement: self,
+            counts,
+        })
+    }
+}
+
+/// Writes a line at once, for whoever reads it may wait for it.
+fn write(line: &impl Serialize) -> io::Result<()> {
+    let line = serde_json::to_string(line)?;
+    let mut output = io::stdout().lock();
+    writeln!(output, "{line}")?;
+    output.flush()
 }
 
 /// The median of some times; of two in the middle the longer.

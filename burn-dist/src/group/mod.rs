@@ -9,6 +9,7 @@
 //! - `p2p`: messages between two ranks.
 //! - `member`: one rank's seat in a group and its departure.
 //! - `split`: groups made from groups; `world`: the group of all ranks of a job of several processes.
+//! - `traffic`: what a process has sent to the others.
 //!
 //! Ranks in the public interface are ranks within the group; errors name global ranks.
 
@@ -22,6 +23,7 @@ mod operations;
 mod p2p;
 mod split;
 mod tensor;
+mod traffic;
 mod uneven;
 mod work;
 mod world;
@@ -44,6 +46,7 @@ pub(crate) use host::in_memory;
 pub use mode::{Blocking, Mode, Start, Started};
 pub use objects::Objects;
 pub use p2p::{AnyRank, Message, P2p, Slot, Source};
+pub use traffic::Traffic;
 pub use uneven::Uneven;
 pub use work::Work;
 

@@ -8,6 +8,7 @@ mod run;
 mod setup;
 mod threads;
 
+pub use crate::group::Traffic;
 pub(crate) use devices::Kind;
 pub use devices::{Backend, Devices};
 pub use interrupt::{Interrupt, InterruptWatch, Interruption};

@@ -22,7 +22,7 @@ use super::ends::{Ends, Stuck};
 use super::failures::Failures;
 use super::run::{Run, thread_name};
 use crate::error::{Error, Ranks, Result};
-use crate::group::ProcessGroup;
+use crate::group::{ProcessGroup, Traffic};
 use crate::rendezvous::JobConfig;
 use crate::transport::thread::Thread;
 
@@ -84,6 +84,23 @@ impl Worker {
     /// Returns the address at which the job's other processes reach this one; none in a job of one process.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// Returns what this rank's process has sent to the job's other processes since it joined. It is nothing in a job
+    /// of one process.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use burn_dist::launch::launch;
+    /// launch(vec![Device::flex(); 2], |worker| {
+    ///     worker.group().barrier()?;
+    ///     assert_eq!(worker.traffic().messages, 0, "threads share memory");
+    ///     Ok::<_, burn_dist::Error>(())
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn traffic(&self) -> Traffic {
+        self.group.traffic()
     }
 }
 

@@ -236,6 +236,14 @@ impl<N: Breakable> Network for Faulty<N> {
         self.inner.sent()
     }
 
+    fn messages(&self) -> u64 {
+        self.inner.messages()
+    }
+
+    fn connections(&self) -> usize {
+        self.inner.connections()
+    }
+
     fn check(&self, process: usize) -> Result<(), Lost> {
         self.inner.check(process)
     }

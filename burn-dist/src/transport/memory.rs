@@ -49,6 +49,7 @@ pub(crate) struct MemoryNetwork {
     watchers: Arc<Watchers>,
     teller: Mutex<Option<JoinHandle<()>>>,
     sent: AtomicU64,
+    sent_messages: AtomicU64,
 }
 
 struct Hub {
@@ -169,13 +170,14 @@ impl MemoryNetwork {
             watchers,
             teller: Mutex::new(Some(teller)),
             sent: AtomicU64::new(0),
+            sent_messages: AtomicU64::new(0),
         }
     }
 }
 
 impl MemoryNetwork {
     /// Returns the number of messages with a body of this length that nobody has asked for.
-    pub(crate) fn messages(&self, length: usize) -> usize {
+    pub(crate) fn unasked(&self, length: usize) -> usize {
         let state = self.hub.state.lock();
         let messages = state.mail.values().flatten();
         messages.filter(|(_, body)| body.len() == length).count()
@@ -194,6 +196,7 @@ impl Network for MemoryNetwork {
     fn send(&self, to: usize, tag: Tag, head: &[u8], body: &[u8], _: Instant) -> Result<(), Lost> {
         let mut state = self.hub.state.lock();
         state.check(self.process, to)?;
+        self.sent_messages.fetch_add(1, Relaxed);
         let dropped = state.gone[to].contains(tag.group);
         if !state.frozen[self.process] && !state.frozen[to] && !dropped {
             let messages = state.mail.entry((self.process, to, tag)).or_default();
@@ -284,6 +287,17 @@ impl Network for MemoryNetwork {
 
     fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
+    }
+
+    fn messages(&self) -> u64 {
+        self.sent_messages.load(Relaxed)
+    }
+
+    fn connections(&self) -> usize {
+        let state = self.hub.state.lock();
+        let ends = state.ends[self.process].iter().enumerate();
+        ends.filter(|(peer, end)| *peer != self.process && end.is_none())
+            .count()
     }
 
     fn check(&self, process: usize) -> Result<(), Lost> {

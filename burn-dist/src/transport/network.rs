@@ -88,6 +88,12 @@ pub(crate) trait Network: fmt::Debug + Send + Sync {
     /// without what encryption adds.
     fn sent(&self) -> u64;
 
+    /// Returns the number of messages this process has sent to the others so far.
+    fn messages(&self) -> u64;
+
+    /// Returns the number of processes with which this one has a connection.
+    fn connections(&self) -> usize;
+
     /// Checks, without waiting, that a process can still be reached, as far as is known.
     ///
     /// # Errors

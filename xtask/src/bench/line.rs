@@ -41,6 +41,8 @@ pub(super) struct Line {
     pub(super) variant: Option<String>,
     /// The comparison of the program itself, and its time.
     pub(super) compared: Option<(String, f64)>,
+    /// What the program counted, by name.
+    pub(super) counts: Vec<(String, f64)>,
 }
 
 impl Line {
@@ -65,6 +67,14 @@ impl Line {
             (None, None) if field("peer").is_none() && field("peer_seconds").is_none() => None,
             _ => return Err(wrong("peer` and `peer_seconds")),
         };
+        let counts = match field("counts") {
+            None => Some(Vec::new()),
+            Some(counts) => counts.as_object().and_then(|counts| {
+                let number =
+                    |(name, value): (&String, &Value)| Some((name.clone(), value.as_f64()?));
+                counts.iter().map(number).collect()
+            }),
+        };
         Ok(Some(Self {
             bench: words("bench").ok_or_else(|| wrong("bench"))?,
             layout: words("layout")
@@ -75,6 +85,7 @@ impl Line {
             seconds: time("seconds").ok_or_else(|| wrong("seconds"))?,
             variant: words("variant"),
             compared,
+            counts: counts.ok_or_else(|| wrong("counts"))?,
         }))
     }
 }
@@ -95,14 +106,16 @@ mod tests {
             seconds: 2.2e-5,
             variant: None,
             compared: None,
+            counts: Vec::new(),
         };
         assert_eq!(Line::parse(text).unwrap().unwrap(), expected);
 
         let text = r#"{"bench":"b","layout":"processes","ranks":4,"bytes":8,"seconds":1,
-                       "variant":"ring","peer":"none","peer_seconds":3e-5}"#;
+                       "variant":"ring","peer":"none","peer_seconds":3e-5,"counts":{"messages":3}}"#;
         let line = Line::parse(text).unwrap().unwrap();
         assert_eq!(line.variant.as_deref(), Some("ring"));
         assert_eq!(line.compared, Some(("none".into(), 3e-5)));
+        assert_eq!(line.counts, [("messages".to_owned(), 3.0)]);
     }
 
     #[test]
@@ -126,6 +139,8 @@ mod tests {
             (r#","peer_seconds":2"#, ""),
             (r#""peer":"p","#, ""),
             (r#""peer":"p""#, r#""peer":7"#),
+            (r#""peer":"p""#, r#""counts":7,"peer":"p""#),
+            (r#""peer":"p""#, r#""counts":{"messages":"7"},"peer":"p""#),
         ] {
             let text = whole.replace(part, changed);
             assert_ne!(text, whole);

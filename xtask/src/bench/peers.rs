@@ -56,10 +56,24 @@ impl Kind {
             Self::OpenMpiShared | Self::BurnCollective => {
                 bench == Bench::AllReduce && layout == Layout::Threads
             }
-            Self::OpenMpiTcp => bench == Bench::AllReduce && layout == Layout::Processes,
+            Self::OpenMpiTcp => {
+                let benches = [
+                    Bench::AllReduce,
+                    Bench::Growth,
+                    Bench::Broadcast,
+                    Bench::Launch,
+                ];
+                benches.contains(&bench) && layout == Layout::Processes
+            }
             Self::RawTcp => bench == Bench::AllReduce && layout == Layout::Processes && ranks == 2,
             Self::Torch => {
-                matches!(bench, Bench::AllReduce | Bench::DdpStep) && layout == Layout::Processes
+                let benches = [
+                    Bench::AllReduce,
+                    Bench::DdpStep,
+                    Bench::Growth,
+                    Bench::Broadcast,
+                ];
+                benches.contains(&bench) && layout == Layout::Processes
             }
         }
     }
@@ -110,13 +124,17 @@ impl Peer {
         let mut command = Command::new(&self.program);
         match self.kind {
             Kind::OpenMpiShared => openmpi_flags(&mut command, setting, "vader,self"),
-            Kind::OpenMpiTcp => openmpi_flags(&mut command, setting, "tcp,self"),
+            Kind::OpenMpiTcp => {
+                openmpi_flags(&mut command, setting, "tcp,self");
+                // Without it, ranks that wait take the cores of those that have something to do.
+                command.args(["--mca", "mpi_yield_when_idle", "1"]);
+            }
             Kind::Torch | Kind::BurnCollective | Kind::RawTcp => {}
         }
         if let Some(file) = &self.file {
             command.arg(file);
         }
-        if self.kind == Kind::Torch {
+        if matches!(self.kind, Kind::OpenMpiTcp | Kind::Torch) {
             command.args(["--bench", setting.bench.name()]);
         }
         match self.kind {

@@ -1,13 +1,16 @@
-//! Rows as a drawing: bandwidth over size where there are several sizes, bars where there is one.
+//! Rows as a drawing: time over processes for growth, bandwidth over size where there are several sizes, bars where
+//! there is one.
 //!
 //! One colour is one contestant, wherever it is drawn; the legend stands above all.
 //!
-//! Imports point one way: `plot` > `lines`, `bars` > `series`. Caller: `bench`.
+//! Imports point one way: `plot` > `growth`, `lines`, `bars` > `series`.
 
 mod bars;
+mod growth;
 mod lines;
 mod series;
 
+use super::programs::Bench;
 use super::rows::Row;
 use crate::error::Error;
 use plotters::prelude::*;
@@ -42,7 +45,7 @@ fn draw(rows: &[Row], text: &mut String) -> Drawn {
     let legend_height = legend.last().map_or(0, |(_, y)| y + LEGEND_LINE) + MARGIN;
     let heights: Vec<u32> = benches
         .iter()
-        .map(|(_, groups)| height(groups, &contestants))
+        .map(|(bench, groups)| height(bench, groups, &contestants))
         .collect();
     let whole = legend_height + heights.iter().sum::<u32>() + MARGIN;
 
@@ -60,27 +63,42 @@ fn draw(rows: &[Row], text: &mut String) -> Drawn {
         let (top, below) = rest.split_vertically(height);
         rest = below;
         let top = top.titled(bench, (FONT, 20))?;
-        if are_lines(groups) {
-            lines::draw(&top, groups, &contestants)?;
-        } else {
-            bars::draw(&top, groups, &contestants)?;
+        match Form::of(bench, groups) {
+            Form::Growth => growth::draw(&top, groups, &contestants)?,
+            Form::Lines => lines::draw(&top, groups, &contestants)?,
+            Form::Bars => bars::draw(&top, groups, &contestants)?,
         }
     }
     area.present()?;
     Ok(())
 }
 
-fn are_lines(groups: &[Group]) -> bool {
-    groups.iter().any(Group::has_several_sizes)
+/// Form in which the rows of a bench are drawn.
+enum Form {
+    Growth,
+    Lines,
+    Bars,
 }
 
-fn height(groups: &[Group], contestants: &Contestants) -> u32 {
+impl Form {
+    fn of(bench: &str, groups: &[Group]) -> Self {
+        if bench.starts_with(Bench::Growth.name()) {
+            Self::Growth
+        } else if groups.iter().any(Group::has_several_sizes) {
+            Self::Lines
+        } else {
+            Self::Bars
+        }
+    }
+}
+
+fn height(bench: &str, groups: &[Group], contestants: &Contestants) -> u32 {
     let title = 30;
     title
-        + if are_lines(groups) {
-            lines::height(groups)
-        } else {
-            bars::height(groups, contestants)
+        + match Form::of(bench, groups) {
+            Form::Growth => growth::height(groups, contestants),
+            Form::Lines => lines::height(groups),
+            Form::Bars => bars::height(groups, contestants),
         }
 }
 

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Benches that can be timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -22,6 +23,12 @@ pub(super) enum Bench {
     Loader,
     /// From the start of the processes to the first step
     Startup,
+    /// Barrier and all_reduce over more and more processes, and messages counted
+    Growth,
+    /// broadcast of f32 from rank 0, by size, and bytes counted
+    Broadcast,
+    /// `burn-dist run` of a program that joins, makes one barrier and ends; threads and memory counted
+    Launch,
 }
 
 impl Bench {
@@ -33,6 +40,9 @@ impl Bench {
             Self::Overlap => "overlap",
             Self::Loader => "loader",
             Self::Startup => "startup",
+            Self::Growth => "growth",
+            Self::Broadcast => "broadcast",
+            Self::Launch => "launch",
         }
     }
 
@@ -43,19 +53,30 @@ impl Bench {
             Self::DdpStep => "ddp_step",
             Self::Overlap => "overlap",
             Self::Loader => "loader",
-            Self::Startup => "startup",
+            Self::Startup | Self::Launch => "startup",
+            Self::Growth | Self::Broadcast => "growth",
         }
     }
 
     pub(super) fn has_sizes(self) -> bool {
-        self == Self::AllReduce
+        matches!(self, Self::AllReduce | Self::Growth | Self::Broadcast)
+    }
+
+    /// Sizes in bytes unless the user says.
+    pub(super) fn sizes(self) -> &'static [u64] {
+        match self {
+            Self::AllReduce => &[1 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20],
+            Self::Growth => &[1 << 10, 64 << 10, 1 << 20],
+            Self::Broadcast => &[64 << 20],
+            _ => &[],
+        }
     }
 
     /// Layouts that its ranks can have.
     pub(super) fn layouts(self) -> &'static [Layout] {
         match self {
             Self::Loader => &[Layout::Threads],
-            Self::Startup => &[Layout::Processes],
+            Self::Startup | Self::Growth | Self::Broadcast | Self::Launch => &[Layout::Processes],
             _ => &[Layout::Threads, Layout::Processes],
         }
     }
@@ -64,6 +85,9 @@ impl Bench {
     pub(super) fn ranks(self) -> &'static [u32] {
         match self {
             Self::Loader => &[2],
+            Self::Growth => &[2, 4, 8, 16, 32, 64],
+            Self::Broadcast => &[16],
+            Self::Launch => &[64],
             _ => &[2, 4, 8],
         }
     }
@@ -72,7 +96,8 @@ impl Bench {
     /// their turns with what they are compared with themselves.
     pub(super) fn rounds(self) -> u32 {
         match self {
-            Self::AllReduce | Self::DdpStep => 5,
+            Self::AllReduce | Self::DdpStep | Self::Launch => 5,
+            Self::Growth | Self::Broadcast => 3,
             _ => 1,
         }
     }
@@ -114,6 +139,11 @@ impl Setting<'_> {
             pair("--blocks", "8".to_owned());
             pair("--steps", "1".to_owned());
         }
+        if self.bench == Bench::Launch {
+            // The time just before the command is started.
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            pair("--began", since.unwrap_or_default().as_nanos().to_string());
+        }
         if self.bench.has_sizes() {
             flags.extend(self.size_flags());
         }
@@ -130,7 +160,11 @@ impl Setting<'_> {
 
 /// The programs' files.
 #[derive(Debug)]
-pub(super) struct Programs(BTreeMap<Bench, PathBuf>);
+pub(super) struct Programs {
+    benches: BTreeMap<Bench, PathBuf>,
+    /// `burn-dist`, where a bench needs it.
+    launcher: Option<PathBuf>,
+}
 
 impl Programs {
     /// Builds the programs of these benches.
@@ -139,17 +173,48 @@ impl Programs {
     ///
     /// As [`build`].
     pub(super) fn build(benches: &[Bench]) -> Result<Self, Halt> {
-        let names: Vec<_> = benches.iter().map(|bench| bench.program()).collect();
-        let files = build(&names)?;
-        Ok(Self(benches.iter().copied().zip(files).collect()))
+        let mut names: Vec<_> = benches.iter().map(|bench| bench.program()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let files: BTreeMap<_, _> = names.iter().zip(build(&names)?).collect();
+        let file = |bench: &Bench| Some((*bench, files.get(&bench.program())?.clone()));
+        let launcher = benches.contains(&Bench::Launch).then(build_launcher);
+        Ok(Self {
+            benches: benches.iter().filter_map(file).collect(),
+            launcher: launcher.transpose()?,
+        })
     }
 
     /// The command that times it once.
     pub(super) fn command(&self, setting: &Setting) -> Option<Command> {
-        let mut command = Command::new(self.0.get(&setting.bench)?);
+        let program = self.benches.get(&setting.bench)?;
+        let mut command = Command::new(program);
+        match setting.bench {
+            Bench::Launch => {
+                command = Command::new(self.launcher.as_ref()?);
+                command.args(["run", "--nproc-per-node", &setting.ranks.to_string(), "--"]);
+                command.arg(program).arg("--launched");
+            }
+            Bench::Growth | Bench::Broadcast => {
+                command.args(["--operations", setting.bench.name()]);
+            }
+            _ => {}
+        }
         command.args(setting.flags());
         Some(command)
     }
+}
+
+/// Builds `burn-dist`, optimised, and gives its file.
+fn build_launcher() -> Result<PathBuf, Halt> {
+    let mut call = Call::new(["build", "--release", "--package", "burn-dist-cli"]);
+    call.arg("--message-format=json-render-diagnostics");
+    eprintln!("{call}");
+    let output = call.read()?;
+    if !output.status.success() {
+        return Err(Halt::Ended(cargo::exit_code(output.status)));
+    }
+    Ok(cargo::built_file(&output.stdout, "bin", "burn-dist")?)
 }
 
 /// Builds bench programs, optimised as cargo's `bench` profile has it, and gives their files.

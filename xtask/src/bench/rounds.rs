@@ -3,11 +3,11 @@
 
 use super::line::Line;
 use super::peers::Peer;
-use super::programs::{Programs, Setting};
+use super::programs::{Bench, Programs, Setting};
 use super::rows::Samples;
 use super::run::{Halt, run};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Contestants, and their time limits.
 #[derive(Debug)]
@@ -33,6 +33,27 @@ impl Contestant<'_> {
             Some(peer) => Some(peer.command(setting)),
             None => programs.command(setting),
         }
+    }
+
+    fn add(&self, line: Line, samples: &mut Samples) {
+        match self.peer {
+            Some(_) => samples.add_peer(self.name, line),
+            None => samples.add_ours(line),
+        }
+    }
+}
+
+/// The time of a whole command, from its start to its end.
+fn whole(setting: &Setting, time: Duration) -> Line {
+    Line {
+        bench: format!("{}-whole", setting.bench.name()),
+        layout: setting.layout,
+        ranks: setting.ranks.into(),
+        bytes: 0,
+        seconds: time.as_secs_f64(),
+        variant: None,
+        compared: None,
+        counts: Vec::new(),
     }
 }
 
@@ -60,8 +81,12 @@ impl Field<'_> {
                 let Some(command) = one.command(self.programs, setting) else {
                     continue;
                 };
+                let began = Instant::now();
                 let mut ran = run(command, one.name, self.limit)?;
                 let read = take(&ran.lines, one, setting, samples);
+                if setting.bench == Bench::Launch && ran.trouble.is_none() {
+                    one.add(whole(setting, began.elapsed()), samples);
+                }
                 let trouble = ran.trouble.take().or(read.err());
                 if let Some(trouble) = trouble {
                     let trouble = format!("{title}, round {round}: {} {trouble}", one.name);
@@ -112,7 +137,7 @@ fn take(
 ) -> Result<(), String> {
     let mut taken = 0;
     for text in lines {
-        let text = text.trim();
+        let text = unlabelled(text.trim());
         let Some(mut line) = Line::parse(text).map_err(|cause| format!("printed {cause}"))? else {
             eprintln!("[{}] {text}", from.name);
             continue;
@@ -122,16 +147,25 @@ fn take(
         }
         // What it calls by a name of its own is what ours is compared with.
         line.bench = line.bench.replacen(from.says, setting.bench.name(), 1);
-        match from.peer {
-            Some(_) => samples.add_peer(from.name, line),
-            None => samples.add_ours(line),
-        }
+        from.add(line, samples);
         taken += 1;
     }
     if taken == 0 {
         return Err("printed no measurement".to_owned());
     }
     Ok(())
+}
+
+/// A line without the label of the process, which `burn-dist run` writes before it: `[0] `.
+fn unlabelled(text: &str) -> &str {
+    let label = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match text
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        Some((number, rest)) if label(number) => rest,
+        _ => text,
+    }
 }
 
 /// True if it measures what was asked for. A bench may have parts: `startup-processes`.

@@ -14,6 +14,8 @@ pub(super) struct Row {
     /// Seconds.
     pub(super) ours: f64,
     pub(super) peer: Option<Peer>,
+    /// What ours counted, by name: the most of all rounds.
+    pub(super) counts: BTreeMap<String, f64>,
 }
 
 /// Time of a peer.
@@ -43,7 +45,7 @@ impl Row {
     }
 
     pub(super) fn json(&self) -> Value {
-        json!({
+        let mut row = json!({
             "bench": self.bench,
             "layout": self.layout.name(),
             "ranks": self.ranks,
@@ -52,7 +54,11 @@ impl Row {
             "peer": self.peer.as_ref().map(Peer::title),
             "peer_s": self.peer.as_ref().map(|peer| peer.seconds),
             "ratio": self.ratio(),
-        })
+        });
+        if !self.counts.is_empty() {
+            row["counts"] = json!(self.counts);
+        }
+        row
     }
 }
 
@@ -73,6 +79,8 @@ pub(super) struct Samples {
     ours: Times,
     /// Name of the comparison of the program itself.
     compared: BTreeMap<(Place, String), Vec<f64>>,
+    /// What ours counted.
+    counts: BTreeMap<Place, BTreeMap<String, f64>>,
     /// By peer, in the order in which they came first, and variant.
     peers: Vec<(String, Times)>,
 }
@@ -80,6 +88,13 @@ pub(super) struct Samples {
 impl Samples {
     pub(super) fn add_ours(&mut self, line: Line) {
         let place = place(&line);
+        if !line.counts.is_empty() {
+            let counts = self.counts.entry(place.clone()).or_default();
+            for (name, count) in line.counts {
+                let most = counts.entry(name).or_insert(count);
+                *most = most.max(count);
+            }
+        }
         let name = line.compared.map(|(name, seconds)| {
             let key = (place.clone(), name.clone());
             self.compared.entry(key).or_default().push(seconds);
@@ -121,6 +136,7 @@ impl Samples {
                 bytes: place.3,
                 ours: median(ours),
                 peer,
+                counts: self.counts.get(place).cloned().unwrap_or_default(),
             };
             if let Some(name) = compared {
                 let key = (place.clone(), name.clone());
@@ -146,6 +162,10 @@ impl Samples {
             }
             if rows.len() == first {
                 rows.push(row(times, None));
+            }
+            // It says the same beside each peer.
+            for row in rows.iter_mut().skip(first + 1) {
+                row.counts.clear();
             }
         }
         rows

@@ -1,7 +1,10 @@
 //! Rows as a table of text, and sizes and times as people read them.
 
-use super::programs::Bench;
 use super::rows::Row;
+use std::collections::BTreeMap;
+
+/// Ends of the names of benches whose time is that of moving bytes.
+const BANDWIDTHS: [&str; 2] = ["all-reduce", "broadcast"];
 
 /// The rows of one bench, with a head; nothing without rows.
 pub(super) fn table(rows: &[Row]) -> String {
@@ -11,22 +14,24 @@ pub(super) fn table(rows: &[Row]) -> String {
     let mut lines = vec![
         [
             "bench", "layout", "ranks", "bytes", "ours", "GB/s", "peer", "peer's", "ratio",
+            "counted",
         ]
         .map(str::to_owned),
     ];
     lines.extend(rows.iter().map(cells));
-    let columns = lines[0].len();
+    let counted = rows.iter().any(|row| !row.counts.is_empty());
+    let columns = lines[0].len() - usize::from(!counted);
     let widths: Vec<_> = (0..columns)
         .map(|at| lines.iter().map(|line| line[at].chars().count()).max())
         .map(Option::unwrap_or_default)
         .collect();
     let mut text = "\n".to_owned();
     for line in lines {
-        let cells = line.iter().zip(&widths).enumerate();
+        let cells = line.iter().zip(&widths).take(columns).enumerate();
         let padded: Vec<_> = cells
             .map(|(at, (cell, width))| match at {
                 // Words begin, numbers end at the same place.
-                0 | 1 | 6 => format!("{cell:<width$}"),
+                0 | 1 | 6 | 9 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
@@ -36,7 +41,7 @@ pub(super) fn table(rows: &[Row]) -> String {
     text
 }
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &Row) -> [String; 10] {
     let (peer, peers) = match &row.peer {
         Some(peer) => (peer.title(), time(peer.seconds)),
         None => ("-".to_owned(), "-".to_owned()),
@@ -51,7 +56,7 @@ fn cells(row: &Row) -> [String; 9] {
         },
         time(row.ours),
         // Elsewhere, the bytes are not all that takes the time.
-        if row.bench == Bench::AllReduce.name() {
+        if row.bytes > 0 && BANDWIDTHS.iter().any(|bench| row.bench.ends_with(bench)) {
             three(row.bytes as f64 / row.ours / 1e9)
         } else {
             "-".to_owned()
@@ -60,7 +65,17 @@ fn cells(row: &Row) -> [String; 9] {
         peers,
         row.ratio()
             .map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+        counted(&row.counts),
     ]
+}
+
+/// `messages 6, bytes sent 1024`.
+fn counted(counts: &BTreeMap<String, f64>) -> String {
+    let each = counts.iter().map(|(name, count)| match count {
+        whole if whole.fract() == 0.0 => format!("{name} {whole:.0}"),
+        count => format!("{name} {count:.2}"),
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// `4 KiB`; without a rest, or with three digits.
@@ -108,6 +123,7 @@ mod tests {
             bytes,
             ours: 1e-4,
             peer,
+            counts: BTreeMap::new(),
         }
     }
 
@@ -146,5 +162,22 @@ startup     threads      2      -  100 µs     -  -                             
 ";
         assert_eq!(text, expected);
         assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn counts_have_a_column_where_there_are_some() {
+        let counts = [("messages", 6.0), ("bytes", 1.5)].map(|(name, count)| (name.into(), count));
+        let counting = Row {
+            bench: "growth-barrier".into(),
+            counts: BTreeMap::from(counts),
+            ..row(0, None)
+        };
+        let text = table(&[counting, row(4, None)]);
+        let expected = "
+bench           layout   ranks  bytes    ours  GB/s  peer  peer's  ratio  counted
+growth-barrier  threads      2      -  100 µs     -  -          -      -  bytes 1.50, messages 6
+all-reduce      threads      2    4 B  100 µs  0.00  -          -      -
+";
+        assert_eq!(text, expected);
     }
 }

@@ -16,11 +16,13 @@ fn parse(flags: &str) -> Result<Arguments, clap::Error> {
 fn without_arguments_everything_is_timed() {
     let all = parse("").unwrap();
     all.check().unwrap();
-    assert_eq!(all.benches().len(), 5);
+    assert_eq!(all.benches().len(), 8);
     assert_eq!(all.places(Bench::AllReduce).len(), 6);
     assert_eq!(all.places(Bench::Loader), [(Layout::Threads, 2)]);
     assert_eq!(all.places(Bench::Startup).len(), 3);
-    assert_eq!(all.sizes().len(), 6);
+    assert_eq!(all.sizes(Bench::AllReduce).len(), 6);
+    assert_eq!(all.sizes(Bench::Growth).len(), 3);
+    assert_eq!(all.places(Bench::Growth).len(), 6);
     assert!(all.prepare_peers().is_ok_and(|(ready, _)| ready.is_empty()));
 }
 
@@ -29,7 +31,7 @@ fn what_is_wanted_is_timed_once() {
     let some = parse("all-reduce --layout processes --ranks 4,2,4 --sizes 8,1024,8").unwrap();
     let place = |ranks| (Layout::Processes, ranks);
     assert_eq!(some.places(Bench::AllReduce), [place(2), place(4)]);
-    assert_eq!(some.sizes(), [8, 1024]);
+    assert_eq!(some.sizes(Bench::AllReduce), [8, 1024]);
 }
 
 #[test]

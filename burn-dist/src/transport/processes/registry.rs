@@ -193,6 +193,18 @@ impl World {
     pub(crate) fn sent(&self) -> u64 {
         self.network.as_ref().map_or(0, |network| network.sent())
     }
+
+    /// Returns the number of messages this process has sent to the others.
+    pub(crate) fn messages(&self) -> u64 {
+        let network = self.network.as_ref();
+        network.map_or(0, |network| network.messages())
+    }
+
+    /// Returns the number of open connections with the others.
+    pub(crate) fn connections(&self) -> usize {
+        let network = self.network.as_ref();
+        network.map_or(0, |network| network.connections())
+    }
 }
 
 impl Drop for World {

@@ -37,6 +37,7 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub(crate) struct TcpNetwork {
     watchers: Arc<Watchers>,
     waker: Arc<Waker>,
     heartbeat: Duration,
+    /// Messages sent so far.
+    messages: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// None in tests without a port.
     port: Option<Acceptor<Port>>,
@@ -105,6 +108,7 @@ impl TcpNetwork {
             watchers: Arc::default(),
             waker,
             heartbeat,
+            messages: AtomicU64::new(0),
             threads: Mutex::default(),
             port,
         };
@@ -247,11 +251,21 @@ impl Network for TcpNetwork {
         cancel: &dyn Cancel,
     ) -> Result<bool, Lost> {
         let connection = |peer| self.connection(peer);
+        self.messages.fetch_add(sends.len() as u64, Relaxed);
         Exchange::new(connection, sends, receives, cancel)?.run(deadline)
     }
 
     fn sent(&self) -> u64 {
         self.all().map(|connection| connection.sent()).sum()
+    }
+
+    fn messages(&self) -> u64 {
+        self.messages.load(Relaxed)
+    }
+
+    fn connections(&self) -> usize {
+        let up = |connection: &&Arc<Connection>| connection.check().is_ok();
+        self.all().filter(up).count()
     }
 
     fn check(&self, process: usize) -> Result<(), Lost> {

@@ -35,6 +35,9 @@ fn each_peer_does_what_is_timed() {
     assert_eq!(serving(Bench::DdpStep, processes, 4), [Kind::Torch]);
     assert_eq!(serving(Bench::DdpStep, threads, 4), []);
     assert_eq!(serving(Bench::Startup, processes, 4), []);
+    assert_eq!(serving(Bench::Growth, processes, 64), over_tcp[1..]);
+    assert_eq!(serving(Bench::Broadcast, processes, 16), over_tcp[1..]);
+    assert_eq!(serving(Bench::Launch, processes, 64), [Kind::OpenMpiTcp]);
 }
 
 #[test]
@@ -47,7 +50,9 @@ fn a_peer_gets_the_flags_of_ours() {
     };
     let all_reduce = setting(Bench::AllReduce, Layout::Processes);
     let mpi = words(&peer(Kind::OpenMpiTcp, Some("/f")).command(&all_reduce));
-    assert!(mpi.contains(" --mca btl tcp,self -np 2 /f "), "{mpi}");
+    assert!(mpi.contains(" --mca btl tcp,self -np 2 "), "{mpi}");
+    assert!(mpi.contains(" /f --bench all-reduce "), "{mpi}");
+    assert!(mpi.contains("mpi_yield_when_idle 1"), "{mpi}");
     assert!(
         mpi.ends_with(flags) && mpi.contains("--oversubscribe"),
         "{mpi}"

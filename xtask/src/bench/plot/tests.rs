@@ -1,6 +1,7 @@
 use super::*;
 use crate::bench::line::Layout;
 use crate::bench::rows::Peer;
+use std::collections::BTreeMap;
 
 fn row(bench: &str, ranks: u64, bytes: u64, peer: Option<&str>) -> Row {
     Row {
@@ -14,6 +15,7 @@ fn row(bench: &str, ranks: u64, bytes: u64, peer: Option<&str>) -> Row {
             variant: None,
             seconds: 2e-5 + bytes as f64 / 5e9,
         }),
+        counts: BTreeMap::new(),
     }
 }
 
@@ -62,9 +64,27 @@ fn one_size_is_bars_with_figures() {
 }
 
 #[test]
+fn growth_is_drawn_over_processes() {
+    let mut rows = Vec::new();
+    for ranks in [2, 8, 64] {
+        for bytes in [1 << 10, 1 << 20] {
+            rows.push(row("growth-all-reduce", ranks, bytes, Some("one")));
+        }
+    }
+    rows.extend([2, 64].map(|ranks| row("growth-barrier", ranks, 0, None)));
+    let svg = svg(&rows).unwrap();
+    for text in ["processes", "1 KiB", "1 MiB", "10.0 µs", "growth-barrier"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    // A point for each contestant and number of processes on each panel.
+    assert_eq!(count(&svg, "<circle"), 2 * 2 * 3 + 2);
+}
+
+#[test]
 fn anything_is_drawn() {
     for rows in [
         vec![],
+        vec![row("growth-barrier", 1, 0, None)],
         vec![row("all-reduce", 2, 4, None)],
         vec![row("loader", 1, 0, None), row("loader", 1, 0, Some("a"))],
         vec![

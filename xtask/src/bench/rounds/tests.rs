@@ -32,6 +32,14 @@ fn measurements_are_taken_from_among_other_lines() {
 }
 
 #[test]
+fn the_label_of_a_process_is_no_part_of_a_line() {
+    assert_eq!(taken(&[&format!("[0] {LINE}")]), (Ok(()), 1));
+    for text in ["[a] b", "[1]", "x [1] y", ""] {
+        assert_eq!(unlabelled(text), text);
+    }
+}
+
+#[test]
 fn a_measurement_of_something_else_is_refused() {
     for (part, changed) in [
         ("all-reduce", "ddp-step"),

@@ -9,6 +9,7 @@ fn line(layout: Layout, bytes: u64, seconds: f64) -> Line {
         seconds,
         variant: None,
         compared: None,
+        counts: Vec::new(),
     }
 }
 
@@ -45,6 +46,19 @@ fn rounds_become_medians_and_ratios() {
         "ours_s": 2.0, "peer": "TCP", "peer_s": 5.0, "ratio": 2.5,
     });
     assert_eq!(rows[0].json(), expected);
+}
+
+#[test]
+fn the_most_that_a_round_counted_is_kept() {
+    let mut samples = Samples::default();
+    for messages in [5.0, 7.0, 6.0] {
+        samples.add_ours(Line {
+            counts: vec![("messages".into(), messages)],
+            ..line(Layout::Processes, 8, 1.0)
+        });
+    }
+    let row = samples.rows().remove(0);
+    assert_eq!(row.json()["counts"], json!({"messages": 7.0}));
 }
 
 #[test]
