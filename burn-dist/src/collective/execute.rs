@@ -91,14 +91,18 @@ pub(crate) fn all_reduce_shared<T: Element>(
     let collective = Collective::AllReduce { op };
     let lengths = (0, input.elements().len());
     let operation = &Operation::new::<T>(collective, layout.ranks(), lengths);
-    let shares_locally = layout.is_local() && !is_small(operation.bytes, layout.ranks());
-    if layout.ranks() > 1 && shares_locally {
-        return run_shared_locally(handle, operation, input).map(Reduced::Shared);
-    }
-    if !plan::shares_result(operation, layout) {
+    let is_shared = if layout.is_local() {
+        layout.ranks() > 1 && !is_small(operation.bytes, layout.ranks())
+    } else {
+        plan::shares_result(operation, layout)
+    };
+    if !is_shared {
         let mut buffer = input.into_own();
         run(handle, collective, None, Some(&mut buffer))?;
         return Ok(Reduced::Own(buffer));
+    }
+    if layout.is_local() {
+        return run_shared_locally(handle, operation, input).map(Reduced::Shared);
     }
     let op = handle.begin()?;
     let plan = plan::plan(operation, layout, op.rank());
