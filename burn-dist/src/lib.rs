@@ -189,4 +189,4 @@ pub use group::{
     Source, Start, Started, Uneven, Work, form,
 };
 pub use net::{Secret, Tls};
-pub use rendezvous::JobConfig;
+pub use rendezvous::{Crossovers, JobConfig, Tuned};

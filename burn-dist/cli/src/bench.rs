@@ -1,11 +1,16 @@
 //! `burn-dist bench`: times all_reduce of f32 slices, by size.
 //!
 //! Alone, the ranks are threads of this process; started by `burn-dist run`, they are those of all its processes.
+//!
+//! Imports point one way: `bench` > `tune` > `boundaries`.
+
+mod boundaries;
+mod tune;
 
 use crate::Failure;
 use burn_dist::launch::{Backend, Devices, Launcher, Worker};
 use burn_dist::{JobConfig, ProcessGroup, ReduceOp};
-use clap::{Args, value_parser};
+use clap::{Args, Subcommand, value_parser};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,8 +22,11 @@ const REPETITIONS: (usize, usize) = (5, 2000);
 
 /// Ranks, sizes and times of a measurement.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = ABOUT)]
+#[command(after_help = ABOUT, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+
     /// Ranks of this process, each a thread [default: 2; 1 as a process of a job]
     #[arg(long, alias = "local_ranks", value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
     local_ranks: Option<u32>,
@@ -40,6 +48,13 @@ pub(crate) struct Arguments {
     /// Seconds to wait for the job's other processes, and in an operation for the other ranks
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u32).range(1..=86400))]
     timeout: u32,
+}
+
+/// Measurements other than the table of sizes.
+#[derive(Subcommand, Clone, Debug)]
+enum Mode {
+    /// Measure at which sizes collectives should change their algorithm here, and write a file for --crossovers
+    Tune(tune::Arguments),
 }
 
 const ABOUT: &str = "\
@@ -79,6 +94,9 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// If the job can't be joined, there is one rank only, or an operation fails.
 pub(crate) fn run(options: &Arguments) -> Result<ExitCode, Failure> {
     crate::log_to_stderr();
+    if let Some(Mode::Tune(options)) = &options.mode {
+        return tune::run(options);
+    }
     let timeout = Duration::from_secs(options.timeout.into());
     let job = JobConfig::from_env()?.map(|job| job.with_join_timeout(timeout));
     let processes = job.as_ref().map_or(1, JobConfig::processes);
@@ -113,7 +131,12 @@ fn measure(options: &Arguments, processes: usize, worker: &Worker) -> Result<(),
     }
     for &bytes in &options.sizes {
         let mut buffer = vec![0.0_f32; bytes / size_of::<f32>()];
-        let seconds = median_time(group, options.budget, &mut buffer)?;
+        let seconds = median_time(group, options.budget, || {
+            group.barrier()?;
+            let start = Instant::now();
+            group.all_reduce(&mut buffer, ReduceOp::Sum)?;
+            Ok(start.elapsed().as_secs_f64())
+        })?;
         if first {
             let rate = bytes as f64 / seconds / 1e9;
             writeln!(stdout, "{bytes:>12}{:>12}{rate:>10.3}", time(seconds))?;
@@ -123,24 +146,25 @@ fn measure(options: &Arguments, processes: usize, worker: &Worker) -> Result<(),
     Ok(())
 }
 
-/// Returns the median time of an all_reduce of the buffer.
-fn median_time(group: &ProcessGroup, budget: f64, buffer: &mut [f32]) -> Result<f64, Failure> {
-    let mut once = || -> Result<f64, Failure> {
-        group.barrier()?;
-        let start = Instant::now();
-        group.all_reduce(&mut *buffer, ReduceOp::Sum)?;
-        Ok(start.elapsed().as_secs_f64())
-    };
+/// Returns the median time of what `once` times, on this rank.
+fn median_time(
+    group: &ProcessGroup,
+    budget: f64,
+    mut once: impl FnMut() -> Result<f64, Failure>,
+) -> Result<f64, Failure> {
     once()?;
     // All ranks repeat as often as rank 0 finds right.
     let mut often = [budget / once()?.max(1e-6)];
     group.broadcast(&mut often, 0)?;
     let repetitions = (often[0] as usize).clamp(REPETITIONS.0, REPETITIONS.1);
-    let mut times = (0..repetitions)
-        .map(|_| once())
-        .collect::<Result<Vec<_>, _>>()?;
+    let times = (0..repetitions).map(|_| once());
+    Ok(median_of(times.collect::<Result<_, _>>()?))
+}
+
+/// Returns the median of some times; there is one at least.
+fn median_of(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    times[times.len() / 2]
 }
 
 /// A time in the unit that suits it: `12.3 µs`.

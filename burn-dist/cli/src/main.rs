@@ -1,7 +1,7 @@
 //! The program `burn-dist`: starts the processes of a job (`run`), measures what a job will meet (`doctor`), and
 //! times the averaging (`bench`). It needs no checkout of burn-dist.
 //!
-//! Imports point one way: `main` > `run`, `doctor`, `bench` > `interface` > `error`.
+//! Imports point one way: `main` > `bench`, `doctor` > `run` > `interface` > `error`.
 
 mod bench;
 mod doctor;
@@ -32,7 +32,8 @@ enum Command {
     Run(run::Arguments),
     /// Measure what a job will meet before it starts, and say what is wrong
     Doctor(Box<doctor::Arguments>),
-    /// Time all_reduce between the ranks of this process, or of the job that `run` started it in
+    /// Time all_reduce between the ranks of this process, or of the job that `run` started it in; `bench tune`
+    /// measures which algorithms a job should use
     Bench(bench::Arguments),
     /// A part of `run`
     #[command(name = burn_dist_launcher::GUARD, hide = true)]
@@ -143,6 +144,11 @@ mod tests {
             "bench --budget 0",
             "bench --budget NaN",
             "bench stray",
+            "bench --sizes 4 tune",
+            "bench tune --nproc-per-node 1",
+            "bench tune --rounds 0",
+            "bench tune --budget 0",
+            "bench tune stray",
         ] {
             let words = std::iter::once("burn-dist").chain(wrong.split_whitespace());
             let error = Cli::try_parse_from(words).unwrap_err();

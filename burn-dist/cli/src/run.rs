@@ -67,6 +67,24 @@ pub(crate) struct Arguments {
     command: Vec<OsString>,
 }
 
+impl Arguments {
+    /// Starts so many processes of a command on this machine.
+    pub(crate) fn of_one_node(processes: u32, command: Vec<OsString>) -> Self {
+        Self {
+            nnodes: 1,
+            nproc_per_node: processes,
+            node_rank: None,
+            rdzv: None,
+            master_addr: None,
+            master_port: None,
+            standalone: false,
+            job: None,
+            log_dir: None,
+            command,
+        }
+    }
+}
+
 const ABOUT: &str = "\
 Examples:
   burn-dist run --nproc-per-node 2 -- ./train --epochs 3

@@ -4,6 +4,7 @@
 //! [`MOST_FILES`] of them. Their lengths are believed only where the files have them.
 
 use super::{RANKS, STATE};
+use crate::rendezvous::Crossovers;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -32,6 +33,9 @@ pub(super) struct Manifest {
     /// That of the sampler, where one was saved.
     pub(super) epoch: Option<u64>,
     pub(super) world_size: usize,
+    /// Sizes at which operations between processes changed their algorithm, for people. None in one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) crossovers: Option<Crossovers>,
     pub(super) files: Vec<FileEntry>,
 }
 
@@ -169,6 +173,7 @@ mod tests {
             step: 7,
             epoch: Some(1),
             world_size: 2,
+            crossovers: Some(Crossovers::default()),
             files: vec![
                 FileEntry::of("model.bpk", b"abc"),
                 FileEntry::of(STATE, b""),
@@ -186,6 +191,17 @@ mod tests {
                 .unwrap()
                 .contains("\"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"")
         );
+    }
+
+    #[test]
+    fn a_manifest_without_crossovers_is_read() {
+        let one_process = Manifest {
+            crossovers: None,
+            ..manifest()
+        };
+        let [(_, json), _] = one_process.files().unwrap();
+        assert!(!String::from_utf8_lossy(&json).contains("crossovers"));
+        assert_eq!(Manifest::parse(&json), Ok(one_process));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::state::{self, OfRank, Settings};
 use super::{RANKS, STATE, broadcast, failed};
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
+use crate::rendezvous::Crossovers;
 use burn::tensor::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
@@ -94,9 +95,10 @@ impl Checkpoints {
         };
         let parts = self.gather(snapshot.step, own)?;
         let (world_size, timeout) = (self.group.world_size(), self.disk_timeout);
+        let crossovers = self.group.crossovers().cloned();
         let outcome = self.disk.as_mut().map(|disk| {
             let step = snapshot.step;
-            let written = contents(snapshot, parts, world_size)
+            let written = contents(snapshot, parts, world_size, crossovers)
                 .map_err(|message| failed(&disk.path, format!("step {step}: {message}")))
                 .and_then(|(manifest, files)| disk.write(manifest, files));
             written
@@ -160,6 +162,7 @@ fn contents(
     snapshot: Snapshot,
     parts: Vec<StatePart>,
     world_size: usize,
+    crossovers: Option<Crossovers>,
 ) -> Result<(Manifest, Vec<(String, Bytes)>), String> {
     let own = parts.into_iter().enumerate().map(|(rank, part)| {
         let decoded = part.own.and_then(|own| state::decode::<OfRank>(&own));
@@ -172,6 +175,7 @@ fn contents(
         step: snapshot.step,
         epoch: snapshot.shared.sampler.map(|sampler| sampler.epoch),
         world_size,
+        crossovers,
         files: Vec::new(),
     };
     let mut files = snapshot.records;

@@ -51,6 +51,11 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub collective_timeout: Option<Duration>,
 
+    /// File of `burn-dist bench tune`: sizes at which operations between processes change their algorithm; process 0's
+    /// holds for all [default: built in]
+    #[arg(long, value_name = "FILE")]
+    pub crossovers: Option<PathBuf>,
+
     /// Folder of the flight recorder: the last operations of each rank, written on a timeout [default: a folder
     /// among the system's temporary files, named in the log]
     #[arg(long, value_name = "DIR")]
@@ -110,6 +115,11 @@ impl LaunchArgs {
         if let Some(name) = &self.job {
             job = job.with_name(name)?;
         }
+        if let Some(file) = &self.crossovers {
+            let chosen = job.clone().with_crossovers_file(file);
+            // The others would wait for this process otherwise.
+            job = chosen.inspect_err(|error| drop(job.abandon(error)))?;
+        }
         if let Some(timeout) = self.join_timeout {
             job = job.with_join_timeout(timeout);
         }
@@ -131,6 +141,7 @@ impl LaunchArgs {
         let given = [
             ("--interface", self.interface.is_some()),
             ("--job", self.job.is_some()),
+            ("--crossovers", self.crossovers.is_some()),
             ("--tls-cert", self.tls.is_some()),
         ];
         let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else {

@@ -16,6 +16,7 @@ use std::fmt;
 /// | `train_loss`, ... | the last epoch's means, by their names |
 /// | `train_seconds`, `samples_per_second`, `sync_wait_fraction` | of all epochs |
 /// | `parameters_sha256` | checksum of the parameters |
+/// | `crossovers` | sizes at which operations between processes change their algorithm; none in one process |
 /// | `replicas_identical` | true if all ranks have the same parameters and buffers |
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -44,6 +45,14 @@ impl Report {
             .with_value("sync_wait_fraction", total.sync_wait_fraction())
             .with_value("parameters_sha256", parameters_sha256(model)?)
             .with_value("replicas_identical", identical);
+        if let Some(crossovers) = ddp.crossovers() {
+            let value = serde_json::to_value(crossovers).map_err(|error| Error::Observe {
+                what: "writing the report of",
+                place: "the crossovers".into(),
+                message: error.to_string(),
+            })?;
+            report = report.with_value("crossovers", value);
+        }
         for (name, mean) in history
             .epochs()
             .last()

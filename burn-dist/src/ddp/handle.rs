@@ -7,6 +7,8 @@ use super::use_tracker::UseTracker;
 use super::use_tracker::settle::Refusal;
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
+#[cfg(feature = "cli")]
+use crate::rendezvous::Crossovers;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -151,6 +153,12 @@ impl Ddp {
     /// [`Error::Order`] if no model is attached.
     pub fn reduce_on(&self) -> Result<ReduceOn> {
         Ok(self.attached()?.reduce_on.clone())
+    }
+
+    /// Returns the sizes at which the collectives of its group change their algorithm.
+    #[cfg(feature = "cli")]
+    pub(crate) fn crossovers(&self) -> Option<&Crossovers> {
+        self.group.crossovers()
     }
 
     /// Returns the cost of synchronisation so far.

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use crate::engine::GroupState;
 use crate::error::{Departure, Error, Result};
+use crate::rendezvous::Crossovers;
 use crate::transport::processes::{Reporter, World};
 use crate::transport::thread::Thread;
 use member::{Core, Lineage, Member};
@@ -235,6 +236,13 @@ impl<M> ProcessGroup<M> {
     /// The process that hosts this rank.
     pub(crate) fn process(&self) -> usize {
         self.core().world.process()
+    }
+
+    /// Returns the sizes at which the collectives of this group change their algorithm; none if all its ranks are
+    /// threads of one process, which share memory.
+    pub(crate) fn crossovers(&self) -> Option<&Crossovers> {
+        let layout = self.core().state.layout();
+        (!layout.is_local()).then(|| layout.crossovers())
     }
 
     /// Returns the number of bytes this rank's process has sent to the job's other processes.

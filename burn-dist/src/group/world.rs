@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::ProcessGroup;
 use crate::engine::GroupState;
 use crate::error::{Error, Result};
+use crate::rendezvous::Crossovers;
 use crate::transport::network::Network;
 use crate::transport::processes::{Layout, Registry, Reporter, World};
 
@@ -24,7 +25,13 @@ impl ProcessGroup {
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
     ) -> Result<Vec<Self>> {
-        Self::begin(network, ranks_per_process, None, false)
+        Self::begin(
+            network,
+            ranks_per_process,
+            None,
+            Crossovers::default(),
+            false,
+        )
     }
 
     /// As [`Self::world`], for ranks whose ends a launcher reports with [`Self::leave`], and whose records
@@ -33,14 +40,16 @@ impl ProcessGroup {
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
         records: PathBuf,
+        crossovers: Crossovers,
     ) -> Result<Vec<Self>> {
-        Self::begin(network, ranks_per_process, Some(records), true)
+        Self::begin(network, ranks_per_process, Some(records), crossovers, true)
     }
 
     pub(super) fn begin(
         network: Arc<dyn Network>,
         ranks_per_process: &[usize],
         records: Option<PathBuf>,
+        crossovers: Crossovers,
         launched: bool,
     ) -> Result<Vec<Self>> {
         let (here, processes) = (network.process(), network.processes());
@@ -64,6 +73,7 @@ impl ProcessGroup {
         let registry = Registry::new(&reporter);
         let state = match Layout::new(ALL, &hosts, here) {
             Some(layout) if !layout.is_local() => {
+                let layout = layout.with_crossovers(crossovers);
                 GroupState::across(ranks, layout, network.clone(), &registry, &reporter)
             }
             _ => GroupState::local(ranks, &reporter),

@@ -36,6 +36,7 @@ impl Launcher {
             listener,
             job: number,
             heartbeat,
+            crossovers,
             mut store,
             host,
         } = rendezvous::join(job, self.devices.len())?;
@@ -65,7 +66,8 @@ impl Launcher {
         // Process 0 may have closed the store by now.
         let _ = store.leave();
         close_store(host, job.process(), &ranks_per_process);
-        let groups = ProcessGroup::launched_world(network, &ranks_per_process, records)?;
+        let groups =
+            ProcessGroup::launched_world(network, &ranks_per_process, records, crossovers)?;
         Ok((groups, address))
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::crossovers::{Crossovers, Tuned};
 use super::options::Options;
 use crate::error::{Error, JoinFailure, Result};
 use crate::net::secret::Secret;
@@ -53,6 +54,7 @@ pub struct JobConfig {
     join_timeout: Duration,
     heartbeat: Duration,
     options: Options,
+    crossovers: Option<Crossovers>,
     /// The job's name as its launcher gives it.
     launcher_job: Option<String>,
     /// The job's name as a person gives it.
@@ -93,6 +95,7 @@ impl JobConfig {
             join_timeout: JOIN_TIMEOUT,
             heartbeat: HEARTBEAT,
             options: Options::default(),
+            crossovers: None,
             launcher_job: None,
             name: None,
             named_port: None,
@@ -124,6 +127,42 @@ impl JobConfig {
             self.options.push(name.into(), value.as_ref());
         }
         self
+    }
+
+    /// Sets the sizes at which collectives change their algorithm (default: those of [`Crossovers::default`]). Process
+    /// 0's hold for the whole job. They change how long an operation takes, and never its result.
+    #[must_use]
+    pub fn with_crossovers(mut self, crossovers: Crossovers) -> Self {
+        self.crossovers = Some(crossovers);
+        self
+    }
+
+    /// Sets the sizes at which collectives change their algorithm, as [`with_crossovers`](Self::with_crossovers), to
+    /// those of a file that `burn-dist bench tune` has written. Process 0 alone reads it.
+    ///
+    /// # Errors
+    /// [`Error::Rendezvous`] if the file can't be read, or was measured with another number of processes.
+    pub fn with_crossovers_file(self, file: impl AsRef<Path>) -> Result<Self> {
+        if self.process > 0 {
+            return Ok(self);
+        }
+        let (file, processes) = (file.as_ref(), self.processes);
+        let fault = |what: String| {
+            let message = format!(
+                "the crossovers of {}: {what}; measure them with `burn-dist bench tune` in a job of {processes} \
+                 processes",
+                file.display()
+            );
+            self.fault(self.master.clone(), JoinFailure::Configuration(message))
+        };
+        let tuned = Tuned::read(file).map_err(|cause| fault(cause.to_string()))?;
+        if tuned.processes != processes {
+            return Err(fault(format!(
+                "they were measured with {} processes",
+                tuned.processes
+            )));
+        }
+        Ok(self.with_crossovers(tuned.crossovers))
     }
 
     /// The secret that the job's processes share (default: none, which only jobs on one machine may
@@ -228,6 +267,10 @@ impl JobConfig {
     /// Returns the address of process 0, `host:port`.
     pub fn master(&self) -> &str {
         &self.master
+    }
+
+    pub(super) fn crossovers(&self) -> Option<&Crossovers> {
+        self.crossovers.as_ref()
     }
 
     pub(super) fn options(&self) -> &Options {

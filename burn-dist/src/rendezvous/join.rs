@@ -27,6 +27,7 @@ use register::Entry;
 
 use super::address;
 use super::config::JobConfig;
+use super::crossovers::Crossovers;
 use super::store::{StoreClient, StoreError};
 use crate::error::{JoinFailure, Result};
 use crate::net::auth::HandshakeError;
@@ -60,6 +61,8 @@ pub(crate) struct Joined {
     pub(crate) job: [u8; 16],
     /// The job's heartbeat: process 0's.
     pub(crate) heartbeat: Duration,
+    /// The sizes at which collectives change their algorithm: process 0's.
+    pub(crate) crossovers: Crossovers,
     /// The store's server, in process 0. The job's other processes lose the store with it.
     pub(crate) host: Option<Host>,
 }
@@ -115,6 +118,7 @@ pub(crate) fn join(config: &JobConfig, local_ranks: usize) -> Result<Joined> {
         listener: listener.socket,
         job: list.job,
         heartbeat: list.heartbeat,
+        crossovers: list.crossovers,
         host,
     })
 }
@@ -159,9 +163,8 @@ impl JobConfig {
         register::arrive(&mut store, self.process()).map_err(fault)?;
         let failure = register::give_up(&mut store, self.process(), &reason.to_string());
         if let Some(host) = &host {
-            let (processes, options) = (self.processes(), self.options());
-            register::found(&mut store, processes, self.heartbeat(), options).map_err(fault)?;
-            host.last_words(&mut store, processes, failure);
+            register::found(&mut store, self).map_err(fault)?;
+            host.last_words(&mut store, self.processes(), failure);
         }
         Ok(())
     }

@@ -6,10 +6,12 @@
 //! | `join` | from the configuration to a list of all processes, or an error that names the cause |
 //! | `store` | the key-value store in which the list is made |
 //! | `address` | addresses to listen on, and the check that they are safe |
+//! | `crossovers` | sizes at which collectives change their algorithm, and the file of those that were measured |
 //! | `options` | options that a program declares, equal in all processes |
 
 mod address;
 mod config;
+mod crossovers;
 mod env;
 mod join;
 mod options;
@@ -30,5 +32,6 @@ pub(crate) use {
 
 pub use config::JobConfig;
 pub(crate) use config::VisibleGpus;
+pub use crossovers::{Crossovers, Tuned};
 pub(crate) use env::operation_timeout;
 pub(crate) use join::{Host, Joined, join};

@@ -43,6 +43,52 @@ fn the_processes_of_a_job_are_timed() {
 }
 
 #[test]
+fn crossovers_are_measured_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crossovers.json");
+    let output = burn_dist()
+        .args(["bench", "tune", "--nproc-per-node", "2", "--rounds", "1"])
+        .args(["--budget", "0.001", "--output"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("2 ranks in 2 processes"), "{said}");
+    // One algorithm is chosen at each of 13 sizes of two operations.
+    assert_eq!(said.matches("s*").count(), 26, "{said}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains("\"processes\": 2"), "{written}");
+    let doctor = |processes: &str| {
+        burn_dist()
+            .args(["run", "--nproc-per-node", processes, "--"])
+            .arg(env!("CARGO_BIN_EXE_burn-dist"))
+            .args(["doctor", "--backend", "cpu", "--crossovers"])
+            .arg(&file)
+            .output()
+            .unwrap()
+    };
+    let used = doctor("2");
+    assert_ne!(used.status.code(), Some(2), "{}", text(&used.stderr));
+    let refused = doctor("3");
+    assert!(!refused.status.success());
+    let error = text(&refused.stderr);
+    assert!(error.contains("measured with 2 processes"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error_before_the_measurement() {
+    let output = burn_dist()
+        .args(["bench", "tune", "--nproc-per-node", "2"])
+        .args(["--output", "/no/such/folder/crossovers.json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("can't write /no/such/folder"), "{error}");
+}
+
+#[test]
 fn one_rank_is_an_error_that_says_what_to_do() {
     let output = burn_dist()
         .args(["bench", "--local-ranks", "1"])

@@ -13,6 +13,7 @@ fn manifest(step: u64) -> Manifest {
         step,
         epoch: None,
         world_size: 1,
+        crossovers: None,
         files: Vec::new(),
     }
 }

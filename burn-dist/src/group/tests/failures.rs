@@ -244,7 +244,15 @@ fn a_failure_elsewhere_ends_an_operation_that_was_to_come_to_its_end() {
 /// The ranks of a job that has a launcher.
 fn launched(ranks_per_process: &[usize]) -> Vec<ProcessGroup> {
     let networks = networks(ranks_per_process.len(), HEARTBEAT).into_iter();
-    let begin = |network| ProcessGroup::begin(network, ranks_per_process, None, true);
+    let begin = |network| {
+        ProcessGroup::begin(
+            network,
+            ranks_per_process,
+            None,
+            crate::Crossovers::default(),
+            true,
+        )
+    };
     networks
         .flat_map(|network| begin(network).unwrap())
         .collect()

@@ -16,13 +16,20 @@ use super::HEARTBEAT;
 use super::support::on_groups;
 use crate::transport::faults::Breakable;
 use crate::transport::memory::{MemoryNetwork, networks};
-use crate::{Error, ProcessGroup, ReduceOp};
+use crate::{Crossovers, Error, ProcessGroup, ReduceOp};
 
 /// The ranks of a job whose processes write to a folder each, `<folder>/<process>`.
 fn job(networks: &[Arc<MemoryNetwork>], layout: &[usize], folder: &Path) -> Vec<ProcessGroup> {
     let begin = |(process, network): (usize, &Arc<MemoryNetwork>)| {
         let folder = folder.join(process.to_string());
-        ProcessGroup::begin(network.clone(), layout, Some(folder), false).unwrap()
+        ProcessGroup::begin(
+            network.clone(),
+            layout,
+            Some(folder),
+            Crossovers::default(),
+            false,
+        )
+        .unwrap()
     };
     networks.iter().enumerate().flat_map(begin).collect()
 }

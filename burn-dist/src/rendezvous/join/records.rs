@@ -9,7 +9,7 @@ use crate::codec;
 use crate::error::{DifferentOption, JoinFailure};
 use crate::rendezvous::options::Difference;
 #[cfg(any(test, fuzzing))]
-use crate::rendezvous::options::Options;
+use crate::rendezvous::{crossovers::Crossovers, options::Options};
 
 /// The most bytes of what the store holds.
 const RECORD: usize = 64 << 10;
@@ -125,12 +125,13 @@ pub(crate) fn check_records(bytes: &[u8]) {
     let Some((&kind, record)) = bytes.split_first() else {
         return;
     };
-    match kind % 5 {
+    match kind % 6 {
         0 => check_message::<JobRecord>(record),
         1 => check_message::<Vec<ProcessRecord>>(record),
         2 => check_message::<Verdict>(record),
         3 => check_message::<Entered>(record),
-        _ => check_message::<Options>(record),
+        4 => check_message::<Options>(record),
+        _ => check_message::<Crossovers>(record),
     }
 }
 
@@ -183,6 +184,10 @@ pub(crate) fn record_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("list", of_kind(1, encode(&list.to_vec()).unwrap())),
         ("missing", of_kind(2, encode(&missing).unwrap())),
         ("duplicate", of_kind(2, encode(&duplicate).unwrap())),
+        (
+            "crossovers",
+            of_kind(5, encode(&Crossovers::default()).unwrap()),
+        ),
         ("complete", of_kind(2, encode(&Verdict::Complete).unwrap())),
     ]
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `heartbeat` | process 0's heartbeat, which is the job's |
 //! | `options` | the options that process 0 declares |
+//! | `crossovers` | process 0's sizes at which collectives change their algorithm, which are the job's |
 //! | `job` | the job's number and size, set by process 0 after it |
 //! | `process/N` | the entry of process N, by whoever was first |
 //! | `entered` | how many have entered themselves |
@@ -20,6 +21,7 @@ use super::records::{Entered, JobRecord, ProcessRecord, Verdict, decode, encode,
 use super::{MAX_RANKS, REMIND_AFTER};
 use crate::error::JoinFailure;
 use crate::rendezvous::config::JobConfig;
+use crate::rendezvous::crossovers::Crossovers;
 use crate::rendezvous::options::{Options, summary};
 use crate::rendezvous::store::{StoreClient, StoreError, Swap};
 
@@ -43,29 +45,28 @@ pub(super) struct List {
     pub(super) ranks: Vec<usize>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) heartbeat: Duration,
+    pub(super) crossovers: Crossovers,
 }
 
 /// A process that enters itself.
-pub(super) struct Entry {
+pub(super) struct Entry<'c> {
+    config: &'c JobConfig,
     process: usize,
     processes: usize,
     member: ProcessRecord,
-    heartbeat: Duration,
-    options: Options,
 }
 
-impl Entry {
-    pub(super) fn new(config: &JobConfig, ranks: usize, address: SocketAddr) -> Self {
+impl<'c> Entry<'c> {
+    pub(super) fn new(config: &'c JobConfig, ranks: usize, address: SocketAddr) -> Self {
         Self {
             process: config.process(),
             processes: config.processes(),
+            config,
             member: ProcessRecord {
                 ranks,
                 address,
                 system_id: std::process::id(),
             },
-            heartbeat: config.heartbeat(),
-            options: config.options().clone(),
         }
     }
 
@@ -109,7 +110,7 @@ impl Entry {
         deadline: Instant,
     ) -> Result<JobRecord, JoinFailure> {
         if self.process == 0 {
-            return found(store, self.processes, self.heartbeat, &self.options);
+            return found(store, self.config);
         }
         match store.wait("job", deadline) {
             Ok(bytes) => decode(&bytes),
@@ -135,7 +136,7 @@ impl Entry {
         let options: Options = decode(&options.unwrap_or_default())?;
         let entry = encode(&Entered {
             member: self.member.clone(),
-            differences: self.options.differences(&options),
+            differences: self.config.options().differences(&options),
         })?;
         match store.compare_and_set(&key(self.process), None, &entry)? {
             Swap::Done => Ok(None),
@@ -249,9 +250,11 @@ impl Entry {
             return Err(JoinFailure::Lost(what.into()));
         }
         let heartbeat = store.get("heartbeat")?;
+        let crossovers = store.get("crossovers")?;
         Ok(List {
             job: job.number,
             heartbeat: decode(&heartbeat.unwrap_or_default())?,
+            crossovers: decode(&crossovers.unwrap_or_default())?,
             ranks: members.iter().map(|member| member.ranks).collect(),
             addresses: members.iter().map(|member| member.address).collect(),
         })
@@ -259,19 +262,17 @@ impl Entry {
 }
 
 /// Draws the job's number, and writes what process 0 decides.
-pub(super) fn found(
-    store: &mut StoreClient,
-    processes: usize,
-    heartbeat: Duration,
-    options: &Options,
-) -> Result<JobRecord, JoinFailure> {
+pub(super) fn found(store: &mut StoreClient, config: &JobConfig) -> Result<JobRecord, JoinFailure> {
     let mut number = [0; 16];
     getrandom::fill(&mut number).map_err(|error| JoinFailure::System {
         what: "random numbers",
         detail: error.to_string(),
     })?;
-    store.set("heartbeat", &encode(&heartbeat)?)?;
-    store.set("options", &encode(options)?)?;
+    store.set("heartbeat", &encode(&config.heartbeat())?)?;
+    store.set("options", &encode(config.options())?)?;
+    let crossovers = config.crossovers().cloned().unwrap_or_default();
+    store.set("crossovers", &encode(&crossovers)?)?;
+    let processes = config.processes();
     let job = JobRecord { number, processes };
     store.set("job", &encode(&job)?)?;
     Ok(job)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::crossovers::Crossovers;
+use crate::rendezvous::Crossovers;
 
 /// A process that hosts ranks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,15 @@ impl Layout {
             here: 0,
             seats: (0..ranks).map(|rank| (0, rank)).collect(),
             crossovers: Arc::default(),
+        }
+    }
+
+    /// Sets the sizes at which collectives over the places change their algorithm, the same in all processes.
+    #[must_use]
+    pub(crate) fn with_crossovers(self, crossovers: Crossovers) -> Self {
+        Self {
+            crossovers: Arc::new(crossovers),
+            ..self
         }
     }
 

@@ -1,12 +1,11 @@
 //! What the processes of a job know of one another.
 //!
-//! - `layout`: which process hosts which rank of a group; `crossovers`: at which sizes its algorithms change;
+//! - `layout`: which process hosts which rank of a group, and at which sizes its algorithms change;
 //! - `notice`: what they tell one another of failures and departures; `failure`: those in wire form;
 //! - `registry`: one per process: which groups it has, and so whom a notice is for;
 //! - `spans`: sets of operations, as notices name them;
 //! - `reporter`: what all tell one another of their ranks' last operations when the job hangs.
 
-mod crossovers;
 mod failure;
 mod layout;
 mod notice;

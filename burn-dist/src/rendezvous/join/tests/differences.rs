@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::error::OptionValue;
+use crate::rendezvous::Tuned;
 
 /// Returns the failure of each of these processes, none of which waits for its deadline, [`PATIENCE`].
 fn failures(configs: Vec<JobConfig>) -> Vec<JoinFailure> {
@@ -44,6 +45,42 @@ fn options_that_differ_are_refused_on_all_processes_with_their_values() {
             [value("0.03", &[0, 2]), value("0.3", &[1])]
         );
     }
+}
+
+#[test]
+fn crossovers_of_process_0_hold_for_all() {
+    let (listener, master) = master();
+    let sizes = |bytes| Crossovers::default().with_all_reduce(2, bytes, 0);
+    thread::scope(|scope| {
+        let with = |number| process(number, 2, &master).with_crossovers(sizes(number + 7));
+        let other = spawn(scope, with(1));
+        let first = join(&with(0).with_listener(listener), 1).unwrap();
+        for joined in [first, other.join().unwrap().unwrap()] {
+            assert_eq!(joined.crossovers, sizes(7));
+        }
+    });
+}
+
+#[test]
+fn a_file_of_crossovers_is_for_so_many_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crossovers.json");
+    let job = |number, processes| JobConfig::new(number, processes, "10.0.0.1:29500");
+    let refused = |config: Result<JobConfig>| config.unwrap_err().to_string();
+    assert!(refused(job(0, 2).with_crossovers_file(&file)).contains("crossovers.json"));
+    let sizes = Crossovers::default().with_broadcast(5);
+    let tuned = Tuned::new("node0", 2, 2, sizes.clone());
+    tuned.write(&file).unwrap();
+    let chosen = job(0, 2).with_crossovers_file(&file).unwrap();
+    assert_eq!(chosen.crossovers(), Some(&sizes));
+    let other = refused(job(0, 3).with_crossovers_file(&file));
+    assert!(
+        other.contains("2 processes") && other.contains("burn-dist bench tune"),
+        "{other}"
+    );
+    // Process 0's file is read, and no other.
+    let second = job(1, 3).with_crossovers_file("/no/such/file").unwrap();
+    assert_eq!(second.crossovers(), None);
 }
 
 #[test]

@@ -2,13 +2,20 @@
 //!
 //! All processes of a job use the same ones. They change how long a collective takes, and never its result.
 
+mod file;
+
 use serde::{Deserialize, Serialize};
+
+pub use file::Tuned;
 
 /// The sizes at which collectives over several processes change their algorithm, in bytes.
 ///
-/// The defaults were measured over loopback TCP on 2 cores, where they are small for a fast network.
+/// The defaults were measured over loopback TCP on 2 cores, where they are small for a fast network. `burn-dist bench
+/// tune` measures those of a job's own machines and writes them to a file, which
+/// [`JobConfig::with_crossovers_file`](crate::JobConfig::with_crossovers_file) reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Crossovers {
+#[serde(deny_unknown_fields)]
+pub struct Crossovers {
     /// For all-reduce, by number of processes, ascending.
     pub(crate) all_reduce: Vec<AllReduceCrossovers>,
     /// Up to so many processes, everybody sends everybody its parcel.
@@ -21,6 +28,7 @@ pub(crate) struct Crossovers {
 
 /// The sizes for so many processes, and more up to the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AllReduceCrossovers {
     pub(crate) processes: usize,
     /// Everybody sends everybody a buffer of up to so many bytes.
@@ -54,6 +62,27 @@ impl Default for Crossovers {
 }
 
 impl Crossovers {
+    /// Sets the sizes of an all-reduce over so many processes and more: a buffer of up to `round` bytes goes from
+    /// everybody to everybody, one of up to `doubling` bytes by recursive doubling, and a larger one is scattered and
+    /// gathered. Those of fewer processes stay.
+    #[must_use]
+    pub fn with_all_reduce(mut self, processes: usize, round: usize, doubling: usize) -> Self {
+        self.all_reduce.retain(|row| row.processes < processes);
+        self.all_reduce.push(AllReduceCrossovers {
+            processes,
+            round,
+            doubling,
+        });
+        self
+    }
+
+    /// Sets the size above which a broadcast buffer is scattered and gathered.
+    #[must_use]
+    pub fn with_broadcast(mut self, bytes: usize) -> Self {
+        self.broadcast = bytes;
+        self
+    }
+
     /// Sizes that let tests reach every algorithm with little.
     fn small() -> Self {
         let row = |processes, round, doubling| AllReduceCrossovers {
@@ -83,5 +112,19 @@ impl Crossovers {
             round: 0,
             doubling: 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_most_processes_that_are_no_more() {
+        let crossovers = Crossovers::default().with_all_reduce(4, 10, 20);
+        let round = |processes| crossovers.all_reduce(processes).round;
+        assert_eq!((round(4), round(64)), (10, 10));
+        assert_eq!(round(3), Crossovers::default().all_reduce(3).round);
+        assert_eq!(round(1), 0);
     }
 }
