@@ -16,6 +16,7 @@ mod bytes;
 mod combine;
 mod execute;
 mod leader;
+mod local_steps;
 mod operation;
 mod plan;
 mod tree;

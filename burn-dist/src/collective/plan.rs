@@ -234,9 +234,11 @@ fn reduction(operation: &Operation, layout: &Layout) -> Reduction {
     }
 }
 
-/// True if the ranks of a process get one result of an all-reduce that they share.
+/// True if the ranks of a process get one result of an all-reduce over several processes that they share.
 pub(super) fn shares_result(operation: &Operation, layout: &Layout) -> bool {
-    layout.local().len() > 1 && reduction(operation, layout) != Reduction::Round
+    !layout.is_local()
+        && layout.local().len() > 1
+        && reduction(operation, layout) != Reduction::Round
 }
 
 /// The part of a range of `bytes` that belongs to a rank, of which each element takes `element` bytes.

@@ -79,40 +79,14 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     let here = layout.here();
     let partials = Partials::new(operation, layout);
     let is_alone = layout.local().len() == 1;
-    let mut known = Known {
-        operation,
-        parts: Vec::new(),
-        steps: Vec::new(),
-        work: 0,
-    };
-    let own = if is_alone {
-        (Memory::Output, 0)
-    } else {
-        (Memory::Parcel(0), 0)
-    };
-    known.parts = partials.parts(here, bytes, own);
-    for Round {
-        to,
-        from,
-        known: window,
-    } in rounds(layout)
-    {
-        let sent = told(layout, here, to, window);
-        let received = told(layout, from, here, window);
-        known.exchange((to, &sent), (from, &received));
-    }
     let has_result = kind == Kind::AllReduce || layout.is_here(root);
-    let result = if is_alone {
-        Memory::Output
+    let (lend, own, result) = if is_alone {
+        (Lend::Nothing, Memory::Output, Memory::Output)
     } else {
-        Memory::Shared
+        (Lend::Input, Memory::Parcel(0), Memory::Shared)
     };
-    if has_result {
-        known.finish(layout.ranks(), result);
-    }
-    let mut exchange = Exchange::new(known.steps.into_iter(), Vec::new());
-    exchange.work = known.work;
-    exchange.patience = NEWS;
+    let own = partials.parts(here, bytes, (own, 0));
+    let mut exchange = exchange(operation, layout, own, has_result.then_some(result));
     let mut finish = Vec::new();
     if !is_alone && has_result {
         exchange.shared = bytes;
@@ -123,18 +97,51 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
             });
         }
     }
-    let fills = !is_alone && layout.seat(rank) == 0;
     let whole = 0..bytes;
+    let mut share = Vec::new();
+    if !is_alone && layout.seat(rank) == 0 {
+        share = partials.pack(here, std::slice::from_ref(&whole), 0);
+    }
     Plan {
-        lend: if is_alone { Lend::Nothing } else { Lend::Input },
-        share: if fills {
-            partials.pack(here, std::slice::from_ref(&whole), 0)
-        } else {
-            Vec::new()
-        },
+        lend,
+        share,
         exchange: Some(exchange),
         finish,
     }
+}
+
+/// The exchange of a node that knows its own partial results, and combines all into the result.
+fn exchange<'p>(
+    operation: &Operation,
+    layout: &Layout,
+    own: Vec<(Range<usize>, Span)>,
+    result: Option<Memory>,
+) -> Exchange<'p> {
+    let here = layout.here();
+    let mut known = Known {
+        operation,
+        parts: own,
+        steps: Vec::new(),
+        work: 0,
+    };
+    for Round {
+        to,
+        from,
+        known: window,
+    } in rounds(layout)
+    {
+        let sent = told(layout, here, to, window);
+        let received = told(layout, from, here, window);
+        known.exchange((to, &sent), (from, &received));
+    }
+    if let Some(result) = result {
+        known.finish(layout.ranks(), result);
+    }
+    let work = known.work;
+    let mut exchange = Exchange::new(known.steps.into_iter(), Vec::new());
+    exchange.work = work;
+    exchange.patience = NEWS;
+    exchange
 }
 
 /// The partial results that a node knows, and its steps so far.
