@@ -65,12 +65,13 @@ pub fn control(bytes: &[u8]) {
     let Some((&kind, message)) = bytes.split_first() else {
         return;
     };
-    match kind % 6 {
+    match kind % 7 {
         0 => check_message::<error::Call>(message),
         1 => transport::processes::check_notice(message),
         2 => transport::tcp::check_hello(message),
         3 => rendezvous::check_records(message),
         4 => ddp::check_parameters(message),
+        5 => transport::tcp::check_loss(message),
         _ => check_message::<Vec<usize>>(message),
     }
 }

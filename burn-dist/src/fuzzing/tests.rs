@@ -46,8 +46,9 @@ fn control_seeds() -> Seeds {
         ("call", of_kind(0, codec::encode(&call).unwrap())),
         ("hello", of_kind(2, transport::tcp::hello_seed())),
         ("parameters", of_kind(4, ddp::parameters_seed())),
-        ("order", of_kind(5, codec::encode(&[2, 1, 300]).unwrap())),
-        ("lies", vec![5, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
+        ("loss", of_kind(5, transport::tcp::loss_seed())),
+        ("order", of_kind(6, codec::encode(&[2, 1, 300]).unwrap())),
+        ("lies", vec![6, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
     ];
     let notices = transport::processes::notice_seeds(&call);
     let records = rendezvous::record_seeds();

@@ -42,9 +42,9 @@ pub(crate) use fuzzing::seeds;
 /// Version of the crate and, after the slash, number of the wire format, which every change raises. Tensors are sent
 /// in the machine's byte order, so the other order is another format.
 const VERSION: &str = if cfg!(target_endian = "little") {
-    concat!(env!("CARGO_PKG_VERSION"), "/4")
+    concat!(env!("CARGO_PKG_VERSION"), "/5")
 } else {
-    concat!(env!("CARGO_PKG_VERSION"), "/4-big-endian")
+    concat!(env!("CARGO_PKG_VERSION"), "/5-big-endian")
 };
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;

@@ -5,6 +5,7 @@
 //! - a message is found by its sender and its [`Tag`], whatever order messages come in;
 //! - once a process is lost, every send to it and every receive from it fails at once with the same
 //!   [`Lost`], and each watcher is told once (what had come before may still be received);
+//! - a process whose loss one process finds is lost for all;
 //! - every wait has a deadline.
 
 use std::fmt;

@@ -17,6 +17,8 @@ mod job;
 #[cfg(target_os = "linux")]
 #[path = "../support/machines.rs"]
 mod machines;
+#[cfg(target_os = "linux")]
+mod many;
 mod mismatches;
 #[cfg(target_os = "linux")]
 mod namespaces;

@@ -83,7 +83,7 @@ impl Handshake {
     fn begin(stream: &mut TcpStream, port: Port, nonce: [u8; 32]) -> io::Result<Self> {
         let mut preamble = [0; 64];
         preamble[..8].copy_from_slice(b"burndist");
-        let version = concat!(env!("CARGO_PKG_VERSION"), "/4");
+        let version = concat!(env!("CARGO_PKG_VERSION"), "/5");
         preamble[8..8 + version.len()].copy_from_slice(version.as_bytes());
         preamble[32..].copy_from_slice(&nonce);
         stream.write_all(&preamble)?;
@@ -235,7 +235,7 @@ fn drip(port: Port) {
     let mut stream = connect(port);
     let start = Instant::now();
     // What it sends is the beginning of a genuine handshake, so that it is not refused for that.
-    for byte in b"burndist0.1.0/4".iter().chain(&[0; 1000]) {
+    for byte in b"burndist0.1.0/5".iter().chain(&[0; 1000]) {
         if stream.write_all(&[*byte]).is_err() {
             return;
         }

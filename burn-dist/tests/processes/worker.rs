@@ -147,6 +147,10 @@ fn worker_process() {
         #[cfg(target_os = "linux")]
         "attacked" => crate::strangers::work,
         #[cfg(target_os = "linux")]
+        "sums" => crate::many::sum_for_ever,
+        #[cfg(target_os = "linux")]
+        "threads" => crate::many::count_threads,
+        #[cfg(target_os = "linux")]
         "machines" => crate::namespaces::work,
         other => panic!("there is no role {other}"),
     };

@@ -40,6 +40,9 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 /// The longest letter with records; a network carries twice as much.
 const LONGEST: usize = 512 << 10;
 
+/// The most bytes of the letters of all processes. Every process hears all of them.
+const LONGEST_OF_ALL: usize = 1 << 20;
+
 /// The records of the ranks of this process, and what is made of them when the job hangs.
 pub(crate) struct Reporter {
     recorder: Recorder,
@@ -189,10 +192,11 @@ impl Reporter {
     /// Tells the other processes this one's records, as many of them as a letter holds.
     fn tell(&self, own: &Snapshot) {
         let mut records = own.clone();
+        let longest = LONGEST.min(LONGEST_OF_ALL / self.ranks.len());
         while self.network.is_some() {
             let letter = Letter::Records(records);
             match letter.encode() {
-                Ok(bytes) if bytes.len() <= LONGEST => return self.post(&bytes),
+                Ok(bytes) if bytes.len() <= longest => return self.post(&bytes),
                 _ => {}
             }
             let Letter::Records(rest) = letter else {

@@ -1,5 +1,8 @@
-//! Brings up the network of one process: gathers its connections, and waits until every other process has all of
-//! its own.
+//! Brings up the network of one process: gathers its connections in the overlay, and waits until every other process
+//! has all of its own.
+//!
+//! The wait is a barrier by dissemination: in the round of step `s` a process sends to the one `s` after it and waits
+//! for the one `s` before it. Whoever comes out knows that all have come in.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,9 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::TcpNetwork;
-use super::gather::gather;
+use super::gather::{Gathered, gather};
+use super::mesh::Mesh;
+use super::overlay;
 use crate::error::{Error, JoinFailure, Result};
 use crate::net::{Secret, Tls};
+use crate::transport::network::{Cancel, Cause, Incoming, Lost, Network, Tag};
 
 /// The place of a process in its job, as the rendezvous found it.
 pub(crate) struct NetworkConfig {
@@ -32,7 +38,12 @@ pub(crate) struct NetworkConfig {
 /// Returns why not all processes will connect, once that is known.
 pub(crate) type Alarm<'a> = dyn FnMut() -> Option<JoinFailure> + Send + 'a;
 
-/// Connects this process with all others. When it returns, every process has all its connections.
+/// Time between two questions to the alarm.
+pub(super) const ALARM_POLL: Duration = Duration::from_millis(300);
+/// Group of the messages of the barrier, which no other messages have.
+const BARRIER: u64 = u64::MAX;
+
+/// Connects this process with its neighbours. When it returns, every process has all connections of the overlay.
 ///
 /// # Errors
 /// [`Error::Rendezvous`]: not all processes connected before the deadline (they are named, with the failure of
@@ -63,32 +74,73 @@ fn bring_up(
     alarm: &mut Alarm<'_>,
 ) -> Result<Arc<TcpNetwork>, JoinFailure> {
     let start = Instant::now();
-    let (process, heartbeat) = (place.process, place.heartbeat);
-    let addresses = place.addresses.clone();
-    let gathered = gather(place, deadline, alarm)?;
-    let network = TcpNetwork::start(process, gathered.channels, heartbeat, Some(gathered.port))
+    let Gathered { mesh, port } = gather(place, deadline, alarm)?;
+    let network = TcpNetwork::start(mesh, Some(port))
         .map_err(|error| refused("to start the network", &error))?;
-    await_others(&network, &addresses, start, deadline)?;
+    await_others(&network, start, deadline, alarm)?;
     Ok(Arc::new(network))
 }
 
-/// Waits until the other processes have all their connections too: only then do they send.
+/// Waits until all other processes have their connections too. Process 0 may be out already, and its store closed:
+/// so of the alarm only a process that is gone counts.
 fn await_others(
     network: &TcpNetwork,
-    addresses: &[SocketAddr],
     start: Instant,
     deadline: Instant,
+    alarm: &mut Alarm<'_>,
 ) -> Result<(), JoinFailure> {
-    let waiting = network
-        .wait_until_up(deadline)
-        .map_err(|lost| unconnected(vec![lost.process], start, |_| lost.to_string()))?;
-    if waiting.is_empty() {
-        return Ok(());
+    let mesh = &network.mesh;
+    let (process, processes) = (mesh.process, mesh.processes());
+    let failed = |lost: &Lost| unconnected(vec![lost.process], start, |_| lost.to_string());
+    for step in overlay::steps(processes) {
+        let (to, from) = (
+            (process + step) % processes,
+            (process + processes - step) % processes,
+        );
+        let tag = Tag {
+            group: BARRIER,
+            sequence: 0,
+            part: step as u32,
+        };
+        network
+            .send(to, tag, &[], &[], deadline)
+            .map_err(|lost| failed(&lost))?;
+        loop {
+            let next = deadline.min(Instant::now() + ALARM_POLL);
+            let mut receive = [Incoming::new(from, tag, None, None)];
+            match network.exchange(&[], &mut receive, next, &AnyLoss(mesh)) {
+                Ok(true) => break,
+                Err(lost) if !matches!(lost.cause, Cause::Deadline(_)) => {
+                    return Err(failed(&lost));
+                }
+                Ok(false) | Err(_) => {}
+            }
+            if let Some(lost) = mesh.any_lost() {
+                return Err(failed(&lost));
+            }
+            if next >= deadline {
+                return Err(unconnected(vec![from], start, |process| {
+                    let address = mesh.address(process);
+                    format!("process {process} at {address} (connected, but waits for others)")
+                }));
+            }
+            if let Some(gone @ JoinFailure::Gone { .. }) = alarm() {
+                return Err(gone);
+            }
+        }
     }
-    Err(unconnected(waiting, start, |process| {
-        let address = addresses[process];
-        format!("process {process} at {address} (connected, but waits for others)")
-    }))
+    Ok(())
+}
+
+/// Cancels a wait once any process is lost.
+struct AnyLoss<'m>(&'m Mesh);
+
+impl Cancel for AnyLoss<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.0.any_lost().is_some()
+    }
+
+    fn received_from(&self, _: usize) {}
 }
 
 /// Returns the failure that names the missing processes, each described by `describe`.

@@ -9,8 +9,8 @@
 use std::io::{ErrorKind, IoSliceMut, Read};
 use std::ops::Range;
 
-use super::connection::Moment;
-use super::frame::{Frame, HEAD_LIMIT, HEADER, Header, Kind, Unreadable};
+use super::frame::{Frame, HEAD_LIMIT, HEADER, Header, Kind, NewsFrame, Unreadable};
+use super::moment::Moment;
 use crate::transport::network::Tag;
 
 /// Size of the decoder's buffer: a header with its head fits twice.
@@ -155,7 +155,13 @@ impl Decoder {
         match header.kind {
             Kind::Heartbeat => return Ok(Some(Frame::Heartbeat)),
             Kind::Goodbye => return Ok(Some(Frame::Goodbye)),
-            Kind::Notice | Kind::Message => {}
+            Kind::Farewell => {
+                return Ok(Some(Frame::News(NewsFrame::Farewell {
+                    origin: header.tag.group,
+                    number: header.tag.sequence,
+                })));
+            }
+            Kind::Notice | Kind::Loss | Kind::Message => {}
         }
         let length = usize::try_from(header.body).map_err(|_| too_large(&header))?;
         let lent =
@@ -231,7 +237,16 @@ impl Body {
         let (tag, head) = (self.header.tag, self.head);
         Event::Frame(match (self.memory, self.header.kind) {
             (Memory::Lent(_), _) => return Event::Placed(tag),
-            (Memory::Own(body), Kind::Notice) => Frame::Notice(body),
+            (Memory::Own(content), Kind::Notice) => Frame::News(NewsFrame::Notice {
+                origin: tag.group,
+                number: tag.sequence,
+                to: head,
+                content,
+            }),
+            (Memory::Own(cause), Kind::Loss) => Frame::News(NewsFrame::Loss {
+                process: tag.group,
+                cause,
+            }),
             (Memory::Own(body), _) => Frame::Message { tag, head, body },
         })
     }

@@ -14,6 +14,16 @@
 //! The head and the body follow. Numbers are little-endian. Fields that a kind does not use are zero, so that
 //! header and meaning correspond one to one.
 //!
+//! | kind | group | sequence | head | body |
+//! |---|---|---|---|---|
+//! | message | tag | tag | its head | its body |
+//! | notice | origin | number | destinations | content |
+//! | farewell | origin | number | | |
+//! | loss | lost process | | | cause |
+//! | heartbeat, goodbye | | | | |
+//!
+//! Notices, farewells and losses are news, which [`super::news`] passes on.
+//!
 //! Invariant: a header exists only with lengths within their limits.
 
 use std::io;
@@ -27,8 +37,12 @@ pub(super) const HEAD_LIMIT: usize = 64 << 10;
 /// Longest body: more than a tensor of any device of today, and far from the overflow of sums of lengths.
 /// (Less in tests, one of which exceeds it.)
 pub(super) const BODY_LIMIT: u64 = if cfg!(test) { 1 << 30 } else { 16 << 30 };
-/// Longest notice.
+/// Longest content of a notice.
 pub(super) const NOTICE_LIMIT: usize = 1 << 20;
+/// Most bytes of the set of a notice's destinations: a bit for each process.
+const DESTINATIONS_LIMIT: usize = 8 << 10;
+/// Longest cause of a loss.
+pub(super) const LOSS_LIMIT: usize = 4 << 10;
 
 const MAGIC: [u8; 4] = *b"BDN\x01";
 
@@ -39,6 +53,8 @@ pub(super) enum Kind {
     Heartbeat = 2,
     Notice = 3,
     Goodbye = 4,
+    Farewell = 5,
+    Loss = 6,
 }
 
 /// The fixed part of a frame.
@@ -59,8 +75,59 @@ pub(super) enum Frame {
         body: Vec<u8>,
     },
     Heartbeat,
-    Notice(Vec<u8>),
     Goodbye,
+    News(NewsFrame),
+}
+
+/// A received frame that is passed on from process to process. Its numbers and sets are those of the sender, and not
+/// checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NewsFrame {
+    /// A process tells others something.
+    Notice {
+        origin: u64,
+        /// Its number among the news of its origin.
+        number: u64,
+        /// A bit for each process, lowest first; empty for all.
+        to: Vec<u8>,
+        content: Vec<u8>,
+    },
+    /// A process leaves in good order. This is the last of its news.
+    Farewell { origin: u64, number: u64 },
+    /// A process is lost, with the encoded cause.
+    Loss { process: u64, cause: Vec<u8> },
+}
+
+impl NewsFrame {
+    /// Encodes the frame.
+    ///
+    /// # Errors
+    /// The limit that a length breaks.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        let (kind, group, sequence, head, body) = match self {
+            Self::Notice {
+                origin,
+                number,
+                to,
+                content,
+            } => (Kind::Notice, *origin, *number, &to[..], &content[..]),
+            Self::Farewell { origin, number } => {
+                (Kind::Farewell, *origin, *number, &[][..], &[][..])
+            }
+            Self::Loss { process, cause } => (Kind::Loss, *process, 0, &[][..], &cause[..]),
+        };
+        let header = Header {
+            kind,
+            tag: Tag {
+                group,
+                sequence,
+                part: 0,
+            },
+            head: head.len(),
+            body: body.len() as u64,
+        };
+        Ok([&header.checked()?.encode()[..], head, body].concat())
+    }
 }
 
 /// Reason why no more frames can be read.
@@ -109,18 +176,6 @@ impl Header {
         .checked()
     }
 
-    /// The header of a notice.
-    ///
-    /// # Errors
-    /// The limit that its length breaks.
-    pub(super) fn notice(length: usize) -> Result<Self, String> {
-        Self {
-            body: length as u64,
-            ..Self::bare(Kind::Notice)
-        }
-        .checked()
-    }
-
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[..4].copy_from_slice(&MAGIC);
@@ -153,7 +208,9 @@ impl Header {
             2 => Kind::Heartbeat,
             3 => Kind::Notice,
             4 => Kind::Goodbye,
-            other => return Err(format!("kind: expected 1 to 4, got {other}")),
+            5 => Kind::Farewell,
+            6 => Kind::Loss,
+            other => return Err(format!("kind: expected 1 to 6, got {other}")),
         };
         if bytes[5..8] != [0; 3] {
             let found = &bytes[5..8];
@@ -175,8 +232,9 @@ impl Header {
     fn checked(self) -> Result<Self, String> {
         let (head_limit, body_limit) = match self.kind {
             Kind::Message => (HEAD_LIMIT, BODY_LIMIT),
-            Kind::Notice => (0, NOTICE_LIMIT as u64),
-            Kind::Heartbeat | Kind::Goodbye => (0, 0),
+            Kind::Notice => (DESTINATIONS_LIMIT, NOTICE_LIMIT as u64),
+            Kind::Loss => (0, LOSS_LIMIT as u64),
+            Kind::Heartbeat | Kind::Goodbye | Kind::Farewell => (0, 0),
         };
         if self.head > head_limit || self.body > body_limit {
             return Err(format!(
@@ -185,9 +243,22 @@ impl Header {
                 self.kind, self.head, self.body
             ));
         }
-        if self.kind != Kind::Message && self.tag != NO_TAG {
+        let Tag {
+            group, sequence, ..
+        } = self.tag;
+        let due = match self.kind {
+            Kind::Message => self.tag,
+            Kind::Notice | Kind::Farewell => Tag {
+                group,
+                sequence,
+                part: 0,
+            },
+            Kind::Loss => Tag { group, ..NO_TAG },
+            Kind::Heartbeat | Kind::Goodbye => NO_TAG,
+        };
+        if self.tag != due {
             return Err(format!(
-                "{:?} frame: expected no tag, got {}",
+                "{:?} frame: expected no such tag, got {}",
                 self.kind, self.tag
             ));
         }

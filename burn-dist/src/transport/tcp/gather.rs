@@ -1,34 +1,31 @@
-//! Gathers the connections of a process: it connects to the processes before it, and its port accepts those after
-//! it, in any order, until all are there or the deadline passes.
+//! Gathers the connections of a process in the overlay: it connects to the neighbours before it, and its port accepts
+//! those after it, in any order, until all are there or the deadline passes.
 //!
 //! Threads: `burn-dist-connect-<process>-<peer>` connects to one process; they end before [`gather`] returns.
 //! The caller's thread waits, and asks the alarm.
 
-use std::net::{SocketAddr, TcpStream};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connect::{Alarm, NetworkConfig, refused, unconnected};
-use super::port::{HANDSHAKE_TIMEOUT, LIMITS, Port};
+use super::connect::{ALARM_POLL, Alarm, NetworkConfig, refused, unconnected};
+use super::dial::{NoConnection, RETRY};
+use super::hello::HANDSHAKE_TIMEOUT;
+use super::mesh::Mesh;
+use super::port::{LIMITS, Port};
 use crate::error::JoinFailure;
 use crate::net::acceptor::Acceptor;
-use crate::net::channel::Channel;
-
-/// Time between two questions to the alarm.
-const ALARM_POLL: Duration = Duration::from_millis(300);
-/// First and longest time between two attempts to connect; it doubles.
-const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// The connections of a process, and its port.
 pub(super) struct Gathered {
-    /// By process; none for this one.
-    pub(super) channels: Vec<Option<Channel>>,
+    pub(super) mesh: Arc<Mesh>,
     pub(super) port: Acceptor<Port>,
 }
 
-/// Gathers a connection with every other process.
+/// Gathers a connection with every neighbour.
 ///
 /// # Errors
 /// Not all were there before the deadline, the alarm says why they will not be, or the system refuses threads or
@@ -41,22 +38,23 @@ pub(super) fn gather(
     let start = Instant::now();
     let refused = |error| refused("to connect with the other processes", &error);
     let process = place.process;
-    let service = Port::new(&place);
+    let mesh = Mesh::new(&place).map_err(refused)?;
     let name = format!("burn-dist-accept-{process}");
     let port = "the port for the job's other processes";
+    let service = Port(mesh.clone());
     let port = Acceptor::start(place.listener, name, port, LIMITS, service).map_err(refused)?;
     let attempts = Attempts {
-        port: port.service(),
-        addresses: &place.addresses,
+        mesh: &mesh,
         deadline,
         state: Mutex::new(AttemptState {
-            reasons: vec![None; place.addresses.len()],
+            reasons: HashMap::new(),
             is_stopped: false,
         }),
         stopped: Condvar::new(),
     };
     thread::scope(|scope| {
-        let started = (0..process).try_for_each(|peer| {
+        let before = mesh.neighbours.iter().filter(|peer| **peer < process);
+        let started = before.copied().try_for_each(|peer| {
             let name = format!("burn-dist-connect-{process}-{peer}");
             let attempts = &attempts;
             let thread = thread::Builder::new().name(name);
@@ -69,23 +67,23 @@ pub(super) fn gather(
         attempts.stop();
         ended
     })?;
-    let taken = port.service().take();
-    let channels = taken.map_err(|missing| {
+    let missing = mesh.missing();
+    if !missing.is_empty() {
         let state = attempts.state.lock();
-        unconnected(missing, start, |process| {
-            let reason = state.reasons[process].as_deref();
+        return Err(unconnected(missing, start, |process| {
+            let reason = state.reasons.get(&process).map(String::as_str);
             let reason = reason.unwrap_or("it did not connect");
-            let address = place.addresses[process];
+            let address = mesh.address(process);
             format!("process {process} at {address} ({reason})")
-        })
-    })?;
-    Ok(Gathered { channels, port })
+        }));
+    }
+    drop(attempts);
+    Ok(Gathered { mesh, port })
 }
 
-/// The attempts to connect to the processes before this one.
-struct Attempts<'p> {
-    port: &'p Port,
-    addresses: &'p [SocketAddr],
+/// The attempts to connect to the neighbours before this process.
+struct Attempts<'m> {
+    mesh: &'m Mesh,
     deadline: Instant,
     state: Mutex<AttemptState>,
     stopped: Condvar,
@@ -93,7 +91,7 @@ struct Attempts<'p> {
 
 struct AttemptState {
     /// Failure of the last attempt, by process.
-    reasons: Vec<Option<String>>,
+    reasons: HashMap<usize, String>,
     is_stopped: bool,
 }
 
@@ -105,7 +103,7 @@ impl Attempts<'_> {
     fn wait(&self, alarm: &mut Alarm<'_>) -> Result<(), JoinFailure> {
         loop {
             let next = self.deadline.min(Instant::now() + ALARM_POLL);
-            if self.port.wait_until_complete(next) || next >= self.deadline {
+            if self.mesh.wait_until_complete(next) || next >= self.deadline {
                 return Ok(());
             }
             if let Some(failure) = alarm() {
@@ -123,24 +121,23 @@ impl Attempts<'_> {
     /// Tries to connect to a process until it succeeds or the attempts end.
     fn connect(&self, peer: usize) {
         let mut pause = RETRY.0;
-        while let Err(reason) = self.attempt(peer) {
+        while self.mesh.connection(peer).is_none() {
+            let due = self.deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
+            let reason = match self.mesh.attempt(peer, due) {
+                Ok(()) => return,
+                Err(NoConnection::Refused(reason) | NoConnection::Failed(reason)) => Some(reason),
+                Err(NoConnection::Void) => None,
+            };
             let next = self.deadline.min(Instant::now() + pause);
             let mut state = self.state.lock();
-            state.reasons[peer] = Some(reason);
+            if let Some(reason) = reason {
+                state.reasons.insert(peer, reason);
+            }
             while !state.is_stopped && !self.stopped.wait_until(&mut state, next).timed_out() {}
             if state.is_stopped || next >= self.deadline {
                 return;
             }
             pause = (pause * 2).min(RETRY.1);
         }
-    }
-
-    fn attempt(&self, peer: usize) -> Result<(), String> {
-        let deadline = self.deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = left.max(Duration::from_millis(1));
-        let socket = TcpStream::connect_timeout(&self.addresses[peer], left)
-            .map_err(|error| error.to_string())?;
-        self.port.connect(peer, socket, deadline)
     }
 }

@@ -1,14 +1,16 @@
-//! The thread that sends frames nobody waits for (heartbeats on idle connections, notices, goodbyes) and finds
-//! silent peers.
+//! The thread that sends frames nobody waits for (heartbeats on idle connections, news, goodbyes) and finds silent
+//! peers.
 //!
-//! It blocks on no connection: one whose socket takes nothing is skipped until the next round.
+//! Heartbeats go over the overlay; once any process has ended, over all connections. A peer that has sent one on a
+//! connection owes more of them there.
+//!
+//! The thread blocks on no connection: one whose socket takes nothing is skipped until the next round.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::Connection;
+use super::mesh::Mesh;
 use crate::transport::network::Cause;
 
 /// Longest time between two rounds over all connections.
@@ -68,14 +70,16 @@ impl Waker {
 }
 
 /// Sends and checks heartbeats until the waker stops it.
-pub(super) fn run(connections: &[Arc<Connection>], waker: &Waker, heartbeat: Duration) {
+pub(super) fn run(mesh: &Mesh) {
+    let (waker, heartbeat) = (&mesh.shared.heartbeat, mesh.heartbeat);
     // Ten rounds in a heartbeat: each of the three beats in it is at most a round late, and silence is found at
     // most a round late.
     let round = (heartbeat / 10).clamp(Duration::from_millis(1), MAX_ROUND);
     let mut next = Instant::now() + round;
     while waker.sleep(next) {
         let overslept = next.elapsed() > heartbeat / 2;
-        for connection in connections {
+        let is_thin = mesh.is_thin();
+        for connection in mesh.all() {
             if overslept {
                 // This process itself was stopped or suspended: what the others sent meanwhile was not read yet.
                 connection.heard.set();
@@ -84,7 +88,8 @@ pub(super) fn run(connections: &[Arc<Connection>], waker: &Waker, heartbeat: Dur
             if silence > heartbeat {
                 connection.end(Cause::Silent(silence));
             }
-            connection.beat(heartbeat / 3);
+            let beats = is_thin || connection.is_overlay();
+            connection.beat(beats.then_some(heartbeat / 3));
         }
         next = Instant::now() + round;
     }

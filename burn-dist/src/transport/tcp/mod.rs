@@ -1,53 +1,87 @@
-//! The TCP network of a job: one authenticated connection for each pair of processes, used in both directions
-//! at once.
+//! The TCP network of a job: authenticated connections between processes, each used in both directions at once. What
+//! a process has of them, and what they cost it, grows with the logarithm of the number of processes, and with the
+//! number of those that it exchanges messages with.
 //!
-//! - `port`: the port of this process, which authenticates the other processes;
-//! - `connect`, `gather`: bring the connections up;
+//! - `overlay`: the neighbours of each process, with which it is connected from the start;
+//! - `mesh`, `links`: the connections of a process, and how far others have come;
+//! - `port`, `hello`: the port of this process, which authenticates the other processes;
+//! - `connect`, `gather`: bring the connections up; `dial`: makes others when they are needed;
 //! - `frame`, `decoder`: the wire format, and frames from a stream of bytes;
-//! - `connection`, `write`, `read`: one connection, whose socket never blocks;
-//! - `exchange`: messages sent and received at once, on several connections;
+//! - `connection`, `guards`, `write`, `outbox`, `read`: one connection, whose socket never blocks; `context`, `moment`:
+//!   what it shares with others;
+//! - `exchange`, `peer_io`: messages sent and received at once, on several connections;
+//! - `reader`: reads the connections that no exchange reads, and tells the watchers;
+//! - `news`, `loss`: notices, departures and losses, passed on from process to process;
 //! - `heartbeat`: heartbeats, and the detection of silent peers.
 //!
-//! Threads, which all end in [`TcpNetwork::close`] or when the network is dropped: a reader for each connection
-//! (`burn-dist-net-<process>-<peer>`), which reads while no exchange does, the heartbeat thread
-//! (`burn-dist-net-<process>-heartbeat`), and those of the port (`burn-dist-accept-<process>`). The threads that call [`Network::exchange`] write messages, and read
-//! them while they wait.
+//! # Connections
+//!
+//! The connections of the overlay are there when [`connect::connect`] returns; the higher process dials. Every other
+//! one is made when a message is to be sent over it: the sender dials, on a thread of its own, so that the exchange
+//! keeps its deadline and can be cancelled. Of two dials at once that of the higher process counts. A dial can be
+//! given up at any time before the dialling side has confirmed the answer, and nobody takes it for a loss.
+//!
+//! # News
+//!
+//! A broken connection is found at once by whoever has it, a frozen process within a heartbeat and a quarter of a
+//! second by its neighbours. They pass on the loss, and every process hears of it after `log2 P` steps or fewer, ends
+//! its own connection with the process, and tells its watchers once. What had been received before can still be
+//! taken. A process that leaves in good order says so in the same way, after all its other news. A connection that
+//! breaks between two processes that both live ends both for all others.
+//!
+//! Once any process has ended the overlay may have a hole. From then on all connections carry heartbeats and news,
+//! and who waits for a message of a process makes a connection with it. So processes that go on after the others
+//! have left find one another's ends; but news told before two of them had a connection may be missing, and a wait
+//! then ends with the loss, or at its deadline. As long as fewer than about `log2 P` processes end at a time,
+//! nothing is missing.
+//!
+//! # Threads
+//!
+//! All end in [`TcpNetwork::close`] or when the network is dropped: the reader (`burn-dist-net-<process>`), the
+//! heartbeat thread (`burn-dist-net-<process>-heartbeat`), those of the port (`burn-dist-accept-<process>`), and dials
+//! under way (`burn-dist-connect-<process>-<peer>`). The threads that call [`Network::exchange`] write messages, and
+//! read them while they wait.
 //!
 //! With certificates the connections are encrypted (`net/channel`). An end of the stream without a goodbye
 //! is a broken connection, so nobody on the way can forge an end in good order.
-//!
-//! A broken connection is found at once; a frozen process or a silent network within a heartbeat and a quarter
-//! of a second.
 //!
 //! Messages not asked for are kept, without a limit, until their group is gone or the connection closed: the
 //! collectives send only messages that are expected.
 
 pub(crate) mod connect;
 mod connection;
+mod context;
 mod decoder;
+mod dial;
 mod exchange;
 mod frame;
 mod gather;
+mod guards;
 mod heartbeat;
+mod hello;
+mod links;
+mod loss;
+mod mesh;
+mod moment;
+mod news;
+mod outbox;
+mod overlay;
+mod peer_io;
 mod port;
 mod read;
+mod reader;
 mod write;
 
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use socket2::{SockRef, TcpKeepalive};
 
 use super::network::{Cancel, Cause, Come, Incoming, Lost, Network, Outgoing, Tag, Watcher};
-use super::watchers::Watchers;
 use crate::net::acceptor::Acceptor;
-use crate::net::channel::Channel;
 #[cfg(test)]
 use crate::net::rejects::RejectCounts;
 use connection::Connection;
@@ -56,59 +90,36 @@ pub(crate) use decoder::fuzzing::check as check_frames;
 #[cfg(test)]
 pub(crate) use decoder::fuzzing::seeds as frame_seeds;
 use exchange::Exchange;
-use heartbeat::Waker;
-use port::Port;
 #[cfg(any(test, fuzzing))]
-pub(crate) use port::check_hello;
+pub(crate) use hello::check_hello;
 #[cfg(test)]
-pub(crate) use port::hello_seed;
+pub(crate) use hello::hello_seed;
+#[cfg(any(test, fuzzing))]
+pub(crate) use loss::check_loss;
+#[cfg(test)]
+pub(crate) use loss::loss_seed;
+use mesh::Mesh;
+use port::Port;
+use reader::Reader;
 use write::QueuedFrame;
 
-/// The connections of one process with all others.
+/// The connections of one process with others.
 pub(crate) struct TcpNetwork {
-    process: usize,
-    /// By process; none for this one.
-    connections: Vec<Option<Arc<Connection>>>,
-    watchers: Arc<Watchers>,
-    waker: Arc<Waker>,
-    heartbeat: Duration,
-    /// Messages sent so far.
-    messages: AtomicU64,
+    mesh: Arc<Mesh>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// None in tests without a port.
     port: Option<Acceptor<Port>>,
 }
 
 impl TcpNetwork {
-    /// Starts the network on connections that are up. `streams` are by process, none for this one. `port` is that
-    /// of this process, open until the network is closed.
+    /// Starts the network on a mesh whose overlay is connected. `port` is that of this process, open until the
+    /// network is closed.
     ///
     /// # Errors
-    /// The system refuses a thread or an option of a socket.
-    fn start(
-        process: usize,
-        streams: Vec<Option<Channel>>,
-        heartbeat: Duration,
-        port: Option<Acceptor<Port>>,
-    ) -> io::Result<Self> {
-        let waker = Arc::new(Waker::default());
-        let mut connections = Vec::with_capacity(streams.len());
-        for (peer, stream) in streams.into_iter().enumerate() {
-            connections.push(match stream {
-                Some(stream) => {
-                    prepare(stream.socket(), heartbeat)?;
-                    Some(Arc::new(Connection::new(peer, stream, waker.clone())))
-                }
-                None => None,
-            });
-        }
+    /// The system refuses a thread.
+    fn start(mesh: Arc<Mesh>, port: Option<Acceptor<Port>>) -> io::Result<Self> {
         let network = Self {
-            process,
-            connections,
-            watchers: Arc::default(),
-            waker,
-            heartbeat,
-            messages: AtomicU64::new(0),
+            mesh,
             threads: Mutex::default(),
             port,
         };
@@ -119,23 +130,17 @@ impl TcpNetwork {
 
     fn start_threads(&self) -> io::Result<()> {
         let mut threads = self.threads.lock();
-        for connection in self.all() {
+        let name = format!("burn-dist-net-{}", self.mesh.process);
+        let mesh = self.mesh.clone();
+        let reader = thread::Builder::new().name(name.clone());
+        threads.push(reader.spawn(move || Reader::new(&mesh).run())?);
+        let mesh = self.mesh.clone();
+        let heart = thread::Builder::new().name(format!("{name}-heartbeat"));
+        threads.push(heart.spawn(move || heartbeat::run(&mesh))?);
+        for connection in self.mesh.carriers() {
             connection.queue(QueuedFrame::heartbeat());
-            let (connection, watchers) = (connection.clone(), self.watchers.clone());
-            let name = format!("burn-dist-net-{}-{}", self.process, connection.peer());
-            threads.push(
-                thread::Builder::new()
-                    .name(name)
-                    .spawn(move || connection.run_reader(&watchers))?,
-            );
+            connection.send_soon();
         }
-        let all: Vec<_> = self.all().cloned().collect();
-        let (waker, heartbeat) = (self.waker.clone(), self.heartbeat);
-        threads.push(
-            thread::Builder::new()
-                .name(format!("burn-dist-net-{}-heartbeat", self.process))
-                .spawn(move || heartbeat::run(&all, &waker, heartbeat))?,
-        );
         Ok(())
     }
 
@@ -155,58 +160,35 @@ impl TcpNetwork {
         };
         if port.stop() && port.rejects().total() > 0 {
             tracing::warn!(
-                process = self.process,
+                process = self.mesh.process,
                 transport = %port.rejects(),
                 "connections were turned away while the port was open"
             );
         }
     }
 
-    /// Waits until every process has said that it has all its connections. Returns those that have not at the
-    /// deadline.
-    fn wait_until_up(&self, deadline: Instant) -> Result<Vec<usize>, Lost> {
-        let mut missing = Vec::new();
-        for connection in self.all() {
-            if !connection.wait_until_up(deadline)? {
-                missing.push(connection.peer());
+    /// Waits until the connections have ended, at most until the deadline, and ends the others.
+    fn wait_for_ends(&self, threads: &[JoinHandle<()>], deadline: Instant) {
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if threads.iter().any(is_own) {
+            // A watcher owned the network, and this is the thread that has to read.
+            Reader::new(&self.mesh).run_until_ended(deadline);
+        }
+        for connection in self.mesh.all() {
+            if connection.wait_for_end(deadline).is_none() {
+                connection.end(Cause::Stopped);
             }
         }
-        Ok(missing)
     }
-
-    fn all(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections.iter().flatten()
-    }
-
-    fn connection(&self, process: usize) -> Result<&Connection, Lost> {
-        match self.connections.get(process) {
-            Some(Some(connection)) => Ok(connection),
-            _ => Err(Lost {
-                process,
-                address: "no address".to_owned(),
-                cause: Cause::Malformed("this process has no connection with it".into()),
-            }),
-        }
-    }
-}
-
-/// Sets the options of a connection's socket.
-fn prepare(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)?;
-    // Heartbeats find a dead peer first. Keepalive frees the system's side of it if this process itself is
-    // stopped for long. The system counts in seconds.
-    let idle = heartbeat.max(Duration::from_secs(1));
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
 }
 
 impl Network for TcpNetwork {
     fn process(&self) -> usize {
-        self.process
+        self.mesh.process
     }
 
     fn processes(&self) -> usize {
-        self.connections.len()
+        self.mesh.processes()
     }
 
     fn send(
@@ -239,7 +221,7 @@ impl Network for TcpNetwork {
         match come {
             Some(Come::Whole { head, body }) => Ok((head, body)),
             // Nothing was due, and nobody stopped the exchange.
-            Some(Come::Placed) | None => Err(self.connection(from)?.lost(Cause::Stopped)),
+            Some(Come::Placed) | None => Err(self.mesh.lost(from, Cause::Stopped)),
         }
     }
 
@@ -250,65 +232,60 @@ impl Network for TcpNetwork {
         deadline: Instant,
         cancel: &dyn Cancel,
     ) -> Result<bool, Lost> {
-        let connection = |peer| self.connection(peer);
-        self.messages.fetch_add(sends.len() as u64, Relaxed);
-        Exchange::new(connection, sends, receives, cancel)?.run(deadline)
+        Exchange::new(&self.mesh, sends, receives, cancel)?.run(deadline)
     }
 
     fn sent(&self) -> u64 {
-        self.all().map(|connection| connection.sent()).sum()
+        self.mesh.sum(Connection::sent)
     }
 
     fn messages(&self) -> u64 {
-        self.messages.load(Relaxed)
+        self.mesh.sum(Connection::messages)
     }
 
     fn connections(&self) -> usize {
-        let up = |connection: &&Arc<Connection>| connection.check().is_ok();
-        self.all().filter(up).count()
+        let all = self.mesh.all();
+        all.iter().filter(|one| !one.has_ended()).count()
     }
 
     fn check(&self, process: usize) -> Result<(), Lost> {
-        self.connection(process)?.check()
+        self.mesh.check(process)
     }
 
     fn notify_some(&self, notice: &[u8], chosen: &dyn Fn(usize) -> bool) {
-        for connection in self.all().filter(|connection| chosen(connection.peer())) {
-            match QueuedFrame::notice(notice) {
-                Ok(frame) => connection.queue(frame),
-                Err(error) => return tracing::error!("a notice was not sent: {error}"),
-            }
-        }
+        self.mesh.notify(notice, chosen);
     }
 
     fn forget(&self, groups: &[u64]) {
-        for connection in self.all() {
+        self.mesh.shared.forget(groups);
+        for connection in self.mesh.all() {
             connection.forget(groups);
         }
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
-        self.watchers.add(&watcher);
+        self.mesh.watchers.add(&watcher);
     }
 
     /// Waits up to a heartbeat for the other processes to read everything sent to them.
     fn close(&self) {
-        self.close_port();
+        let mesh = &self.mesh;
+        mesh.close_doors(Instant::now() + mesh.heartbeat);
         let threads = std::mem::take(&mut *self.threads.lock());
-        for connection in self.all() {
+        mesh.bid_farewell();
+        for connection in mesh.all() {
             connection.queue(QueuedFrame::goodbye());
+            connection.send_soon();
         }
-        let deadline = Instant::now() + self.heartbeat;
-        for connection in self.all() {
-            if connection.wait_for_end(deadline).is_none() {
-                connection.end(Cause::Stopped);
-            }
-        }
-        self.waker.stop();
-        self.watchers.clear();
+        self.wait_for_ends(&threads, Instant::now() + mesh.heartbeat);
+        // Not before: it may hold a connection yet that it has just handed over.
+        self.close_port();
+        mesh.stop();
+        mesh.shared.heartbeat.stop();
+        mesh.watchers.clear();
         for thread in threads {
-            // A watcher may own the network, and so drop it on a reader's thread, which can't wait
-            // for itself; it ends next.
+            // A watcher may own the network, and so drop it on the reader's thread, which can't wait for itself; it
+            // ends next.
             if thread.thread().id() != thread::current().id() {
                 // Its panic would be a watcher's, and was printed when it happened.
                 let _ = thread.join();
@@ -337,8 +314,8 @@ impl Drop for TcpNetwork {
 impl fmt::Debug for TcpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpNetwork")
-            .field("process", &self.process)
-            .field("processes", &self.connections.len())
+            .field("process", &self.mesh.process)
+            .field("processes", &self.mesh.processes())
             .finish_non_exhaustive()
     }
 }

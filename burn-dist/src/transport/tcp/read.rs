@@ -1,33 +1,29 @@
 //! The receiving direction of a connection.
 //!
 //! An exchange that waits for a message reads the connection itself, so that the bytes reach its memory without
-//! another thread. While no exchange does, the network's reader receives frames and keeps their messages. It
-//! alone tells the watchers, and holds no lock and no right to read meanwhile.
+//! another thread. While no exchange does, the network's reader receives frames and keeps their messages. News are
+//! passed on by the thread that reads them; the network's reader alone tells the watchers.
 
-use std::time::Duration;
+use std::io::{self, ErrorKind, IoSliceMut, Read};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::connection::{Connection, Message, Phase, ReadGuard, ReaderTask};
+use super::connection::{Connection, Message, Phase};
 use super::decoder::{Event, NoBuffers, RecvBuffers};
 use super::frame::{Frame, Unreadable};
+use super::guards::ReadGuard;
+use super::mesh::Mesh;
+use crate::net::channel::Channel;
 use crate::transport::network::{Cause, Tag};
-use crate::transport::watchers::Watchers;
 
-/// Most notices that wait for the watchers to be told. With more, nothing is read until they are.
-const MAX_PENDING_NOTICES: usize = 64;
-
-/// Longest wait of the network's reader for a socket, and so the latest that it tells of a notice. Less than a
-/// second.
-const READER_POLL: Duration = Duration::from_millis(250);
+/// Most bytes that the network's reader reads of one connection before it looks after the others.
+const MAX_READ: usize = 4 << 20;
 
 /// Result of receiving once.
 pub(super) enum Received {
-    /// A frame, whose message or notice was kept.
+    /// A frame, whose message was kept, or whose news were passed on.
     Frame,
     /// A message whose body is in the memory lent for it.
     Placed(Tag),
-    /// Nothing: the watchers must be told of notices first. The next bytes may have been read from the socket
+    /// Nothing: the watchers must be told of news first. The next bytes may have been read from the socket
     /// already, so nobody may poll for them.
     Backpressure,
     /// Nothing: the socket has no more bytes now.
@@ -36,83 +32,104 @@ pub(super) enum Received {
     End,
 }
 
-impl Connection {
-    /// Reads while no exchange does, until the connection ends, and tells the watchers.
-    pub(super) fn run_reader(&self, watchers: &Watchers) {
-        let ended = loop {
-            match self.wait_for_task() {
-                ReaderTask::Notify(notices) => {
-                    for notice in notices {
-                        if !watchers.notice(self.peer(), notice) {
-                            let detail = "more notices than anybody has heard";
-                            self.end(Cause::Malformed(detail.into()));
-                        }
-                    }
-                }
-                ReaderTask::Read => self.read_or_poll(),
-                ReaderTask::Stop(cause) => break cause,
-            }
-        };
-        if !matches!(ended, Cause::Left | Cause::Stopped) {
-            let lost = self.lost(ended);
-            tracing::warn!("{lost}");
-            watchers.lost(lost);
+/// A stream of which a limited number of bytes is read.
+struct Limited<'c> {
+    stream: &'c Channel,
+    left: usize,
+}
+
+impl Limited<'_> {
+    fn count(&mut self, read: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(count) = read {
+            self.left = self.left.saturating_sub(count);
         }
+        read
     }
 
-    /// Receives what is there, or else waits for bytes.
-    fn read_or_poll(&self) {
-        // Bytes that an exchange has read already would not show in a poll.
+    fn check(&self) -> io::Result<()> {
+        if self.left == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        let read = (&mut &*self.stream).read(buffer);
+        self.count(read)
+    }
+
+    fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.check()?;
+        let read = (&mut &*self.stream).read_vectored(slices);
+        self.count(read)
+    }
+}
+
+impl Connection {
+    /// Receives what is there, for the network's reader. Returns true if there may be more.
+    pub(super) fn read_all(&self, mesh: &Mesh) -> bool {
         let Some(mut guard) = self.try_read(true) else {
-            return;
+            return false;
         };
-        let mut any = false;
+        let mut stream = Limited {
+            stream: &self.stream,
+            left: MAX_READ,
+        };
         loop {
-            match self.receive(&mut guard, &mut NoBuffers) {
-                Received::Frame | Received::Placed(_) => any = true,
-                // This is the thread that tells the watchers.
-                Received::Backpressure => return,
-                Received::WouldBlock | Received::End => break,
+            match self.receive_from(&mut stream, mesh, &mut guard, &mut NoBuffers) {
+                Received::Frame | Received::Placed(_) => {}
+                // The reader is the thread that tells the watchers.
+                Received::Backpressure => return true,
+                Received::WouldBlock if stream.left == 0 => return true,
+                Received::WouldBlock => {
+                    if !self.is_over() {
+                        self.note_drained();
+                    }
+                    return false;
+                }
+                Received::End => return false,
             }
-        }
-        drop(guard);
-        if any || self.has_ended() {
-            return;
-        }
-        // A connection that ends is shut down, which ends this wait. It is bounded because an exchange may have
-        // read all bytes before the poll, and notices with them.
-        let readable = PollFd::new(self.stream.socket(), PollFlags::IN);
-        let wait = Timespec::try_from(READER_POLL).unwrap_or_default();
-        if let Err(error) = poll(&mut [readable], Some(&wait))
-            && error != rustix::io::Errno::INTR
-        {
-            self.end(Cause::Disconnected(error.to_string().into()));
         }
     }
 
     /// Receives one frame, if it is there.
     pub(super) fn receive(
         &self,
+        mesh: &Mesh,
+        guard: &mut ReadGuard<'_>,
+        buffers: &mut dyn RecvBuffers,
+    ) -> Received {
+        match self.receive_from(&mut &self.stream, mesh, guard, buffers) {
+            Received::WouldBlock if self.is_over() => Received::End,
+            received => received,
+        }
+    }
+
+    fn receive_from(
+        &self,
+        stream: &mut impl Read,
+        mesh: &Mesh,
         guard: &mut ReadGuard<'_>,
         buffers: &mut dyn RecvBuffers,
     ) -> Received {
         let Some(decoder) = &mut guard.decoder else {
             return Received::WouldBlock;
         };
-        if self.state.lock().notices.len() >= MAX_PENDING_NOTICES {
-            // The sender is held up meanwhile, as it must be. After the end nobody is told.
-            let ended = self.has_ended();
-            return if ended {
+        if mesh.news.is_congested() {
+            // The senders are held up meanwhile, as they must be. After the end nobody is told.
+            return if self.has_ended() {
                 Received::End
             } else {
                 Received::Backpressure
             };
         }
-        let end = match decoder.read(&mut &self.stream, buffers, &self.heard) {
-            Ok(Event::WouldBlock) if self.has_ended() => return Received::End,
+        let end = match decoder.read(stream, buffers, &self.heard) {
             Ok(Event::WouldBlock) => return Received::WouldBlock,
             Ok(Event::Placed(tag)) => return Received::Placed(tag),
-            Ok(Event::Frame(frame)) => match self.store(frame) {
+            Ok(Event::Frame(frame)) => match self.store(mesh, frame) {
                 Ok(()) => return Received::Frame,
                 Err(cause) => cause,
             },
@@ -126,21 +143,16 @@ impl Connection {
     }
 
     /// Stores the content of a frame; an error ends the connection.
-    fn store(&self, frame: Frame) -> Result<(), Cause> {
-        let mut state = self.state.lock();
-        state.is_peer_up = true;
+    fn store(&self, mesh: &Mesh, frame: Frame) -> Result<(), Cause> {
         match frame {
-            Frame::Heartbeat => {}
             Frame::Goodbye => return Err(Cause::Left),
+            Frame::News(news) => mesh.hear(self, &news)?,
+            Frame::Heartbeat => self.state.lock().owes_heartbeats = true,
             Frame::Message { tag, head, body } => {
+                let mut state = self.state.lock();
                 if matches!(state.phase, Phase::Open) {
-                    state.put(tag, Message { head, body });
+                    state.put(&self.shared, tag, Message { head, body });
                 }
-            }
-            Frame::Notice(notice) => {
-                state.notices.push_back(notice);
-                drop(state);
-                self.wake_reader();
             }
         }
         self.changed.notify_all();

@@ -7,11 +7,13 @@
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::connection::{Connection, Phase, WriteGuard};
+use super::connection::{Connection, Phase};
 use super::frame::Header;
+use super::guards::WriteGuard;
 use crate::transport::network::Cause;
 
 /// Most bytes of one write: two loopback segments of a system that gathers 64 KiB to one. With more, two
@@ -20,34 +22,45 @@ use crate::transport::network::Cause;
 /// 2 processes on 2 cores).
 const MAX_WRITE: usize = 127 << 10;
 
+/// Byte by which the side that dialled confirms that it uses the connection, before all frames.
+pub(super) const CONFIRMATION: u8 = 6;
+
 /// A frame sent without anybody waiting for it: a small one, or the rest of one whose exchange has ended.
+#[derive(Clone)]
 pub(super) struct QueuedFrame {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     written: usize,
+    /// Bytes of news in it.
+    news: usize,
     is_goodbye: bool,
 }
 
 impl QueuedFrame {
     fn new(bytes: Vec<u8>) -> Self {
         Self {
-            bytes,
+            bytes: Arc::new(bytes),
             written: 0,
+            news: 0,
             is_goodbye: false,
         }
     }
 
-    /// A heartbeat. The first one says that this process has all its connections.
+    /// A heartbeat. The first one says that others follow until the end.
     pub(super) fn heartbeat() -> Self {
         Self::new(Header::HEARTBEAT.encode().to_vec())
     }
 
-    /// A notice.
-    ///
-    /// # Errors
-    /// The limit that its length breaks.
-    pub(super) fn notice(notice: &[u8]) -> Result<Self, String> {
-        let header = Header::notice(notice.len())?;
-        Ok(Self::new([&header.encode()[..], notice].concat()))
+    /// The first byte of the side that dialled.
+    pub(super) fn confirmation() -> Self {
+        Self::new(vec![CONFIRMATION])
+    }
+
+    /// An encoded frame of news.
+    pub(super) fn news(bytes: Vec<u8>) -> Self {
+        Self {
+            news: bytes.len(),
+            ..Self::new(bytes)
+        }
     }
 
     /// The last frame of a connection.
@@ -58,8 +71,34 @@ impl QueuedFrame {
         }
     }
 
+    /// Frames in a row as one.
+    pub(super) fn joined(first: &Self, rest: impl Iterator<Item = Self>) -> Self {
+        let mut bytes = first.bytes[first.written..].to_vec();
+        let (mut news, mut is_goodbye) = (first.news, first.is_goodbye);
+        for next in rest {
+            bytes.extend_from_slice(&next.bytes[next.written..]);
+            news += next.news;
+            is_goodbye |= next.is_goodbye;
+        }
+        Self {
+            news,
+            is_goodbye,
+            ..Self::new(bytes)
+        }
+    }
+
     pub(super) fn is_goodbye(&self) -> bool {
         self.is_goodbye
+    }
+
+    /// Returns the number of bytes of news.
+    pub(super) fn news_bytes(&self) -> usize {
+        self.news
+    }
+
+    /// Returns the number of bytes that are not written.
+    pub(super) fn left(&self) -> usize {
+        self.bytes.len() - self.written
     }
 }
 
@@ -113,7 +152,7 @@ impl Connection {
         if is_first {
             // The reader finds the end now and says what it means: a goodbye may have been received before.
             let _ = self.stream.shutdown(Shutdown::Both);
-            self.wake_reader();
+            self.shared.reader.wake();
         }
     }
 
@@ -121,14 +160,14 @@ impl Connection {
     pub(super) fn send_queued(&self, guard: &WriteGuard<'_>) -> bool {
         loop {
             // Only the writer takes frames out, so the first stays the first.
-            let Some(mut frame) = self.state.lock().outbox.pop_front() else {
+            let Some(mut frame) = self.state.lock().outbox.pop() else {
                 return true;
             };
             if frame.written < frame.bytes.len() {
                 frame.written += self.write(guard, [&frame.bytes, &[], &[]], frame.written);
             }
             if frame.written < frame.bytes.len() || !self.flush(guard) {
-                self.state.lock().outbox.push_front(frame);
+                self.state.lock().outbox.push_rest(frame);
                 return false;
             }
             if frame.is_goodbye {
@@ -140,17 +179,24 @@ impl Connection {
     }
 
     /// Sends the outbox; a heartbeat if it is empty and nothing was written for `idle`.
-    pub(super) fn beat(&self, idle: Duration) {
-        if self.written.elapsed() >= idle {
+    pub(super) fn beat(&self, idle: Option<Duration>) {
+        {
             let mut state = self.state.lock();
+            let is_due = idle.is_some_and(|idle| self.written.elapsed() >= idle);
             // A queued frame tells the peer as much as a heartbeat would.
-            if state.outbox.is_empty() && matches!(state.phase, Phase::Open) {
-                state.outbox.push_back(QueuedFrame::heartbeat());
+            if is_due && state.outbox.is_empty() && matches!(state.phase, Phase::Open) {
+                state.outbox.push(QueuedFrame::heartbeat());
+            }
+            if state.outbox.is_empty() {
+                return;
             }
         }
         // If another thread writes, it sends the outbox or wakes this one for it.
-        if let Some(guard) = self.try_write() {
-            self.send_queued(&guard);
+        if let Some(guard) = self.try_write()
+            && !self.send_queued(&guard)
+        {
+            drop(guard);
+            self.shared.reader.wake();
         }
     }
 
@@ -163,9 +209,9 @@ impl Connection {
             skip -= start;
             rest.extend_from_slice(&piece[start..]);
         }
-        self.state.lock().outbox.push_front(QueuedFrame::new(rest));
+        self.state.lock().outbox.push_rest(QueuedFrame::new(rest));
         drop(guard);
-        self.heartbeat.wake();
+        self.shared.heartbeat.wake();
     }
 
     /// Returns the cause of a broken connection: the error of a failed write, which tells more than the end of

@@ -141,7 +141,7 @@ fn another_version_is_named_with_both() {
     let mut answer = b"burndist9.9.9/9".to_vec();
     answer.resize(8 + 24 + 32, 0);
     let failure = answered_with(&answer);
-    let ours = concat!(env!("CARGO_PKG_VERSION"), "/4").to_owned();
+    let ours = concat!(env!("CARGO_PKG_VERSION"), "/5").to_owned();
     let theirs = "9.9.9/9".to_owned();
     assert_eq!(failure, JoinFailure::Version { ours, theirs });
 }

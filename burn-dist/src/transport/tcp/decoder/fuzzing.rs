@@ -66,7 +66,7 @@ fn encode(frame: &Frame, into: &mut Vec<u8>) {
     match frame {
         Frame::Heartbeat => put(Ok(Header::HEARTBEAT), [&[], &[]]),
         Frame::Goodbye => put(Ok(Header::GOODBYE), [&[], &[]]),
-        Frame::Notice(notice) => put(Header::notice(notice.len()), [&[], notice]),
+        Frame::News(news) => into.extend(news.encode().unwrap_or_default()),
         Frame::Message { tag, head, body } => {
             put(Header::message(*tag, head.len(), body.len()), [head, body]);
         }
@@ -125,6 +125,7 @@ impl RecvBuffers for OneBuffer {
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     use super::super::frame::BODY_LIMIT;
+    use super::super::loss::loss_seed;
     let tag = Tag {
         group: 1,
         sequence: 2,
@@ -138,8 +139,21 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let frames = [
         Frame::Heartbeat,
         message(b"head", 32),
-        Frame::Notice(b"why".to_vec()),
+        Frame::News(NewsFrame::Notice {
+            origin: 4,
+            number: 2,
+            to: vec![0b101],
+            content: b"why".to_vec(),
+        }),
         message(b"", 0),
+        Frame::News(NewsFrame::Loss {
+            process: 1,
+            cause: loss_seed(),
+        }),
+        Frame::News(NewsFrame::Farewell {
+            origin: 4,
+            number: 3,
+        }),
         Frame::Goodbye,
     ];
     let mut all = Vec::new();

@@ -85,15 +85,21 @@ proptest! {
         lengths.push(7);
         let mut bytes = message(tag, &head, &body);
         bytes.extend(Header::HEARTBEAT.encode());
-        bytes.extend(Header::notice(notice.len()).unwrap().encode());
-        bytes.extend(&notice);
+        let notice = NewsFrame::Notice { origin: 3, number: 4, to: vec![5], content: notice };
+        bytes.extend(notice.encode().unwrap());
+        let loss = NewsFrame::Loss { process: 3, cause: Vec::new() };
+        bytes.extend(loss.encode().unwrap());
+        let farewell = NewsFrame::Farewell { origin: 3, number: 5 };
+        bytes.extend(farewell.encode().unwrap());
         bytes.extend(Header::GOODBYE.encode());
         let mut from = Pieces { bytes: &bytes, lengths, next: 0 };
         let mut decoder = Decoder::new();
         let mut read = || frame(&mut decoder, &mut from);
         prop_assert_eq!(read().unwrap(), Frame::Message { tag, head, body });
         prop_assert_eq!(read().unwrap(), Frame::Heartbeat);
-        prop_assert_eq!(read().unwrap(), Frame::Notice(notice));
+        prop_assert_eq!(read().unwrap(), Frame::News(notice));
+        prop_assert_eq!(read().unwrap(), Frame::News(loss));
+        prop_assert_eq!(read().unwrap(), Frame::News(farewell));
         prop_assert_eq!(read().unwrap(), Frame::Goodbye);
         prop_assert!(matches!(read(), Err(Unreadable::End)));
     }

@@ -11,7 +11,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::exchange::all_to_all;
 use super::*;
-use crate::transport::tcp::frame::BODY_LIMIT;
+use crate::transport::tcp::frame::{BODY_LIMIT, NewsFrame};
 
 const HEARTBEAT: Duration = Duration::from_millis(300);
 
@@ -254,10 +254,17 @@ fn a_length_beyond_the_limit_and_a_broken_frame_end_only_their_connection() {
     oversized[32..40].fill(0x7f);
     let mut wrong_kind = message(0, &[]);
     wrong_kind[4] = 99;
-    let notices = Header::notice(0).unwrap().encode().repeat(1000);
+    let notice = |number| NewsFrame::Notice {
+        origin: 1,
+        number,
+        to: Vec::new(),
+        content: Vec::new(),
+    };
+    let notices = (1..1000).flat_map(|number| notice(number).encode().unwrap());
+    let notices = notices.collect();
     for (bytes, expected) in [
         (oversized, "expected at most"),
-        (wrong_kind, "kind: expected 1 to 4, got 99"),
+        (wrong_kind, "kind: expected 1 to 6, got 99"),
         (
             b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n".repeat(4),
             "magic: expected",

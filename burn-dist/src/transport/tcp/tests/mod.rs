@@ -1,5 +1,6 @@
 //! Networks of processes that are threads of this one, over loopback.
 
+mod distant;
 mod exchange;
 mod failures;
 mod faults;
@@ -9,6 +10,7 @@ mod strangers;
 mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -42,6 +44,24 @@ fn bytes(seed: usize, length: usize) -> Vec<u8> {
         .collect()
 }
 
+/// The place of a process.
+fn place(
+    process: usize,
+    addresses: Vec<SocketAddr>,
+    listener: TcpListener,
+    heartbeat: Duration,
+) -> NetworkConfig {
+    NetworkConfig {
+        process,
+        addresses,
+        listener,
+        job: JOB,
+        secret: Secret::new(b"what only these tests know"),
+        tls: None,
+        heartbeat,
+    }
+}
+
 /// A place for each process of a job on this machine.
 fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<NetworkConfig> {
     let listeners: Vec<_> = (0..processes)
@@ -51,15 +71,7 @@ fn places(address: IpAddr, processes: usize, heartbeat: Duration) -> Vec<Network
     listeners
         .into_iter()
         .enumerate()
-        .map(|(process, listener)| NetworkConfig {
-            process,
-            addresses: addresses.clone(),
-            listener,
-            job: JOB,
-            secret: Secret::new(b"what only these tests know"),
-            tls: None,
-            heartbeat,
-        })
+        .map(|(process, listener)| place(process, addresses.clone(), listener, heartbeat))
         .collect()
 }
 
@@ -94,12 +106,25 @@ fn among_sockets(others: usize, heartbeat: Duration) -> (Arc<TcpNetwork>, Vec<Tc
         (listener.accept().unwrap().0, theirs)
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..others).map(|_| pair()).unzip();
-    let streams = std::iter::once(None).chain(ours.into_iter().map(|ours| Some(ours.into())));
-    let network = TcpNetwork::start(0, streams.collect(), heartbeat, None).unwrap();
+    let addresses = theirs.iter().map(|socket| socket.local_addr().unwrap());
+    let addresses = std::iter::once(port).chain(addresses).collect();
+    let mesh = Mesh::new(&place(0, addresses, listener, heartbeat)).unwrap();
+    for (peer, socket) in ours.into_iter().enumerate() {
+        let (_, attempt) = mesh.answer(peer + 1);
+        let joined = mesh.join(peer + 1, attempt.unwrap(), socket.into(), false);
+        assert!(joined.unwrap());
+    }
+    let network = TcpNetwork::start(mesh, None).unwrap();
     for mut stream in &theirs {
         io::Write::write_all(&mut stream, &Header::HEARTBEAT.encode()).unwrap();
     }
-    assert_eq!(network.wait_until_up(soon()).unwrap(), [0_usize; 0]);
+    for connection in network.mesh.all() {
+        let mut state = connection.state.lock();
+        while !state.owes_heartbeats {
+            let waited = connection.changed.wait_until(&mut state, soon());
+            assert!(!waited.timed_out());
+        }
+    }
     (Arc::new(network), theirs)
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use socket2::SockRef;
+
 use super::*;
 use crate::net::proxy::{Proxy, Weather};
 
@@ -52,7 +54,7 @@ pub(crate) fn connect_through(
     for thread in joining {
         match thread.join().unwrap() {
             Ok(network) => {
-                for connection in network.all() {
+                for connection in network.mesh.all() {
                     let socket = SockRef::from(connection.stream.socket());
                     socket.set_send_buffer_size(NARROW).unwrap();
                 }

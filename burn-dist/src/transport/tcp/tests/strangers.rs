@@ -10,6 +10,7 @@ use super::exchange::all_to_all;
 use super::*;
 use crate::error::{Error, JoinFailure};
 use crate::net::auth::{Role, authenticate};
+use crate::transport::tcp::dial::NoConnection;
 
 fn two_places() -> (NetworkConfig, NetworkConfig) {
     let mut places = places(Ipv4Addr::LOCALHOST.into(), 2, CALM);
@@ -177,10 +178,13 @@ fn a_process_that_waits_for_others_holds_up_all() {
 fn a_process_that_connects_again_is_told_that_it_has_a_connection() {
     let networks = job(2, CALM);
     let address = networks[0].port.as_ref().unwrap().address();
-    let (_, second) = two_places();
+    let (_, mut second) = two_places();
+    second.addresses[0] = address;
+    let again = Mesh::new(&second).unwrap();
     for _ in 0..3 {
-        let socket = TcpStream::connect(address).unwrap();
-        let told = Port::new(&second).connect(0, socket, soon()).unwrap_err();
+        let Err(NoConnection::Failed(told)) = again.attempt(0, soon()) else {
+            panic!("it was accepted")
+        };
         assert!(told.contains("has a connection"), "{told}");
     }
     all_to_all(&networks, 1000, 0);

@@ -11,6 +11,7 @@ use super::strangers::wait_for_close;
 use super::*;
 use crate::net::Tls;
 use crate::net::auth::{Role, authenticate};
+use crate::net::channel::Channel;
 
 fn encrypted(processes: usize, heartbeat: Duration) -> Vec<NetworkConfig> {
     let places = places(Ipv4Addr::LOCALHOST.into(), processes, heartbeat);
@@ -76,7 +77,7 @@ fn an_end_without_a_goodbye_is_a_broken_connection() {
     let networks = connect_all(encrypted(2, CALM));
     let record = Record::of(&networks[0]);
     // As somebody on the way would do it: below TLS.
-    let connection = networks[1].connection(0).unwrap();
+    let connection = networks[1].mesh.connection(0).unwrap();
     connection.stream.socket().shutdown(Shutdown::Both).unwrap();
     let lost = networks[0].receive(1, tag(0), soon()).unwrap_err();
     assert!(matches!(lost.cause, Cause::Disconnected(_)), "{lost}");
