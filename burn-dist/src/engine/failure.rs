@@ -110,7 +110,7 @@ impl GroupState {
             return;
         };
         let error = self.missing(&parts, call, late).or_else(|| {
-            let missing = (0..self.ranks.len()).filter(|&rank| !open.came[rank]);
+            let missing = (0..self.ranks.len()).filter(|&rank| !open.has_come(rank));
             let missing = missing.map(|rank| self.ranks[rank]).collect();
             late.then(|| Error::Timeout {
                 rank: self.ranks[rank],
@@ -127,7 +127,7 @@ impl GroupState {
     pub(super) fn mismatch(&self, rank: usize, call: &Arc<Call>, open: &OpenCall) -> Error {
         // An operation is opened by a rank that comes to it, so there is a lowest.
         let local = self.layout.local().iter();
-        let mut came = local.copied().filter(|&rank| open.came[rank]);
+        let mut came = local.copied().filter(|&rank| open.has_come(rank));
         let peer = came.next().unwrap_or(rank);
         Error::Mismatch {
             rank: self.ranks[rank],

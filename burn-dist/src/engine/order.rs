@@ -20,10 +20,9 @@ use crate::transport::processes::{Layout, Spans};
 /// The operations of one group in one process.
 pub(super) struct CallOrder {
     layout: Arc<Layout>,
-    open: SmallVec<[OpenCall; 2]>,
-    /// Operations that all ranks have come to, whose memory serves for others once all have left. Empty in a group
-    /// of several processes.
-    spare: Vec<OpenCall>,
+    /// The open operations. In a group of one process, also some that all ranks have come to, whose memory serves for
+    /// others once all have left.
+    calls: SmallVec<[OpenCall; 4]>,
     /// Empty in a group of one process.
     carried: Vec<(Arc<Call>, Arc<PendingOp>)>,
     /// By rank, the operations that it has come to, for the other processes.
@@ -33,9 +32,10 @@ pub(super) struct CallOrder {
 }
 
 /// The number of operations whose memory is kept. While ranks leave one operation, others are in the next.
-const MOST_SPARE: usize = 3;
+const MOST_KEPT: usize = 4;
 
-/// An operation that not all ranks of this process have come to.
+/// An operation that not all ranks of this process have come to, if any is missing. It fills a line of the caches.
+#[repr(align(64))]
 pub(super) struct OpenCall {
     sequence: u64,
     /// The hash of the call of all that have come.
@@ -43,10 +43,39 @@ pub(super) struct OpenCall {
     /// The number of ranks of this process that have not come.
     missing: usize,
     pub(super) op: Arc<PendingOp>,
-    /// By rank. Ranks in other processes count as come.
-    pub(super) came: SmallVec<[bool; 16]>,
     /// The call of the rank that opened it.
     pub(super) call: Arc<Call>,
+    came: Came,
+}
+
+/// The ranks that have come, or are in other processes.
+enum Came {
+    /// As bits, if there are few ranks.
+    Bits(u64),
+    Each(Vec<bool>),
+}
+
+impl Came {
+    fn has(&self, rank: usize) -> bool {
+        match self {
+            Self::Bits(bits) => bits >> rank & 1 == 1,
+            Self::Each(came) => came[rank],
+        }
+    }
+
+    fn set(&mut self, rank: usize) {
+        match self {
+            Self::Bits(bits) => *bits |= 1 << rank,
+            Self::Each(came) => came[rank] = true,
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Bits(bits) => *bits = 0,
+            Self::Each(came) => came.fill(false),
+        }
+    }
 }
 
 /// A hash of a call. Ranks compare it in place of the calls, which lie in the memory of other cores. (Two calls that
@@ -84,13 +113,21 @@ impl OpenCall {
     pub(super) fn is_of(&self, hash: CallHash) -> bool {
         self.hash == hash
     }
+
+    /// True if a rank has come, or is in another process.
+    pub(super) fn has_come(&self, rank: usize) -> bool {
+        self.came.has(rank)
+    }
+
+    fn is_open(&self) -> bool {
+        self.missing > 0
+    }
 }
 
 impl CallOrder {
     pub(super) fn new(layout: Arc<Layout>) -> Self {
         Self {
-            open: SmallVec::new(),
-            spare: Vec::new(),
+            calls: SmallVec::new(),
             carried: Vec::new(),
             reached: vec![Spans::default(); layout.ranks()],
             done: Spans::default(),
@@ -104,85 +141,95 @@ impl CallOrder {
         if let Some(at) = self.find(call.sequence) {
             return at;
         }
-        let opened = self.renewed(call, hash).unwrap_or_else(|| {
-            let ranks = 0..self.layout.ranks();
-            OpenCall {
-                sequence: call.sequence,
-                hash,
-                missing: self.layout.local().len(),
-                op: Arc::new(PendingOp {
-                    exchange: SharedExchange::new(self.layout.local().len()),
-                    round: RoundBuffers::new(self.layout.places().len()),
-                }),
-                came: ranks.map(|rank| !self.layout.is_here(rank)).collect(),
-                call: call.clone(),
-            }
+        if let Some(at) = self.renew(call, hash) {
+            return at;
+        }
+        let ranks = self.layout.ranks();
+        let mut came = match ranks {
+            ..=64 => Came::Bits(0),
+            _ => Came::Each(vec![false; ranks]),
+        };
+        let elsewhere = (0..ranks).filter(|&rank| !self.layout.is_here(rank));
+        elsewhere.for_each(|rank| came.set(rank));
+        let here = self.layout.local().len();
+        self.calls.push(OpenCall {
+            sequence: call.sequence,
+            hash,
+            missing: here,
+            op: Arc::new(PendingOp {
+                exchange: SharedExchange::new(here),
+                round: RoundBuffers::new(self.layout.places().len()),
+            }),
+            call: call.clone(),
+            came,
         });
-        self.open.push(opened);
-        self.open.len() - 1
+        self.calls.len() - 1
     }
 
-    /// An operation in the memory of one that all have left.
-    fn renewed(&mut self, call: &Arc<Call>, hash: CallHash) -> Option<OpenCall> {
-        let mut spare = self.spare.iter_mut();
-        let at = spare.position(|spare| match Arc::get_mut(&mut spare.op) {
-            Some(op) => {
-                op.renew();
-                true
-            }
-            None => false,
+    /// Opens an operation in the memory of one that all ranks have left.
+    fn renew(&mut self, call: &Arc<Call>, hash: CallHash) -> Option<usize> {
+        let mut calls = self.calls.iter_mut();
+        let at = calls.position(|call| {
+            let free = (!call.is_open()).then(|| Arc::get_mut(&mut call.op));
+            free.flatten().map(PendingOp::renew).is_some()
         })?;
-        let mut opened = self.spare.remove(at);
+        let opened = &mut self.calls[at];
         // All ranks are here.
-        opened.came.fill(false);
-        opened.missing = opened.came.len();
+        opened.came.clear();
+        opened.missing = self.layout.ranks();
         opened.sequence = call.sequence;
         opened.hash = hash;
         opened.call.clone_from(call);
-        Some(opened)
+        Some(at)
     }
 
     fn find(&self, sequence: u64) -> Option<usize> {
-        let mut open = self.open.iter();
-        open.position(|open| open.sequence == sequence)
+        let mut calls = self.calls.iter();
+        calls.position(|call| call.sequence == sequence && call.is_open())
+    }
+
+    fn open_calls(&self) -> impl Iterator<Item = &OpenCall> {
+        self.calls.iter().filter(|call| call.is_open())
     }
 
     /// The open operation at a place.
     pub(super) fn at(&self, place: usize) -> &OpenCall {
-        &self.open[place]
+        &self.calls[place]
     }
 
     /// The open operation with a call's number.
     pub(super) fn get(&self, call: &Call) -> Option<&OpenCall> {
-        self.find(call.sequence).map(|at| &self.open[at])
+        self.find(call.sequence).map(|at| &self.calls[at])
     }
 
     /// Notes that a rank has come to the open operation at a place, which is carried once all have.
     pub(super) fn join(&mut self, rank: usize, place: usize) -> Arc<PendingOp> {
-        let open = &mut self.open[place];
+        let kept = self.calls.len() <= MOST_KEPT;
+        let open = &mut self.calls[place];
         let op = open.op.clone();
-        if !std::mem::replace(&mut open.came[rank], true) {
+        if !open.came.has(rank) {
+            open.came.set(rank);
             open.missing -= 1;
         }
-        let (missing, sequence) = (open.missing, open.sequence);
-        let several = !self.layout.is_local();
-        if several {
-            self.reached[rank].insert(sequence);
-        }
-        if missing == 0 {
-            let met = self.open.swap_remove(place);
-            if several {
-                self.carried.push((met.call, met.op));
-            } else if self.spare.len() < MOST_SPARE {
-                self.spare.push(met);
+        let has_all = open.missing == 0;
+        if self.layout.is_local() {
+            if has_all && !kept {
+                self.calls.swap_remove(place);
             }
+            return op;
+        }
+        self.reached[rank].insert(open.sequence);
+        if has_all {
+            let met = self.calls.swap_remove(place);
+            self.carried.push((met.call, met.op));
         }
         op
     }
 
     /// Leaves the memory of an operation to its ranks: it holds more than the next could use.
     pub(super) fn forget(&mut self, op: &Arc<PendingOp>) {
-        self.spare.retain(|spare| !Arc::ptr_eq(op, &spare.op));
+        self.calls
+            .retain(|call| call.is_open() || !Arc::ptr_eq(op, &call.op));
     }
 
     /// Ends a carried operation. `delivered`: it is done, for the other processes too.
@@ -196,7 +243,7 @@ impl CallOrder {
 
     /// The first of the operations under way.
     pub(super) fn first(&self) -> Option<Arc<Call>> {
-        let open = self.open.iter().map(|open| &open.call);
+        let open = self.open_calls().map(|open| &open.call);
         let carried = self.carried.iter().map(|(call, _)| call);
         let calls = open.chain(carried);
         calls.min_by_key(|call| call.sequence).cloned()
@@ -205,7 +252,7 @@ impl CallOrder {
     /// True if an operation needs a rank that has left. All ranks here have come to one that is not open.
     pub(super) fn needs(&self, rank: usize, exit: &Exit, call: &Call) -> bool {
         if self.layout.is_here(rank) {
-            self.get(call).is_some_and(|open| !open.came[rank])
+            self.get(call).is_some_and(|open| !open.has_come(rank))
         } else {
             !exit.reached.contains(call.sequence)
         }
@@ -213,7 +260,7 @@ impl CallOrder {
 
     /// The operations under way that need a rank that has left.
     pub(super) fn needing(&self, rank: usize, exit: &Exit) -> Vec<(Arc<Call>, Arc<PendingOp>)> {
-        let open = self.open.iter().map(|open| (&open.call, &open.op));
+        let open = self.open_calls().map(|open| (&open.call, &open.op));
         let carried = self.carried.iter().map(|(call, op)| (call, op));
         let needing = open
             .chain(carried)
@@ -225,7 +272,7 @@ impl CallOrder {
 
     /// Ends the wait of all who are in an open operation: the group has failed.
     pub(super) fn close_open(&mut self) {
-        for open in self.open.drain(..) {
+        for open in self.calls.drain(..).filter(OpenCall::is_open) {
             open.op.exchange.close();
         }
     }

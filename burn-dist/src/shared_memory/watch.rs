@@ -16,8 +16,8 @@ const WATCH: Duration = Duration::from_micros(10);
 /// Time that an offer of the core takes if another thread ran meanwhile.
 const SWITCH: Duration = Duration::from_micros(1);
 
-/// The most looks between two offers: about a microsecond.
-const MOST_LOOKS: u32 = 64;
+/// The most looks between two offers: some microseconds.
+const MOST_LOOKS: u32 = 256;
 
 /// The number of looks between two offers, now. Whether cores are free concerns all threads of a process.
 static LOOKS: AtomicU32 = AtomicU32::new(MOST_LOOKS);

@@ -208,9 +208,11 @@ fn small_buffers_are_combined_from_copies() {
             assert_eq!(mine.unwrap(), vec![7; length]);
         }
     }
-    let mut large = vec![0; MAX_COPIED];
-    let lent = LentBuffer::combined(&mut large, 3);
-    assert!(matches!(lent, LentBuffer::InPlace(_)));
+    for (bytes, ranks) in [(MAX_COPIED + 1, 2), (MAX_COPIED, 6)] {
+        let mut large = vec![0; bytes];
+        let lent = LentBuffer::combined(&mut large, ranks);
+        assert!(matches!(lent, LentBuffer::InPlace(_)));
+    }
 }
 
 #[test]
