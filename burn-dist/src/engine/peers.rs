@@ -111,8 +111,12 @@ impl Drop for PartsGuard<'_> {
             return;
         };
         let has_notices = !parts.outbox.is_empty();
-        let orphans = std::mem::take(&mut parts.orphans);
-        let failure = parts.failure.clone().filter(|_| !orphans.is_empty());
+        let (mut orphans, mut failure) = (Vec::new(), None);
+        // Nothing is written in vain: other cores would have to fetch it.
+        if !parts.orphans.is_empty() {
+            orphans = std::mem::take(&mut parts.orphans);
+            failure.clone_from(&parts.failure);
+        }
         drop(parts);
         if has_notices {
             self.state.send_notices();
