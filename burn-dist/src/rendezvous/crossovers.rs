@@ -83,6 +83,11 @@ impl Crossovers {
         self
     }
 
+    /// Returns true if buffers may go from everybody to everybody in a job of so many processes.
+    pub fn has_rounds(&self, processes: usize) -> bool {
+        processes <= self.few
+    }
+
     /// Sizes that let tests reach every algorithm with little.
     fn small() -> Self {
         let row = |processes, round, doubling| AllReduceCrossovers {
@@ -126,5 +131,6 @@ mod tests {
         assert_eq!((round(4), round(64)), (10, 10));
         assert_eq!(round(3), Crossovers::default().all_reduce(3).round);
         assert_eq!(round(1), 0);
+        assert!(crossovers.has_rounds(4) && !crossovers.has_rounds(5));
     }
 }

@@ -94,7 +94,7 @@ const ALGORITHMS: [Algorithm; 5] = [
     },
     Algorithm {
         operation: Operation::AllReduce,
-        name: "scattered",
+        name: "large",
         force: |processes| Crossovers::default().with_all_reduce(processes, 0, 0),
         is_round: false,
     },
@@ -115,7 +115,9 @@ const ALGORITHMS: [Algorithm; 5] = [
 impl Algorithm {
     /// True if a buffer of this size is measured.
     fn takes(&self, bytes: usize, processes: usize) -> bool {
-        !self.is_round || bytes.saturating_mul(processes - 1) <= MAX_ROUND
+        let round_fits = || bytes.saturating_mul(processes - 1) <= MAX_ROUND;
+        let has_rounds = || Crossovers::default().has_rounds(processes);
+        !self.is_round || has_rounds() && round_fits()
     }
 }
 
@@ -354,7 +356,8 @@ mod tests {
     #[test]
     fn rounds_of_all_to_all_have_a_bound() {
         assert!(ALGORITHMS[0].takes(1 << 20, 4));
-        assert!(!ALGORITHMS[0].takes(1 << 20, 64));
+        assert!(!ALGORITHMS[0].takes(8 << 20, 4));
+        assert!(!ALGORITHMS[0].takes(4, 64));
         assert!(ALGORITHMS[1].takes(1 << 20, 64));
     }
 }
