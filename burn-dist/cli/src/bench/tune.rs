@@ -306,25 +306,22 @@ fn table(
     times: &[&[f64]],
     ends: &[usize],
 ) -> String {
-    let mut text = format!("{operation:>12}");
-    for name in names {
-        text.push_str(&format!("{name:>14}"));
-    }
-    text.push('\n');
+    let heads = names.iter().map(|name| format!("{name:>14}"));
+    let mut lines = vec![format!("{operation:>12}{}\n", heads.collect::<String>())];
     for (at, bytes) in sizes.iter().enumerate() {
-        text.push_str(&format!("{bytes:>12}"));
         let chosen = ends.iter().position(|&end| at < end);
-        for (algorithm, times) in times.iter().enumerate() {
+        let cell = |(algorithm, times): (usize, &&[f64])| {
             let mark = if chosen == Some(algorithm) { '*' } else { ' ' };
             let cell = match times[at] {
                 measured if measured.is_finite() => time(measured),
                 _ => "-".to_owned(),
             };
-            text.push_str(&format!("{cell:>13}{mark}"));
-        }
-        text.push('\n');
+            format!("{cell:>13}{mark}")
+        };
+        let cells: String = times.iter().enumerate().map(cell).collect();
+        lines.push(format!("{bytes:>12}{cells}\n"));
     }
-    text
+    lines.concat()
 }
 
 #[cfg(test)]
