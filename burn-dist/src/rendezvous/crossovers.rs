@@ -51,7 +51,7 @@ impl Default for Crossovers {
             all_reduce: vec![
                 row(2, 48 << 10, 0),
                 row(3, 24 << 10, 0),
-                row(4, 12 << 10, 96 << 10),
+                row(4, 0, 48 << 10),
                 row(5, 0, 16 << 10),
             ],
             few: 4,
