@@ -39,32 +39,31 @@ struct Limited<'c> {
 }
 
 impl Limited<'_> {
-    fn count(&mut self, read: io::Result<usize>) -> io::Result<usize> {
-        if let Ok(count) = read {
-            self.left = self.left.saturating_sub(count);
-        }
-        read
-    }
-
-    fn check(&self) -> io::Result<()> {
+    /// Reads until there are bytes: a part of a TLS record is none.
+    fn limit(&mut self, mut read: impl FnMut(&Channel) -> io::Result<usize>) -> io::Result<usize> {
         if self.left == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        Ok(())
+        loop {
+            match read(self.stream) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(count) => {
+                    self.left = self.left.saturating_sub(count);
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.check()?;
-        let read = (&mut &*self.stream).read(buffer);
-        self.count(read)
+        self.limit(|mut stream| stream.read(buffer))
     }
 
     fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.check()?;
-        let read = (&mut &*self.stream).read_vectored(slices);
-        self.count(read)
+        self.limit(|mut stream| stream.read_vectored(slices))
     }
 }
 

@@ -51,7 +51,12 @@ impl ReaderWaker {
         }
     }
 
-    /// Takes the calls. What was called for before is done in the round that follows.
+    /// Begins a round, in which all that was called for before is done.
+    fn begin_round(&self) {
+        self.is_called.store(false, Ordering::Release);
+    }
+
+    /// Takes the calls that ended a wait. A later one calls again.
     fn clear(&self) {
         let mut calls = [0; 64];
         loop {
@@ -61,7 +66,6 @@ impl ReaderWaker {
                 Ok(_) | Err(_) => break,
             }
         }
-        self.is_called.store(false, Ordering::Release);
     }
 }
 
@@ -122,7 +126,7 @@ impl<'m> Reader<'m> {
 
     fn round(&mut self, mut wait: Duration) {
         let mesh = self.mesh;
-        mesh.shared.reader.clear();
+        mesh.shared.reader.begin_round();
         tell_watchers(mesh);
         let new = mesh.newer(self.known);
         self.known += new.len();
@@ -170,6 +174,9 @@ impl<'m> Reader<'m> {
         // An interrupted wait finds nothing, and the next round waits again.
         if poll(&mut polled, Some(&time)).is_err() {
             return;
+        }
+        if !polled[0].revents().is_empty() {
+            self.mesh.shared.reader.clear();
         }
         for ((connection, _), found) in sockets.into_iter().zip(&polled[1..]) {
             let found = found.revents();

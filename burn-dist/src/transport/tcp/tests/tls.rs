@@ -50,6 +50,21 @@ fn processes_exchange_messages_of_every_size_at_once() {
 }
 
 #[test]
+fn connections_made_when_needed_are_encrypted_too() {
+    let networks = connect_all(encrypted(8, CALM));
+    let record = Record::of(&networks[3]);
+    all_to_all(&networks, 20_000, 0);
+    assert!(networks.iter().all(|network| network.connections() == 7));
+    networks[0].notify_some(b"why", &|process| process == 3);
+    let told = record.wait_for(1);
+    assert!(
+        matches!(&told[..], [Told::Notice(0, text)] if text == b"why"),
+        "{told:?}"
+    );
+    close_all(&networks);
+}
+
+#[test]
 fn a_connection_is_idle_and_is_left_in_good_order() {
     let heartbeat = Duration::from_millis(300);
     let networks = connect_all(encrypted(2, heartbeat));
