@@ -34,7 +34,7 @@ pub(super) struct Manifest {
     pub(super) epoch: Option<u64>,
     pub(super) world_size: usize,
     /// Sizes at which operations between processes changed their algorithm, for people. None in one process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub(super) crossovers: Option<Crossovers>,
     pub(super) files: Vec<FileEntry>,
 }
