@@ -265,21 +265,18 @@ impl SharedExchange {
         let mut lent = lent;
         self.lend(rank, &mut lent)?;
         if let LentBuffer::Copied(own) = lent {
-            let is_ready = self.gather(deadline, on_deadline) == Attendance::Ready;
-            return is_ready
-                .then(|| share(self.buffers(rank, Some(own))))
-                .ok_or(Missed::Closed);
+            if self.gather(deadline, on_deadline) == Attendance::Closed {
+                return Err(Missed::Closed);
+            }
+            let _span = tracing::trace_span!("transfer").entered();
+            return Ok(share(self.buffers(rank, Some(own))));
         }
         let mut stay = Stay {
             exchange: self,
             rank,
             done: false,
         };
-        let gathered = {
-            let _span = tracing::trace_span!("wait for ranks").entered();
-            self.gather(deadline, on_deadline)
-        };
-        if gathered == Attendance::Closed {
+        if self.gather(deadline, on_deadline) == Attendance::Closed {
             return Err(Missed::Closed);
         }
         let _span = tracing::trace_span!("transfer").entered();
@@ -380,6 +377,7 @@ impl SharedExchange {
 
     /// Waits until the exchange is ready or closed.
     fn gather(&self, deadline: Instant, on_deadline: impl Fn()) -> Attendance {
+        let _span = tracing::trace_span!("wait for ranks").entered();
         let progress = self.progress();
         if progress != Attendance::Gathering {
             // This rank may be the last that came.

@@ -22,14 +22,14 @@ impl Gathered {
     fn messages(&self, last: usize, count: usize, first_part: u32) -> Vec<(u32, Span)> {
         let nodes = self.cuts.len() - 1;
         let first = rounds::before(last, count - 1, nodes);
-        let ranges = if first <= last {
-            vec![first..last + 1]
-        } else {
-            vec![first..nodes, 0..last + 1]
-        };
-        let spans = ranges
-            .into_iter()
-            .zip([first_part, first_part + AFTER_CALL]);
+        // Those from `first` on; where they wrap, up to the last node, and from node 0 on.
+        let end = if first <= last { last + 1 } else { nodes };
+        let wrapped = if first <= last { 0 } else { last + 1 };
+        let spans = [
+            (first..end, first_part),
+            (0..wrapped, first_part + AFTER_CALL),
+        ];
+        let spans = spans.into_iter();
         let spans = spans.map(|(nodes, part)| {
             let bytes = self.cuts[nodes.start]..self.cuts[nodes.end];
             (part, Span::new(self.memory, bytes))

@@ -68,7 +68,7 @@ fn scatter(segments: &Gathered, own: usize, at: impl Fn(usize) -> usize) -> Vec<
             let (from, into) = (at(own - distance), bytes(own, distance));
             steps.push(Step::Recv { from, part, into });
             steps.push(Step::Wait);
-        } else if own % (2 * distance) == 0 && own + distance < nodes {
+        } else if own.is_multiple_of(2 * distance) && own + distance < nodes {
             let (to, from) = (at(own + distance), bytes(own + distance, distance));
             steps.push(Step::Send { to, part, from });
         }

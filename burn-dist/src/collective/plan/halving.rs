@@ -113,7 +113,8 @@ impl<'p> Halving<'p> {
     fn steps(&self) -> (Vec<Step>, usize) {
         let (here, nodes) = (self.layout.here(), self.layout.places().len());
         let mut steps = Vec::new();
-        let mut held = vec![0..self.operation.bytes / self.operation.element];
+        let all = 0..self.operation.bytes / self.operation.element;
+        let mut held = vec![all];
         for step in 0..nodes.trailing_zeros() {
             let [low, high] = halves(&held[step as usize]);
             let (kept, given) = if here >> step & 1 == 0 {
