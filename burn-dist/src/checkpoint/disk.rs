@@ -123,6 +123,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// Lets go of the lock itself, which a process that was just started may otherwise hold a moment longer.
+    fn drop(&mut self) {
+        // A lock that can't be let go of ends with the file.
+        let _ = self.file.unlock();
+    }
+}
+
 /// Opens a plain file as it is, or makes it.
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
