@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::network::{Lost, Watcher};
 
-/// Number of notices kept while nobody watches.
-const UNHEARD: usize = 64;
+/// Bytes of notices kept while nobody watches, and those that each counts for beside its own.
+const UNHEARD: (usize, usize) = (16 << 20, 64);
 
 #[derive(Default)]
 pub(super) struct Watchers(Mutex<State>);
@@ -21,7 +21,7 @@ struct State {
     /// Past events, for later watchers: all losses, of which a process has one, and the notices that nobody has
     /// heard.
     past: Vec<Event>,
-    /// Number of notices that nobody has heard.
+    /// Bytes of notices that nobody has heard.
     unheard: usize,
 }
 
@@ -53,13 +53,14 @@ impl Watchers {
 
     /// Hands a notice on, or keeps it for the first watcher; false if too many are kept already.
     pub(super) fn notice(&self, from: usize, notice: Vec<u8>) -> bool {
+        let bytes = notice.len() + UNHEARD.1;
         let event = Event::Notice(from, notice.into());
         {
             let mut state = self.0.lock();
             if state.watchers.is_empty() {
-                let room = state.unheard < UNHEARD;
+                let room = state.unheard + bytes <= UNHEARD.0;
                 if room {
-                    state.unheard += 1;
+                    state.unheard += bytes;
                     state.past.push(event);
                 }
                 return room;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::context::ConnectionContext;
 use super::decoder::Decoder;
@@ -211,9 +212,9 @@ impl Connection {
         (task, is_blocked)
     }
 
-    /// Notes that the reader has read all that was there.
-    pub(super) fn note_drained(&self) {
-        self.state.lock().is_drained = true;
+    /// Notes whether the reader has decoded all that it has read.
+    pub(super) fn note_drained(&self, is_drained: bool) {
+        self.state.lock().is_drained = is_drained;
     }
 
     /// Drops the messages of these groups that were received.
@@ -309,6 +310,12 @@ impl Connection {
         } else {
             Duration::ZERO
         }
+    }
+
+    /// Returns true if the socket has bytes, or its end, that nobody has read.
+    pub(super) fn has_unread(&self) -> bool {
+        let mut polled = [PollFd::new(self.stream.socket(), PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -100,18 +100,19 @@ impl Mesh {
         }
     }
 
-    /// Returns the error of a wait for a connection that ends at its deadline after `elapsed`.
-    pub(super) fn late(&self, peer: usize, elapsed: Duration) -> Lost {
+    /// Returns the error of a wait for a connection that ends at its deadline after `elapsed`. Only who `sends` is told
+    /// why its dials failed: a message that does not come may just be late.
+    pub(super) fn late(&self, peer: usize, sends: bool, elapsed: Duration) -> Lost {
         let links = self.links.lock();
         let cause = match &links.get(peer).failure {
-            Some(failure) => Cause::Disconnected(
+            Some(failure) if sends => Cause::Disconnected(
                 format!(
                     "no connection within {:.1} s: {failure}",
                     elapsed.as_secs_f64()
                 )
                 .into(),
             ),
-            None => Cause::Deadline(elapsed),
+            _ => Cause::Deadline(elapsed),
         };
         self.lost(peer, cause)
     }
@@ -185,16 +186,17 @@ impl Mesh {
             return Err(NoConnection::Void);
         };
         let made = self.attempt_as(peer, number, deadline);
-        if made.is_err() {
-            self.release(peer, number);
+        if made.is_err() && !self.release(peer, number) {
+            // It was given up, and failed for that reason alone.
+            return Err(NoConnection::Void);
         }
         made
     }
 
     fn attempt_as(&self, peer: usize, number: u64, deadline: Instant) -> Result<(), NoConnection> {
         let failed = |reason: &dyn std::fmt::Display| NoConnection::Failed(reason.to_string());
-        let is_void = || !self.links.lock().holds(peer, number);
-        let socket = open_socket(self.address(peer), deadline, &is_void).map_err(|error| {
+        let is_shut = || self.links.lock().is_shut(peer);
+        let socket = open_socket(self.address(peer), deadline, &is_shut).map_err(|error| {
             if error.kind() == ErrorKind::ConnectionRefused {
                 NoConnection::Refused(error.to_string())
             } else {
@@ -224,11 +226,11 @@ impl Mesh {
     }
 }
 
-/// Connects a socket. Gives up early once `is_void`.
+/// Connects a socket. Gives up early once `is_shut`.
 fn open_socket(
     address: SocketAddr,
     deadline: Instant,
-    is_void: &dyn Fn() -> bool,
+    is_shut: &dyn Fn() -> bool,
 ) -> io::Result<TcpStream> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -247,7 +249,7 @@ fn open_socket(
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        if is_void() {
+        if is_shut() {
             return Err(io::Error::other("it is no longer needed"));
         }
         let mut polled = [PollFd::new(&socket, PollFlags::OUT)];

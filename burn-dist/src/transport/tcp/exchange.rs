@@ -201,9 +201,10 @@ impl<'c, 'm, 's, 'r> Exchange<'c, 'm, 's, 'r> {
         let waiting = self.peers.iter().find(|peer| !peer.is_done());
         // Only called while a peer is waited for.
         let waiting = waiting.unwrap_or(&self.peers[0]);
+        let (peer, sends) = (waiting.peer, waiting.wants_to_write());
         let mut lost = match waiting.connection {
             Some(connection) => connection.lost(cause.clone()),
-            None => self.mesh.late(waiting.peer, elapsed),
+            None => self.mesh.late(peer, sends, elapsed),
         };
         for peer in &self.peers {
             if let (Some(frame), Some(connection)) = (&peer.frame, peer.connection)

@@ -10,7 +10,15 @@ pub(super) struct WriteGuard<'c>(&'c Connection);
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().is_writing = false;
+        let is_owed = {
+            let mut state = self.0.state.lock();
+            state.is_writing = false;
+            !state.outbox.is_empty() && !state.outbox.is_blocked()
+        };
+        if is_owed {
+            // Queued meanwhile, by a thread that could not write.
+            self.0.shared.heartbeat.wake();
+        }
         self.0.changed.notify_all();
     }
 }

@@ -85,8 +85,9 @@ pub(super) fn run(mesh: &Mesh) {
                 connection.heard.set();
             }
             let silence = connection.silence();
-            if silence > heartbeat {
-                connection.end(Cause::Silent(silence));
+            // What was received and not read yet tells that this process is late, and not its peer.
+            if silence > heartbeat && !connection.has_unread() {
+                connection.cast_out(Cause::Silent(silence));
             }
             let beats = is_thin || connection.is_overlay();
             connection.beat(beats.then_some(heartbeat / 3));

@@ -11,10 +11,12 @@
 //!
 //! Where two processes dial each other at once, the dial of the higher one counts: the lower gives its own up and
 //! answers "accepted", the higher answers "busy". An attempt has a number, and what was decided meanwhile for
-//! another attempt makes it void.
+//! another attempt makes it void. The handshake of a dial that was given up goes on to its end: if it broke off, the
+//! other side would count it among those of strangers.
 //!
 //! Invariants: a link is joined once at most, and stays so. The end of a process is noted once.
 
+use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +45,10 @@ pub(super) struct PeerLink {
     pub(super) dial: Option<Dial>,
     /// Failure of the last attempt to connect.
     pub(super) failure: Option<String>,
+    /// Number and socket of a dial that was given up for that of the other side.
+    given_up: Option<(u64, Arc<TcpStream>)>,
+    /// True if this process's dial made the connection, and one of the other side may still come.
+    pub(super) may_cross: bool,
 }
 
 /// LinkState of a link.
@@ -124,27 +130,40 @@ impl Links {
         Some(attempt)
     }
 
-    /// Keeps the socket of an attempt to dial. Returns false if the attempt is void.
+    /// True if nobody may connect with a process any more.
+    pub(super) fn is_shut(&self, peer: usize) -> bool {
+        self.is_closing || self.table[peer].end.is_some()
+    }
+
+    /// Keeps the socket of an attempt to dial. Returns false if nobody may connect with the process any more.
     pub(super) fn keep_socket(&mut self, peer: usize, number: u64, new: &Arc<TcpStream>) -> bool {
-        match &mut self.table[peer].state {
+        if self.is_shut(peer) {
+            return false;
+        }
+        let link = &mut self.table[peer];
+        match &mut link.state {
             LinkState::Dialling { attempt, socket } if *attempt == number => {
                 *socket = Some(new.clone());
-                true
             }
-            _ => false,
+            _ => link.given_up = Some((number, new.clone())),
         }
+        true
     }
 
     /// Answers the hello of a process that dials this one. An accepted one has the number of its attempt.
     pub(super) fn answer(&mut self, peer: usize) -> (Answer, Option<u64>) {
-        let link = &mut self.table[peer];
-        if self.is_closing || link.end.is_some() {
+        if self.is_shut(peer) {
             return (Answer::Refused, None);
         }
-        match &link.state {
+        let link = &mut self.table[peer];
+        match &mut link.state {
+            // Of two dials at once, the one that does not count.
+            LinkState::Joined if mem::take(&mut link.may_cross) => return (Answer::Busy, None),
             LinkState::Joined => return (Answer::Connected, None),
             LinkState::Dialling { .. } if self.process > peer => return (Answer::Busy, None),
-            LinkState::Dialling { .. } => link.abandon(),
+            LinkState::Dialling { attempt, socket } => {
+                link.given_up = socket.take().map(|socket| (*attempt, socket));
+            }
             // It dials again, so it has given up the attempt before.
             LinkState::Apart | LinkState::Accepting { .. } => {}
         }
@@ -164,11 +183,15 @@ impl Links {
         }
     }
 
-    /// Ends an attempt without a connection, unless it is void.
-    pub(super) fn release(&mut self, peer: usize, attempt: u64) {
-        if self.holds(peer, attempt) {
-            self.table[peer].state = LinkState::Apart;
+    /// Ends an attempt without a connection. Returns false if it was void.
+    pub(super) fn release(&mut self, peer: usize, attempt: u64) -> bool {
+        let was_held = self.holds(peer, attempt);
+        let link = &mut self.table[peer];
+        if was_held {
+            link.state = LinkState::Apart;
         }
+        link.given_up.take_if(|(number, _)| *number == attempt);
+        was_held
     }
 
     /// Notes the end of a process. Returns false if it was known.
@@ -178,6 +201,7 @@ impl Links {
             return false;
         }
         link.end = Some(cause.clone());
+        link.shut_given_up();
         // A process that has left may have sent something before, on a connection that is not confirmed yet.
         if !matches!(
             (cause, &link.state),
@@ -192,6 +216,7 @@ impl Links {
     pub(super) fn close(&mut self) {
         self.is_closing = true;
         for link in &mut self.table {
+            link.shut_given_up();
             if let LinkState::Dialling { .. } = link.state {
                 link.abandon();
             }
@@ -210,6 +235,14 @@ impl PeerLink {
         }
         if !matches!(self.state, LinkState::Joined) {
             self.state = LinkState::Apart;
+        }
+    }
+
+    /// Ends the handshake of a dial that was given up.
+    fn shut_given_up(&mut self) {
+        if let Some((_, socket)) = self.given_up.take() {
+            // Fails only if the peer has closed already.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 

@@ -248,7 +248,9 @@ impl Mesh {
             if self.is_thin() {
                 connection.queue(QueuedFrame::heartbeat());
             }
-            links.get_mut(peer).state = LinkState::Joined;
+            let link = links.get_mut(peer);
+            link.state = LinkState::Joined;
+            link.may_cross = confirms;
             // A link is joined once.
             let _ = self.peers[peer].connection.set(connection.clone());
             self.open.write().push(connection.clone());
@@ -259,10 +261,11 @@ impl Mesh {
         Ok(true)
     }
 
-    /// Ends an attempt without a connection.
-    pub(super) fn release(&self, peer: usize, attempt: u64) {
-        self.links.lock().release(peer, attempt);
+    /// Ends an attempt without a connection. Returns false if it was void.
+    pub(super) fn release(&self, peer: usize, attempt: u64) -> bool {
+        let was_held = self.links.lock().release(peer, attempt);
         self.changed.notify_all();
+        was_held
     }
 
     /// Notes the end of a process. Returns false if it was known.

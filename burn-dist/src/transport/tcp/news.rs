@@ -177,6 +177,12 @@ impl Mesh {
             return;
         }
         let is_cast_out = process != self.process && self.is_cast_out();
+        // Of itself its watchers need not be told: it finds its connections broken.
+        let lost = (process != self.process).then(|| self.lost(process, cause.clone()));
+        if let Some(lost) = &lost {
+            // Not under the lock: the log may be slow.
+            tracing::warn!("{lost}");
+        }
         let frame = NewsFrame::Loss {
             process: process as u64,
             cause: encoded,
@@ -187,10 +193,7 @@ impl Mesh {
             if let (Ok(bytes), false) = (frame.encode(), is_cast_out) {
                 self.queue_news(bytes, by, None);
             }
-            // Of itself its watchers need not be told: it finds its connections broken.
-            if process != self.process {
-                let lost = self.lost(process, cause.clone());
-                tracing::warn!("{lost}");
+            if let Some(lost) = lost {
                 self.news.push(&mut state, NewsEvent::Lost(lost));
             }
         }
@@ -287,6 +290,23 @@ impl Mesh {
         for connection in self.carriers() {
             connection.send_soon();
         }
+    }
+}
+
+impl Connection {
+    /// Ends the connection with a process that is lost, and tells it before: it may live, and must not take this one
+    /// for lost. The reader has the others told.
+    pub(super) fn cast_out(&self, cause: Cause) {
+        let encoded = encode_cause(&cause).map(|cause| {
+            let process = self.peer() as u64;
+            NewsFrame::Loss { process, cause }.encode()
+        });
+        // Always: the cause is one that travels, and short.
+        if let Some(Ok(bytes)) = encoded {
+            self.queue(QueuedFrame::news(bytes));
+            self.send_soon();
+        }
+        self.end(cause);
     }
 }
 

@@ -68,10 +68,10 @@ impl Read for Limited<'_> {
 }
 
 impl Connection {
-    /// Receives what is there, for the network's reader. Returns true if there may be more.
-    pub(super) fn read_all(&self, mesh: &Mesh) -> bool {
+    /// Receives what is there, for the network's reader.
+    pub(super) fn read_all(&self, mesh: &Mesh) {
         let Some(mut guard) = self.try_read(true) else {
-            return false;
+            return;
         };
         let mut stream = Limited {
             stream: &self.stream,
@@ -80,16 +80,17 @@ impl Connection {
         loop {
             match self.receive_from(&mut stream, mesh, &mut guard, &mut NoBuffers) {
                 Received::Frame | Received::Placed(_) => {}
-                // The reader is the thread that tells the watchers.
-                Received::Backpressure => return true,
-                Received::WouldBlock if stream.left == 0 => return true,
+                // The reader is the thread that tells the watchers. What waits in the decoder, or in an encrypted
+                // channel, does not show in a poll.
+                Received::Backpressure => return self.note_drained(false),
+                Received::WouldBlock if stream.left == 0 => return self.note_drained(false),
                 Received::WouldBlock => {
                     if !self.is_over() {
-                        self.note_drained();
+                        self.note_drained(true);
                     }
-                    return false;
+                    return;
                 }
-                Received::End => return false,
+                Received::End => return,
             }
         }
     }

@@ -53,7 +53,8 @@ impl ReaderWaker {
 
     /// Begins a round, in which all that was called for before is done.
     fn begin_round(&self) {
-        self.is_called.store(false, Ordering::Release);
+        // Sees what was done before a call, or has the caller write again.
+        self.is_called.swap(false, Ordering::AcqRel);
     }
 
     /// Takes the calls that ended a wait. A later one calls again.
@@ -108,7 +109,12 @@ impl<'m> Reader<'m> {
 
     /// Reads until the mesh is over.
     pub(super) fn run(mut self) {
-        while !self.mesh.is_over() {
+        loop {
+            self.mesh.shared.reader.begin_round();
+            // Not before: the last call may be for this.
+            if self.mesh.is_over() {
+                return;
+            }
             self.round(MAX_WAIT);
         }
     }
@@ -117,6 +123,7 @@ impl<'m> Reader<'m> {
     pub(super) fn run_until_ended(mut self, deadline: Instant) {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            self.mesh.shared.reader.begin_round();
             self.round(left.min(MAX_WAIT));
             if self.open.is_empty() || left.is_zero() {
                 return;
@@ -126,7 +133,6 @@ impl<'m> Reader<'m> {
 
     fn round(&mut self, mut wait: Duration) {
         let mesh = self.mesh;
-        mesh.shared.reader.begin_round();
         tell_watchers(mesh);
         let new = mesh.newer(self.known);
         self.known += new.len();

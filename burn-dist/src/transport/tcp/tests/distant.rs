@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::exchange::all_to_all;
 use super::*;
 use crate::transport::faults::Breakable;
+use crate::transport::tcp::links::LinkState;
 
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Longest delay of news, on a machine that does other things too.
@@ -98,6 +99,10 @@ fn dials_from_both_sides_at_once_make_one_connection() {
         });
         for network in &networks {
             assert_eq!(network.connections(), 7);
+        }
+        for network in &networks {
+            let rejects = network.rejects();
+            assert_eq!(rejects.total(), 0, "{rejects}");
         }
         close_all(&networks);
         for record in records {
@@ -282,6 +287,41 @@ fn a_dial_that_hangs_holds_up_nobody() {
     assert_eq!(networks[0].receive(3, tag(1), soon()).unwrap().0, b"here");
     networks[0].send(3, tag(2), b"there", &[], soon()).unwrap();
     assert_eq!(networks[3].receive(0, tag(2), soon()).unwrap().0, b"there");
+    close_all(&networks);
+}
+
+#[test]
+fn a_dial_that_is_given_up_is_no_failure() {
+    let (networks, _silent) = with_a_silent_port();
+    let links = &networks[0].mesh.links;
+    thread::scope(|scope| {
+        let sends = scope.spawn(|| networks[0].send(3, tag(0), b"there", &[], soon()));
+        let end = soon();
+        while !matches!(
+            links.lock().get(3).state,
+            LinkState::Dialling {
+                socket: Some(_),
+                ..
+            }
+        ) {
+            assert!(Instant::now() < end);
+            thread::yield_now();
+        }
+        // The dial of the higher process counts.
+        networks[3].send(0, tag(1), b"here", &[], soon()).unwrap();
+        sends.join().unwrap().unwrap();
+    });
+    close_all(&networks);
+    assert_eq!(links.lock().get(3).failure, None);
+}
+
+#[test]
+fn a_message_that_is_late_is_not_explained_by_a_dial_that_failed() {
+    let networks = job(6, CALM);
+    networks[0].mesh.links.lock().get_mut(3).failure = Some("it was busy".to_owned());
+    let until = Instant::now() + Duration::from_millis(10);
+    let late = networks[0].receive(3, tag(0), until).unwrap_err();
+    assert!(matches!(late.cause, Cause::Deadline(_)), "{late}");
     close_all(&networks);
 }
 

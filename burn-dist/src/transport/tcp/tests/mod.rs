@@ -1,5 +1,6 @@
 //! Networks of processes that are threads of this one, over loopback.
 
+mod backlog;
 mod distant;
 mod exchange;
 mod failures;
