@@ -45,8 +45,9 @@ pub(super) fn run(
         Vec::new()
     };
     let op = handle.begin()?;
-    let few = op.layout().crossovers().few;
-    let strings = if op.layout().places().len() <= few {
+    let layout = op.layout();
+    let is_direct = layout.is_local() || layout.places().len() <= layout.crossovers().few;
+    let strings = if is_direct {
         run_framed(&op, &operation, &input, limit)?
     } else {
         run_apart(&op, &operation, &input, limit)?

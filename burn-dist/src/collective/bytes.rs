@@ -17,10 +17,17 @@ pub(crate) enum Unfit {
     Malformed(usize),
 }
 
-/// Gives every rank the root's bytes, whose number the others don't know. `bytes` counts on the root alone.
-pub(crate) fn broadcast_bytes(handle: OpHandle<'_>, bytes: &[u8], root: usize) -> Result<Vec<u8>> {
-    let strings = any_length::run(handle, Kind::BroadcastBytes, root, bytes, usize::MAX)?;
-    Ok(strings.map_or_else(|_| Vec::new(), |strings| strings[root].to_vec()))
+/// Gives every rank the root's bytes, whose number the others don't know; up to `limit`. `bytes` counts on the root
+/// alone.
+pub(crate) fn broadcast_bytes(
+    handle: OpHandle<'_>,
+    bytes: &[u8],
+    root: usize,
+    limit: usize,
+) -> Result<Result<Vec<u8>, Unfit>> {
+    let strings = any_length::run(handle, Kind::BroadcastBytes, root, bytes, limit)?;
+    let strings = strings.map_err(Unfit::TooMany);
+    Ok(strings.map(|strings| strings[root].to_vec()))
 }
 
 /// Gives every rank the bytes of all, whose numbers may differ. Above `limit` bytes in all, every rank gets their
@@ -63,7 +70,12 @@ pub(crate) fn scatter_bytes(
         Some(parts) if total <= limit => pack(parts),
         Some(_) => (total as u64).to_le_bytes().to_vec(),
     };
-    let packed = broadcast_bytes(handle, &packed, root)?;
+    let lengths = ranks.saturating_mul(LENGTH);
+    let packed = broadcast_bytes(handle, &packed, root, limit.saturating_add(lengths))?;
+    let packed = match packed {
+        Ok(packed) => packed,
+        Err(unfit) => return Ok(Err(unfit)),
+    };
     // One rank whose part is empty gets a length alone, too.
     if let Some(found) = number(&packed)
         && (ranks > 1 || found > 0)

@@ -118,7 +118,8 @@ impl<'o, 'm> Leader<'o, 'm> {
                 });
             }
         }
-        self.op.buffers().await_all(nodes.clone());
+        let patience = self.deadline - self.op.deadline();
+        self.op.buffers().await_all(nodes.clone(), patience);
         let network = self.op.network()?;
         let done = network.exchange(&sends, &mut receives, self.deadline, self);
         if !done.map_err(|lost| self.lost(&lost))? {

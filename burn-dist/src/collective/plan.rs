@@ -167,7 +167,7 @@ impl fmt::Debug for Plan<'_> {
 /// | every one but the large | P few | `parcels/direct` | 1 | of every other, its parcel |
 /// | barrier | P more | `parcels/routed` | log P | 0 |
 /// | broadcast | small | `parcels/routed` | log P | S log P from the root, at most |
-/// | broadcast | large, P > 2 | `broadcast` | 2 log P | 2 S (P-1)/P |
+/// | broadcast | large, P > 2 | `broadcast` | 2 log P + 1 | 2 S (P-1)/P |
 /// | gather, scatter, all_to_all, reduce_scatter | small | `parcels/routed` | log P | half of all parcels a round, at most |
 /// | the same | large | `parcels/windows` | P/log P | its own parcels |
 /// | all_gather | P more | `all_gather` | log P | n S (P-1) |
@@ -221,7 +221,9 @@ fn reduction(operation: &Operation, layout: &Layout) -> Reduction {
     let nodes = layout.places().len();
     let few = nodes <= crossovers.few;
     let sizes = crossovers.all_reduce(nodes);
-    if few && (operation.kind == Kind::Reduce || operation.bytes <= sizes.round) {
+    // A stream needs an element for each node.
+    let is_tiny = operation.bytes < nodes * operation.element;
+    if few && (operation.kind == Kind::Reduce || operation.bytes <= sizes.round || is_tiny) {
         Reduction::Round
     } else if operation.bytes <= sizes.doubling {
         Reduction::Doubling

@@ -9,7 +9,7 @@
 //! ```
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -30,13 +30,20 @@ pub(crate) struct Arrived {
 /// Bytes sent to and received from other processes in one operation.
 pub(crate) struct RoundBuffers {
     pub(super) parcels: Box<[OnceLock<Bytes>]>,
-    /// The places that have not been heard from in this round.
-    awaited: Mutex<Vec<usize>>,
+    awaited: Mutex<Awaited>,
     /// Time at which the leader checks, before its deadline, that all can still come.
     check: OnceLock<Instant>,
     /// Set once, under the lock of `awaited`.
     end: OnceLock<End>,
     moved: Condvar,
+}
+
+/// The messages that the leader waits for.
+struct Awaited {
+    /// The places that have not been heard from.
+    places: Vec<usize>,
+    /// The time by which the ranks wait longer for them than their timeout.
+    patience: Duration,
 }
 
 pub(super) enum End {
@@ -50,10 +57,13 @@ impl RoundBuffers {
         Self {
             parcels: (0..places).map(|_| OnceLock::new()).collect(),
             // Within one process nobody is awaited.
-            awaited: Mutex::new(if places > 1 {
-                (0..places).collect()
-            } else {
-                Vec::new()
+            awaited: Mutex::new(Awaited {
+                places: if places > 1 {
+                    (0..places).collect()
+                } else {
+                    Vec::new()
+                },
+                patience: Duration::ZERO,
             }),
             check: OnceLock::new(),
             end: OnceLock::new(),
@@ -79,7 +89,7 @@ impl RoundBuffers {
     pub(super) fn end(&self, end: End) {
         let mut awaited = self.awaited.lock();
         if self.end.set(end).is_ok() {
-            awaited.clear();
+            awaited.places.clear();
             self.moved.notify_all();
         }
     }
@@ -99,23 +109,25 @@ impl RoundBuffers {
         matches!(self.end.get(), Some(End::Closed))
     }
 
-    /// Begins a round in which these places are to be heard from.
-    pub(crate) fn await_all(&self, places: Vec<usize>) {
+    /// Begins a wait for these places, which may take so much longer than the first.
+    pub(crate) fn await_all(&self, places: Vec<usize>, patience: Duration) {
         let mut awaited = self.awaited.lock();
         if self.end.get().is_none() {
-            *awaited = places;
+            *awaited = Awaited { places, patience };
         }
     }
 
     pub(crate) fn heard_from(&self, place: usize) {
-        self.awaited.lock().retain(|&other| other != place);
+        let mut awaited = self.awaited.lock();
+        awaited.places.retain(|&other| other != place);
     }
 
     pub(crate) fn awaited(&self) -> Vec<usize> {
-        self.awaited.lock().clone()
+        self.awaited.lock().places.clone()
     }
 
-    /// Waits for the leader; nothing if the group failed. At the deadline, `on_deadline` is called once.
+    /// Waits for the leader; nothing if the group failed. At the deadline, later by the leader's patience,
+    /// `on_deadline` is called once.
     pub(super) fn wait(
         &self,
         deadline: Instant,
@@ -130,6 +142,7 @@ impl RoundBuffers {
                 Some(End::Closed) => return None,
                 None => {}
             }
+            let deadline = deadline + awaited.patience;
             let left = deadline.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 self.moved.wait_for(&mut awaited, left);

@@ -168,7 +168,8 @@ impl<M> ProcessGroup<M> {
             return Err(self.refuse(call, message));
         }
         let ticket = self.ticket(call, kind, &[], detail);
-        ticket.run(|handle| collective::broadcast_bytes(handle, bytes, root))
+        let bytes = ticket.run(|handle| collective::broadcast_bytes(handle, bytes, root, LIMIT));
+        bytes?.map_err(|unfit| ticket.unfit(&unfit, LIMIT))
     }
 
     /// Takes the ticket of a scatter whose parts differ in length.

@@ -122,6 +122,18 @@ pub(crate) fn another_root(root: usize) -> Mismatch {
     )
 }
 
+/// The same for more bytes, which between processes take another way.
+pub(crate) fn another_root_of_many(root: usize) -> Mismatch {
+    Mismatch::new(
+        |group| group.broadcast(&mut vec![0_u8; 100_000], 0),
+        move |group| group.broadcast(&mut vec![0_u8; 100_000], root),
+        [
+            "broadcast #1 u8[100000] root 0",
+            &format!("broadcast #1 u8[100000] root {root}"),
+        ],
+    )
+}
+
 /// Equal and unequal lengths, of which each looks like the other to a rank alone.
 pub(crate) fn another_form() -> Mismatch {
     Mismatch::new(

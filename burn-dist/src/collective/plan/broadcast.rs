@@ -4,10 +4,14 @@
 //! down a binomial tree, each to its node; then an all-gather by dissemination gives all to all. The root sends
 //! less than twice the buffer, whatever the number of nodes is.
 //!
+//! Before that, each node sends its call to all nodes that it will send anything to. Nodes that wait for different
+//! roots would otherwise wait for one another, and none would send the call that tells them.
+//!
 //! Source: van de Geijn's broadcast, as in Thakur, Rabenseifner and Gropp (2005).
 
 use super::all_gather::Gathered;
-use super::{Exchange, Layout, Lend, Memory, Operation, Plan, Span, Step, rounds};
+use super::rounds::Round;
+use super::{AFTER_CALL, Exchange, Layout, Lend, Memory, Operation, Plan, Span, Step, rounds};
 
 /// The plan of a rank.
 pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -> Plan<'p> {
@@ -25,9 +29,10 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
         cuts: (0..=nodes).map(|node| bytes * node / nodes).collect(),
     };
     let at = |number| (home + number) % nodes;
-    let mut steps = scatter(&segments, own, at);
+    let mut steps = compare(layout);
+    steps.extend(scatter(&segments, own, at));
     // The root knows all.
-    steps.extend(segments.steps(own, at, 1, Some(0)));
+    steps.extend(segments.steps(own, at, GATHER, Some(0)));
     let mut exchange = Exchange::new(steps.into_iter(), Vec::new());
     exchange.patience = rounds::NEWS;
     if memory == Memory::Work {
@@ -53,6 +58,32 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     }
 }
 
+/// The part of a segment on its way down the tree.
+const SCATTER: u32 = AFTER_CALL;
+/// The first part of the all-gather.
+const GATHER: u32 = AFTER_CALL + 1;
+
+/// The steps by which each node compares its call with those of all nodes that will send it anything: as in
+/// dissemination, but at once.
+fn compare(layout: &Layout) -> Vec<Step> {
+    let empty = || Span::new(Memory::Work, 0..0);
+    let part = 0;
+    let messages = rounds::dissemination(layout).flat_map(|Round { to, from, .. }| {
+        let send = Step::Send {
+            to,
+            part,
+            from: empty(),
+        };
+        let receive = Step::Recv {
+            from,
+            part,
+            into: empty(),
+        };
+        [send, receive]
+    });
+    messages.chain([Step::Wait]).collect()
+}
+
 /// The steps that bring the node with a number its segment, and those of the nodes below it in the tree.
 fn scatter(segments: &Gathered, own: usize, at: impl Fn(usize) -> usize) -> Vec<Step> {
     let nodes = segments.cuts.len() - 1;
@@ -61,7 +92,7 @@ fn scatter(segments: &Gathered, own: usize, at: impl Fn(usize) -> usize) -> Vec<
         Span::new(segments.memory, segments.cuts[first]..segments.cuts[end])
     };
     let mut steps = Vec::new();
-    let part = 0;
+    let part = SCATTER;
     for round in (0..rounds::count(nodes)).rev() {
         let distance = 1 << round;
         if own % (2 * distance) == distance {

@@ -37,6 +37,24 @@ fn a_timeout_names_the_missing_rank_also_where_ranks_wait_for_ranks_that_wait_fo
 }
 
 #[test]
+fn a_timeout_names_the_missing_ranks_also_where_several_wait_in_a_process() {
+    // Process 0 waits for process 3, which waits for process 2, whose ranks don't come.
+    let errors = on_job(&[2; 5], |group| {
+        let rank = group.rank();
+        if [4, 5].contains(&rank) {
+            return group.recv(&mut [0_u8], 0, 9).unwrap_err();
+        }
+        let timeout = if rank < 2 { 50 } else { 200 };
+        let group = group.with_timeout(Duration::from_millis(timeout));
+        group.barrier().unwrap_err()
+    });
+    for error in errors {
+        let text = error.to_string();
+        assert!(text.contains("ranks 4 and 5 did not come"), "{text}");
+    }
+}
+
+#[test]
 fn a_rank_that_is_missing_in_another_process_is_named_there() {
     let errors = on_job(&[1, 2], |group| {
         let short = Duration::from_millis([2000, 100, 0][group.rank()]);

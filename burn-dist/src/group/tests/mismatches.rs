@@ -1,10 +1,24 @@
 //! Ranks of several processes that make different calls get one error, which says who made which.
 
+use super::on_job;
 use super::support::mismatches::{
     Mismatch, another_form, another_object, another_operation, another_order, another_reduction,
-    another_root, another_shape, another_type, message_mismatch, other_rounds,
+    another_root, another_root_of_many, another_shape, another_type, message_mismatch,
+    other_rounds,
 };
-use super::{LAYOUTS, on_job};
+
+/// Number of ranks that each process hosts: layouts in which few processes and more take part.
+const LAYOUTS: [&[usize]; 9] = [
+    &[1, 1],
+    &[2, 1],
+    &[1, 2],
+    &[1, 1, 1],
+    &[2, 2],
+    &[1; 4],
+    &[1; 5],
+    &[2, 1, 1, 3, 1, 1],
+    &[1; 8],
+];
 
 /// The last rank of each layout, whose number is given, makes other calls; all errors must be mismatches.
 #[track_caller]
@@ -32,6 +46,7 @@ fn another_shape_type_or_reduction_is_a_mismatch() {
 #[test]
 fn another_root_is_a_mismatch() {
     check(another_root);
+    check(another_root_of_many);
     check(another_object);
 }
 

@@ -2,7 +2,8 @@
 //!
 //! First all nodes learn that all have come, by rounds of dissemination that carry the call. So nothing comes to a
 //! node that it is not ready for. Then each sends to the nodes after it and receives from those before it, a window
-//! of ⌈log2 P⌉ nodes at a time, so that a process never sends to more.
+//! of ⌈log2 P⌉ nodes at a time, so that a process never sends to more. One that sends nothing receives from all at
+//! once: its senders do not wait for one another.
 
 use super::{Deliveries, Delivery};
 use crate::collective::plan::{AFTER_CALL, Exchange, Memory, Span, Step, rounds};
@@ -29,6 +30,7 @@ pub(super) fn deliver<'p>(parcels: &Deliveries<'p>) -> Delivery<'p> {
     let window = rounds::count(nodes) as usize;
     let mut received = vec![Some(0); nodes];
     for first in (1..nodes).step_by(window) {
+        let mut sends = false;
         for distance in first..(first + window).min(nodes) {
             let (next, last) = (
                 (here + distance) % nodes,
@@ -36,6 +38,7 @@ pub(super) fn deliver<'p>(parcels: &Deliveries<'p>) -> Delivery<'p> {
             );
             let part = AFTER_CALL;
             if parcels.size(here, next) > 0 {
+                sends = true;
                 let from = Span::whole(Memory::Parcel(to.parcel(next)));
                 steps.push(Step::Send {
                     to: next,
@@ -54,7 +57,9 @@ pub(super) fn deliver<'p>(parcels: &Deliveries<'p>) -> Delivery<'p> {
                 });
             }
         }
-        steps.push(Step::Wait);
+        if sends {
+            steps.push(Step::Wait);
+        }
     }
     let mut exchange = Exchange::new(steps.into_iter(), received);
     exchange.patience = rounds::NEWS;
