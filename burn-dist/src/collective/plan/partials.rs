@@ -11,6 +11,8 @@ use crate::collective::tree::nodes;
 pub(super) struct Partials {
     element: usize,
     nodes: Vec<TreeNode>,
+    /// By process, the bytes of an element in its parcel.
+    sizes: Vec<usize>,
 }
 
 struct TreeNode {
@@ -26,22 +28,24 @@ struct TreeNode {
 impl Partials {
     pub(super) fn new(operation: &Operation, layout: &Layout) -> Self {
         let element = operation.element;
-        let mut filled = vec![0; layout.places().len()];
+        let mut sizes = vec![0; layout.places().len()];
         let found = nodes(0..layout.ranks(), &|rank| layout.home(rank)).into_iter();
         let nodes = found.map(|ranks| {
             let place = layout.home(ranks.start);
             let size = operation.size_of(&ranks);
-            filled[place] += size;
+            sizes[place] += size;
             TreeNode {
                 ranks,
                 place,
-                before: filled[place] - size,
+                before: sizes[place] - size,
                 size,
             }
         });
+        let nodes = nodes.collect();
         Self {
             element,
-            nodes: nodes.collect(),
+            nodes,
+            sizes,
         }
     }
 
@@ -64,8 +68,7 @@ impl Partials {
 
     /// The bytes of a node's parcel for `owned` bytes of elements.
     pub(super) fn length(&self, place: usize, owned: usize) -> usize {
-        let nodes = self.nodes.iter().filter(|node| node.place == place);
-        nodes.map(|node| node.size).sum::<usize>() * (owned / self.element)
+        self.sizes[place] * (owned / self.element)
     }
 
     /// The steps that append to `parcel` what the owner of these byte ranges of the inputs needs.

@@ -173,7 +173,7 @@ pub(super) fn play(groups: Vec<ProcessGroup>, seed: u64, run: Run) -> Result<boo
 /// Runs one job with the faults of a seed.
 fn run(seed: u64) -> Result<bool, String> {
     let mut random = Random(seed);
-    let processes = 2 + random.below(3);
+    let processes = [2, 3, 4, 5, 6, 8][random.below(6)];
     let ranks_per_process: Vec<usize> = (0..processes).map(|_| 1 + random.below(2)).collect();
     let plan = FaultPlan::from_seed(seed, processes);
     let ranks = ranks_per_process.iter().sum();
