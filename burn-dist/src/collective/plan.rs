@@ -20,6 +20,8 @@
 //!   without the call goes to a node that has got one with it, or after rounds in which all nodes have compared it.
 //! - No node ends before messages have come to it, by way of nodes that compare the call, from all nodes. So no
 //!   operation ends unless all nodes make the same one.
+//! - If nodes make different calls, one of them gets another's call, whatever algorithms the calls choose. So they
+//!   do not all wait for one another.
 
 use std::fmt;
 use std::ops::Range;
@@ -221,12 +223,13 @@ fn reduction(operation: &Operation, layout: &Layout) -> Reduction {
     let nodes = layout.places().len();
     let few = nodes <= crossovers.few;
     let sizes = crossovers.all_reduce(nodes);
-    // A stream needs an element for each node.
-    let is_tiny = operation.bytes < nodes * operation.element;
-    if few && (operation.kind == Kind::Reduce || operation.bytes <= sizes.round || is_tiny) {
+    if few && (operation.kind == Kind::Reduce || operation.bytes <= sizes.round) {
         Reduction::Round
     } else if operation.bytes <= sizes.doubling {
         Reduction::Doubling
+    } else if few && operation.bytes < nodes * operation.element {
+        // A stream needs an element for each node.
+        Reduction::Round
     } else if few {
         Reduction::Stream
     } else if halving::suits(layout) {

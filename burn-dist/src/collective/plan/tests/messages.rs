@@ -140,3 +140,83 @@ fn the_root_of_a_large_broadcast_sends_less_than_twice_the_buffer() {
         assert!(sent < 2 << 20, "{sent} bytes over {nodes}");
     }
 }
+
+/// The messages of a node, by batch: receivers and parts of those it sends, senders and parts of those it receives.
+type Messages = Vec<[Vec<(usize, u32)>; 2]>;
+
+fn messages_of(operation: &Operation, nodes: usize, node: usize) -> Messages {
+    let all = batches(steps_of(operation, nodes, node).into_iter()).into_iter();
+    let all = all.map(|batch| {
+        [batch.sends, batch.receives].map(|all| {
+            let parts = all.into_iter().map(|(peer, part, _)| (peer, part));
+            parts.collect::<Vec<_>>()
+        })
+    });
+    all.filter(|[sends, receives]| !sends.is_empty() || !receives.is_empty())
+        .collect()
+}
+
+/// Runs nodes that make different calls. Returns true if one gets another's call before any ends.
+fn is_found(nodes: &[(usize, &Messages)]) -> bool {
+    let mut wire = BTreeSet::new();
+    let mut next = vec![0; nodes.len()];
+    let mut moved = true;
+    while std::mem::take(&mut moved) {
+        for (node, (call, batches)) in nodes.iter().enumerate() {
+            while let Some([sends, receives]) = batches.get(next[node]) {
+                for (to, part) in sends {
+                    moved |= wire.insert((node, *to, *part));
+                }
+                let come: Vec<_> = receives
+                    .iter()
+                    .filter(|(from, part)| wire.contains(&(*from, node, *part)))
+                    .collect();
+                let mut come_calls = come.iter().filter(|(_, part)| *part < AFTER_CALL);
+                if come_calls.any(|(from, _)| nodes[*from].0 != *call) {
+                    let mut rests = next.iter().zip(nodes);
+                    return rests.all(|(next, (_, batches))| *next < batches.len());
+                }
+                if come.len() < receives.len() {
+                    break;
+                }
+                next[node] += 1;
+                moved = true;
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn a_node_that_makes_another_call_is_found() {
+    for nodes in [2, 3, 4, 5, 8] {
+        let roots = [0, 1].into_iter();
+        let calls = roots.flat_map(|root| {
+            let counts = [1, 700, 9_000].into_iter();
+            counts.flat_map(move |count| {
+                KINDS.map(|kind| operation_of::<f32>(kind, root, ReduceOp::Sum, count))
+            })
+        });
+        let calls: Vec<_> = calls
+            .map(|call| {
+                let each = (0..nodes).map(|node| messages_of(&call, nodes, node));
+                (call, each.collect::<Vec<_>>())
+            })
+            .collect();
+        for (usual, (call, others)) in calls.iter().enumerate() {
+            for (odd, (another, its)) in calls.iter().enumerate().filter(|(odd, _)| *odd != usual) {
+                for differs in 0..nodes {
+                    let made = |node| match node {
+                        odd_node if odd_node == differs => (odd, &its[node]),
+                        _ => (usual, &others[node]),
+                    };
+                    let made: Vec<_> = (0..nodes).map(made).collect();
+                    assert!(
+                        is_found(&made),
+                        "{another:?} on {differs} of {nodes}, {call:?} elsewhere"
+                    );
+                }
+            }
+        }
+    }
+}
