@@ -166,9 +166,9 @@ impl fmt::Debug for Plan<'_> {
 ///
 /// | operation, over P nodes | where | algorithm | rounds | bytes that one process sends |
 /// |---|---|---|---|---|
-/// | every one but the large | P few | `parcels/direct` | 1 | of every other, its parcel |
-/// | barrier | P more | `parcels/routed` | log P | 0 |
+/// | barrier | | `parcels/routed` | log P | 0 |
 /// | broadcast | small | `parcels/routed` | log P | S log P from the root, at most |
+/// | gather, scatter, all_to_all, all_gather, reduce_scatter, reduce | P few | `parcels/direct` | 1 | its parcel for every other |
 /// | broadcast | large, P > 2 | `broadcast` | 2 log P + 1 | 2 S (P-1)/P |
 /// | gather, scatter, all_to_all, reduce_scatter | small | `parcels/routed` | log P | half of all parcels a round, at most |
 /// | the same | large | `parcels/windows` | P/log P | its own parcels |

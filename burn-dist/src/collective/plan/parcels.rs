@@ -92,11 +92,12 @@ impl<'p> Deliveries<'p> {
         parcels.skip(seat).step_by(seats)
     }
 
-    /// The exchange of parcels for ranks with so many `bytes`.
+    /// The exchange of parcels for ranks with so many `bytes`. Those with none, and broadcasts, are for rounds.
     fn deliver(&self, bytes: usize) -> Delivery<'p> {
         let crossovers = self.layout.crossovers();
         let nodes = self.layout.places().len();
-        if self.sizes.is_none() || nodes <= crossovers.few {
+        let few = if bytes == 0 { 2 } else { crossovers.few };
+        if self.sizes.is_none() || nodes <= few {
             direct::deliver(self)
         } else if bytes <= crossovers.parcel {
             routed::deliver(self)
@@ -185,7 +186,7 @@ fn plan_broadcast<'p>(operation: &Operation, layout: &'p Layout, rank: usize) ->
             .into_iter()
             .collect()
     };
-    parcels.plan(lend_if(rank == root), bytes, fill, |came| {
+    parcels.plan(lend_if(rank == root), 0, fill, |came| {
         let take = (rank != root).then(|| take(came(home), 0..bytes, 0..bytes));
         take.into_iter().collect()
     })
