@@ -16,14 +16,9 @@ use super::{
     Span, Step,
 };
 
-/// True for a power of two of nodes, each with as many ranks, which are one node of the canonical tree.
+/// True for a power of two of nodes, each of which is a node of the canonical tree.
 pub(super) fn suits(layout: &Layout) -> bool {
-    let (ranks, nodes) = (layout.ranks(), layout.places().len());
-    let each = ranks / nodes;
-    nodes.is_power_of_two()
-        && each.is_power_of_two()
-        && ranks == each * nodes
-        && (0..ranks).all(|rank| layout.home(rank) == rank / each)
+    layout.places().len().is_power_of_two() && layout.is_aligned()
 }
 
 /// The plan of a rank.

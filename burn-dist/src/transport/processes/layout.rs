@@ -29,6 +29,7 @@ pub(crate) struct Layout {
     here: usize,
     /// Place and seat of each group rank.
     seats: Vec<(usize, usize)>,
+    is_aligned: bool,
     crossovers: Arc<Crossovers>,
 }
 
@@ -54,11 +55,17 @@ impl Layout {
             seats.push((place, places[place].ranks.len()));
             places[place].ranks.push(rank);
         }
+        let each = processes.len() / places.len();
+        let mut homes = seats.iter().enumerate();
+        let is_aligned = each.is_power_of_two()
+            && processes.len() == each * places.len()
+            && homes.all(|(rank, (place, _))| *place == rank / each);
         Some(Self {
             group,
             places,
             here,
             seats,
+            is_aligned,
             crossovers: Arc::default(),
         })
     }
@@ -66,6 +73,11 @@ impl Layout {
     /// True if all ranks are in one process.
     pub(crate) fn is_local(&self) -> bool {
         self.places.len() == 1
+    }
+
+    /// True if all places have the same power of two of ranks, in the order of places.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.is_aligned
     }
 
     /// The number of ranks.
@@ -84,6 +96,7 @@ impl Layout {
             places: vec![place],
             here: 0,
             seats: (0..ranks).map(|rank| (0, rank)).collect(),
+            is_aligned: ranks.is_power_of_two(),
             crossovers: Arc::default(),
         }
     }
@@ -197,6 +210,14 @@ mod tests {
         assert_eq!((layout.home(3), layout.seat(3)), (1, 2));
         assert_eq!((layout.process_of(2), layout.is_here(4)), (4, true));
         assert_eq!((layout.place_of(4), layout.place_of(2)), (Some(1), None));
+    }
+
+    #[test]
+    fn places_are_aligned_with_equal_powers_of_two_in_order() {
+        let is_aligned = |processes: &[usize]| Layout::new(0, processes, 0).unwrap().is_aligned();
+        assert!(is_aligned(&[0, 0, 1, 1, 2, 2]) && is_aligned(&[0, 1, 2]));
+        assert!(!is_aligned(&[0, 1, 0, 1]) && !is_aligned(&[0, 0, 0, 1, 1, 1]));
+        assert!(!is_aligned(&[0, 0, 1]) && !is_aligned(&[1, 0]));
     }
 
     #[test]
