@@ -1,7 +1,8 @@
 //! Byte strings whose lengths differ and are known to their sender alone.
 //!
 //! Between few processes a string goes in one round, behind its length. Between more, all learn the lengths of all
-//! first, and then receive the strings into memory that is just as long; none, if they are too long together.
+//! first, and then receive the strings into memory that is just as long. If they exceed the limit together, no string
+//! is sent.
 
 use std::sync::Arc;
 
@@ -84,6 +85,10 @@ fn run_framed(
                 take_frame(&mut rest, limit).map_err(|message| op.malformed(node, message))?;
             total = total.saturating_add(length);
             strings[rank] = bytes;
+        }
+        if !rest.is_empty() {
+            let message = format!("it has {} bytes after its last string", rest.len());
+            return Err(op.malformed(node, message));
         }
     }
     Ok(if total > limit {

@@ -10,7 +10,8 @@
 use super::{Duration, Layout};
 
 /// The time by which each round waits longer than the one before: enough for the news of a timeout. So the error
-/// of a rank that waits for one which has itself waited in vain names the rank that did not come.
+/// of a rank that waits for one which has itself waited in vain names the rank that did not come. (Ranks that come
+/// further apart than this, while another is missing, may name one that waits.)
 pub(super) const NEWS: Duration = Duration::from_secs(1);
 
 /// The rounds over so many nodes.

@@ -62,6 +62,11 @@ impl Tuned {
         if !rows.is_sorted_by(|one, next| one.processes < next.processes) {
             return Err(wrong("its numbers of processes do not ascend".to_owned()));
         }
+        if rows.is_empty() || tuned.crossovers.few == 0 {
+            return Err(wrong(
+                "it has no sizes for an all-reduce, or none for few processes".to_owned(),
+            ));
+        }
         Ok(tuned)
     }
 
