@@ -68,7 +68,8 @@ fn told(layout: &Layout, sender: usize, receiver: usize, known: usize) -> Vec<Ra
     if nodes.is_power_of_two() && layout.is_aligned() {
         let each = layout.ranks() / nodes;
         let first = sender / known * known;
-        return vec![first * each..(first + known) * each];
+        let block = first * each..(first + known) * each;
+        return vec![block];
     }
     let is_known = |node, rank| knows(node, layout.home(rank), known, nodes);
     let mut told = covering(0..layout.ranks(), &|rank| is_known(sender, rank));
