@@ -248,7 +248,7 @@ fn a_failure_elsewhere_ends_an_operation_that_was_to_come_to_its_end() {
             part: 0,
         };
         let soon = Instant::now() + Duration::from_mins(1);
-        networks[0].receive(1, tag, soon).unwrap();
+        networks[2].receive(1, tag, soon).unwrap();
         // Process 0 has done the barrier, so process 2 has come to it; then that failed on its own.
         let mut done = Spans::default();
         done.insert(0);
