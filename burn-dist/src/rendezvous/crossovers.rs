@@ -37,16 +37,20 @@ pub(crate) struct AllReduceCrossovers {
     pub(crate) doubling: usize,
 }
 
+/// The sizes for so many processes.
+const fn row(processes: usize, round: usize, doubling: usize) -> AllReduceCrossovers {
+    AllReduceCrossovers {
+        processes,
+        round,
+        doubling,
+    }
+}
+
 impl Default for Crossovers {
     fn default() -> Self {
         if cfg!(test) {
             return Self::small();
         }
-        let row = |processes, round, doubling| AllReduceCrossovers {
-            processes,
-            round,
-            doubling,
-        };
         Self {
             all_reduce: vec![
                 row(2, 48 << 10, 0),
@@ -68,11 +72,7 @@ impl Crossovers {
     #[must_use]
     pub fn with_all_reduce(mut self, processes: usize, round: usize, doubling: usize) -> Self {
         self.all_reduce.retain(|row| row.processes < processes);
-        self.all_reduce.push(AllReduceCrossovers {
-            processes,
-            round,
-            doubling,
-        });
+        self.all_reduce.push(row(processes, round, doubling));
         self
     }
 
@@ -90,11 +90,6 @@ impl Crossovers {
 
     /// Sizes that let tests reach every algorithm with little.
     fn small() -> Self {
-        let row = |processes, round, doubling| AllReduceCrossovers {
-            processes,
-            round,
-            doubling,
-        };
         Self {
             all_reduce: vec![
                 row(2, 8 << 10, 0),
@@ -112,11 +107,7 @@ impl Crossovers {
     pub(crate) fn all_reduce(&self, processes: usize) -> AllReduceCrossovers {
         let fitting = self.all_reduce.iter().rev();
         let mut fitting = fitting.filter(|row| row.processes <= processes);
-        fitting.next().copied().unwrap_or(AllReduceCrossovers {
-            processes,
-            round: 0,
-            doubling: 0,
-        })
+        fitting.next().copied().unwrap_or(row(processes, 0, 0))
     }
 }
 

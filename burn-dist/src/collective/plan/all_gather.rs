@@ -12,7 +12,7 @@ use super::{
 /// The bytes of all nodes, in the order in which they are passed on, in one memory.
 pub(super) struct Gathered {
     pub(super) memory: Memory,
-    /// Where the bytes of each node begin, and where those of the last end.
+    /// The start of the bytes of each node, and the end of those of the last.
     pub(super) cuts: Vec<usize>,
 }
 

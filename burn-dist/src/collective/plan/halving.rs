@@ -76,7 +76,7 @@ struct Halving<'p> {
     result: Memory,
     /// The elements of each parcel. Several ranks of a process share them out.
     pieces: Vec<Range<usize>>,
-    /// Where the elements of this node's half lie in work memory.
+    /// The elements of this node's half, whose partial results work memory begins with.
     half: Range<usize>,
 }
 
@@ -140,7 +140,7 @@ impl<'p> Halving<'p> {
         first * each..(first + (1 << step)) * each
     }
 
-    /// Where received partial results begin in work memory: after those of this node's half.
+    /// The start of received partial results in work memory: after those of this node's half.
     fn received(&self) -> usize {
         let held = if self.is_in_place() {
             0
@@ -155,7 +155,7 @@ impl<'p> Halving<'p> {
         self.result == Memory::Output && self.operation.element == self.operation.partial
     }
 
-    /// Where partial results of elements lie after the first step.
+    /// The place of partial results of elements after the first step.
     fn held(&self, elements: &Range<usize>) -> Span {
         let size = self.operation.partial;
         if self.is_in_place() {
@@ -166,7 +166,7 @@ impl<'p> Halving<'p> {
         Span::new(Memory::Work, bytes)
     }
 
-    /// Where this process's own partial results of elements lie: in its output or, by piece, in parcels.
+    /// The places of this process's own partial results of elements: in its output or, by piece, in parcels.
     fn own(&self, elements: &Range<usize>) -> Vec<(Range<usize>, Span)> {
         let size = self.operation.size_of(&self.block(self.layout.here(), 0));
         let pieces = self.pieces.iter().enumerate().map(|(parcel, piece)| {
@@ -259,7 +259,7 @@ impl<'p> Halving<'p> {
         }
     }
 
-    /// Where the result of elements lies.
+    /// The place of the result of elements.
     fn done(&self, elements: &Range<usize>) -> Span {
         let size = self.operation.element;
         Span::new(self.result, elements.start * size..elements.end * size)
