@@ -246,6 +246,26 @@ pub(super) fn shares_result(operation: &Operation, layout: &Layout) -> bool {
         && reduction(operation, layout) != Reduction::Round
 }
 
+/// The memory of the result of a large reduction. The only rank of a process has that of an all-reduce in its output.
+fn result_memory(operation: &Operation, layout: &Layout) -> Memory {
+    if layout.local().len() == 1 && operation.kind == Kind::AllReduce {
+        Memory::Output
+    } else {
+        Memory::Shared
+    }
+}
+
+/// The steps by which a rank takes the result of a reduction that its process shares, if it has one.
+fn take_shared(operation: &Operation, rank: usize) -> Vec<Step> {
+    let has_result = operation.kind == Kind::AllReduce || rank == operation.root;
+    let whole = |memory| Span::new(memory, 0..operation.bytes);
+    let take = has_result.then(|| Step::Copy {
+        from: whole(Memory::Shared),
+        into: whole(Memory::Output),
+    });
+    take.into_iter().collect()
+}
+
 /// The part of a range of `bytes` that belongs to a rank, of which each element takes `element` bytes.
 fn part(rank: usize, bytes: usize) -> Range<usize> {
     rank * bytes..(rank + 1) * bytes

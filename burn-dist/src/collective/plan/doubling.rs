@@ -17,6 +17,7 @@
 use super::rounds::{self, NEWS};
 use super::{
     Exchange, Kind, Layout, Lend, Memory, Operation, Partials, Plan, Range, Sources, Span, Step,
+    take_shared,
 };
 use crate::collective::tree::covering;
 
@@ -96,12 +97,7 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     let mut finish = Vec::new();
     if !is_alone && has_result {
         exchange.shared = bytes;
-        if kind == Kind::AllReduce || rank == root {
-            finish.push(Step::Copy {
-                from: Span::new(Memory::Shared, 0..bytes),
-                into: Span::new(Memory::Output, 0..bytes),
-            });
-        }
+        finish = take_shared(operation, rank);
     }
     let whole = 0..bytes;
     let mut share = Vec::new();

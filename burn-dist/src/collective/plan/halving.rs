@@ -13,7 +13,7 @@
 use super::rounds::NEWS;
 use super::{
     AFTER_CALL, Exchange, Kind, Layout, Lend, Memory, Operation, Partials, Plan, Range, Sources,
-    Span, Step,
+    Span, Step, result_memory, take_shared,
 };
 
 /// True for a power of two of nodes, each of which is a node of the canonical tree.
@@ -32,12 +32,7 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     let mut finish = Vec::new();
     if halving.result == Memory::Shared {
         exchange.shared = bytes;
-        if operation.kind == Kind::AllReduce || rank == operation.root {
-            finish.push(Step::Copy {
-                from: Span::new(Memory::Shared, 0..bytes),
-                into: Span::new(Memory::Output, 0..bytes),
-            });
-        }
+        finish = take_shared(operation, rank);
     }
     let (seat, seats) = (layout.seat(rank), layout.local().len());
     let mut share = Vec::new();
@@ -89,16 +84,11 @@ impl<'p> Halving<'p> {
         while pieces.len() < seats.min(layout.places().len()) {
             pieces = pieces.iter().flat_map(halves).collect();
         }
-        let result = if is_alone && operation.kind == Kind::AllReduce {
-            Memory::Output
-        } else {
-            Memory::Shared
-        };
         Self {
             operation: *operation,
             layout,
             is_alone,
-            result,
+            result: result_memory(operation, layout),
             pieces,
             half: halves(&all)[layout.here() & 1].clone(),
         }

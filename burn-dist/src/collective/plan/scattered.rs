@@ -12,7 +12,7 @@
 use super::all_gather::Gathered;
 use super::{
     AFTER_CALL, Exchange, Kind, Layout, Lend, Memory, Operation, Partials, Plan, Range, Span, Step,
-    rounds,
+    result_memory, rounds, take_shared,
 };
 
 /// The plan of a rank.
@@ -32,12 +32,7 @@ pub(super) fn plan<'p>(operation: &Operation, layout: &'p Layout, rank: usize) -
     let mut finish = Vec::new();
     if scattered.gathered.memory == Memory::Shared {
         exchange.shared = bytes;
-        if operation.kind == Kind::AllReduce || rank == operation.root {
-            finish.push(Step::Copy {
-                from: Span::new(Memory::Shared, 0..bytes),
-                into: Span::new(Memory::Output, 0..bytes),
-            });
-        }
+        finish = take_shared(operation, rank);
     }
     let mut share = Vec::new();
     if !scattered.is_alone {
@@ -75,18 +70,13 @@ impl<'p> Scattered<'p> {
         let is_alone = layout.local().len() == 1;
         let count = operation.bytes / operation.element;
         let cut = |node| node * count / nodes * operation.element;
-        let memory = if is_alone && operation.kind == Kind::AllReduce {
-            Memory::Output
-        } else {
-            Memory::Shared
-        };
         Self {
             operation: *operation,
             layout,
             partials: Partials::new(operation, layout),
             is_alone,
             gathered: Gathered {
-                memory,
+                memory: result_memory(operation, layout),
                 cuts: (0..=nodes).map(cut).collect(),
             },
         }
